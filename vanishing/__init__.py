@@ -1,0 +1,3 @@
+"""The laboratory for vanishing and exploding gradients."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,84 @@
+"""The layer: one definition, three readings."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+PyTree = Any  # of arrays; jaxtyping's own PyTree would be checked leaf by leaf at every call
+Spec = jax.Array | np.ndarray | jax.ShapeDtypeStruct  # whatever has a shape and a dtype
+
+
+class Variables(NamedTuple):
+    """What a layer's `init` returns."""
+
+    params: PyTree  # what the gradient is taken with respect to
+    state: PyTree  # what `apply` carries from batch to batch (running statistics); often empty
+
+
+class Applied(NamedTuple):
+    """What a layer's `apply` returns."""
+
+    output: Float[jax.Array, "..."]
+    state: PyTree
+
+
+class Init(Protocol):
+    """Draws a layer's parameters; only the shape and dtype of `x` are read."""
+
+    def __call__(self, key: PRNGKeyArray, x: Spec) -> Variables: ...
+
+
+class Apply(Protocol):
+    """Maps an input to an output.
+
+    `key` feeds layers that are random while training and may be None otherwise; `train` tells
+    those layers, and those with running statistics, which of their two faces to show.
+    """
+
+    def __call__(
+        self,
+        params: PyTree,
+        state: PyTree,
+        x: Float[jax.Array | np.ndarray, "..."],
+        key: PRNGKeyArray | None = None,
+        train: bool = False,
+    ) -> Applied: ...
+
+
+class Layer(NamedTuple):
+    """A pure function of its parameters, read three ways.
+
+    Close over a layer: it holds functions, so it cannot be an argument of `jax.jit`.
+
+    `init(key, x)` returns `(params, state)` for inputs shaped like `x`;
+    `apply(params, state, x, key=None, train=False)` returns `(output, state)`;
+    `propagate(signal)` maps the mean-field signal before the layer to the signal after it, and is
+    None where no mean-field form is known. The first and the last part of the batch of shapes are
+    free: a layer says which axes of `x` it reads.
+    """
+
+    init: Init
+    apply: Apply
+    propagate: Callable[[Any], Any] | None = None
+
+
+def output_spec(layer: Layer, variables: Variables, x: Spec) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of a layer's output for inputs like `x`, found without computing it."""
+    return jax.eval_shape(layer.apply, *variables, x).output
+
+
+def stateless(function: Callable[[Any], Any]) -> Layer:
+    """A layer without parameters: `function` applied to its input."""
+
+    def init(key, x):
+        del key, x  # there is nothing to draw
+        return Variables(params={}, state={})
+
+    def apply(params, state, x, key=None, train=False):
+        del params, key, train  # the function is fixed
+        return Applied(function(x), state)
+
+    return Layer(init, apply)

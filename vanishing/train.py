@@ -1,0 +1,273 @@
+"""Training: one run as pure functions of a key and scalar settings, and a fleet of them at once."""
+
+import enum
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+
+from vanishing.gradients import LayerNorms, value_grad_norms
+from vanishing.layers import Layer
+from vanishing.layers.base import PyTree
+from vanishing.losses import Loss
+
+
+class Problem(NamedTuple):
+    """What is trained: a network, the loss of its outputs and integer labels, and the optimiser.
+
+    Close over a problem: it holds functions, so it cannot be an argument of `jax.jit`.
+    """
+
+    network: Layer
+    loss: Loss
+    optimizer: optax.GradientTransformation
+    penalty: Callable[[PyTree], Float[Array, ""]] = lambda params: jnp.zeros(())
+
+
+class Data(NamedTuple):
+    """Training and test examples as device arrays."""
+
+    x_train: Float[Array, "train ..."]
+    y_train: Int[Array, " train"]
+    x_test: Float[Array, "test ..."]
+    y_test: Int[Array, " test"]
+
+
+class State(NamedTuple):
+    """What the next training step needs."""
+
+    params: PyTree
+    layer_state: PyTree
+    opt_state: PyTree
+    key: PRNGKeyArray  # of the data order and of layers that are random while training
+    step: Int[Array, ""]
+
+
+class Record(NamedTuple):
+    """What a person needs of one recorded step, measured before the step is taken."""
+
+    step: Int[Array, "*record"]
+    loss: Float[Array, "*record"]  # of the step's batch, penalty included
+    accuracy: Float[Array, "*record"]  # of the step's batch, 0 to 1
+    test_loss: Float[Array, "*record"]
+    test_accuracy: Float[Array, "*record"]
+    norms: LayerNorms  # with the record axis in front of the layer axis
+
+
+class Outcome(enum.IntEnum):
+    """How a run ended."""
+
+    FINITE = 0
+    DIVERGED = 1
+
+
+SENTENCES = {
+    Outcome.FINITE: "The loss stayed finite.",
+    Outcome.DIVERGED: "The loss became infinite or nan; lower learning_rate or clip the gradient.",
+}
+
+DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat16}
+
+
+class Run(NamedTuple):
+    """One training run as three pure functions of `(..., settings, data)`.
+
+    They take part in `jax.jit`, `jax.vmap` (over keys and settings) and `jax.lax.scan`.
+    """
+
+    init: Callable[[PRNGKeyArray, Any, Data], State]
+    advance: Callable[[State, Any, Data, int], tuple[State, Record]]  # by so many records
+    measure: Callable[[State, Any, Data], Record]
+
+
+def make_run(
+    problem: Callable[[Any], Problem],
+    *,
+    batch_size: int,
+    record_every: int = 1,
+    precision: str = "float32",
+) -> Run:
+    """A training run, from what is trained.
+
+    Batches are drawn without replacement, in an order that is new every epoch and depends on the
+    key and the step alone: however the steps are cut into chunks, the run is the same. (A last
+    batch that would be short is left out of its epoch.) A step that is not recorded computes
+    nothing but itself.
+
+    Args:
+      problem: maps the run's settings, a tree of scalars that may be traced (learning rate,
+        sigma_w, ...), to what is trained.
+      batch_size: examples per step; 0 for all of them, which is gradient descent.
+      record_every: steps from one record to the next; at least 1.
+      precision: the arithmetic of the network: "float32", "float64" (needs `jax_enable_x64`), or
+        "bfloat16", whose parameters, loss and norms stay in float32.
+
+    Raises:
+      ValueError: a value is out of range; a batch larger than the data is met by `init`.
+    """
+    if batch_size < 0:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 0 (0: all examples).")
+    if record_every < 1:
+        raise ValueError(f"record_every is {record_every}; it must be at least 1.")
+    if precision not in DTYPES:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(DTYPES)}.")
+    if precision == "float64" and not jax.config.jax_enable_x64:
+        raise ValueError("precision is 'float64', but jax_enable_x64 is off; turn it on first.")
+    dtype = DTYPES[precision]
+    param_dtype = jnp.promote_types(dtype, jnp.float32)
+
+    def loss_of(problem: Problem, state: State, x, y, train: bool):
+        def loss(params):
+            key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
+            outputs, layer_state = problem.network.apply(
+                _cast(params, dtype), state.layer_state, x.astype(dtype), key, train
+            )
+            outputs = outputs.astype(param_dtype)
+            accuracy = jnp.mean(jnp.argmax(outputs, -1) == y, dtype=param_dtype)
+            value = problem.loss(outputs, y) + problem.penalty(params).astype(param_dtype)
+            return value, (accuracy, layer_state)
+
+        return loss
+
+    def init(key, settings, data):
+        size = len(data.x_train)
+        if batch_size > size:
+            raise ValueError(f"batch_size is {batch_size}, but there are {size} examples to train.")
+        init_key, run_key = jax.random.split(key)
+        example = jax.ShapeDtypeStruct((1, *data.x_train.shape[1:]), param_dtype)
+        params, layer_state = problem(settings).network.init(init_key, example)
+        opt_state = problem(settings).optimizer.init(params)
+        return State(params, layer_state, opt_state, run_key, jnp.zeros((), jnp.int32))
+
+    def update(state: State, settings, grads, layer_state) -> State:
+        optimizer = problem(settings).optimizer
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return State(params, layer_state, opt_state, state.key, state.step + 1)
+
+    def recorded(state: State, settings, data, batch) -> tuple[State, Record]:
+        x, y = data.x_train[batch], data.y_train[batch]
+        current = problem(settings)
+        measured = value_grad_norms(
+            loss_of(current, state, x, y, train=True), state.params, len(batch)
+        )
+        accuracy, layer_state = measured.aux
+        test_loss, (test_accuracy, _) = loss_of(
+            current, state, data.x_test, data.y_test, train=False
+        )(state.params)
+        record = Record(
+            state.step, measured.value, accuracy, test_loss, test_accuracy, measured.norms
+        )
+        return update(state, settings, measured.grads, layer_state), record
+
+    def plain(state: State, settings, data, batch) -> State:
+        x, y = data.x_train[batch], data.y_train[batch]
+        loss = loss_of(problem(settings), state, x, y, train=True)
+        grads, (_, layer_state) = jax.grad(loss, has_aux=True)(state.params)
+        return update(state, settings, grads, layer_state)
+
+    def advance(state, settings, data, records: int):
+        def one_record(state, batches):
+            state, record = recorded(state, settings, data, batches[0])
+            state, _ = jax.lax.scan(
+                lambda state, batch: (plain(state, settings, data, batch), None),
+                state,
+                batches[1:],
+            )
+            return state, record
+
+        batches = _batches(state, len(data.x_train), batch_size, records * record_every)
+        return jax.lax.scan(
+            one_record, state, batches.reshape(records, record_every, batches.shape[-1])
+        )
+
+    def measure(state, settings, data):
+        (batch,) = _batches(state, len(data.x_train), batch_size, 1)
+        return recorded(state, settings, data, batch)[1]
+
+    return Run(init, advance, measure)
+
+
+def fit(
+    run: Run,
+    keys: Shaped[PRNGKeyArray, " runs"],
+    settings: Any,
+    data: Data,
+    *,
+    records: int,
+    chunks: int = 20,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Record:
+    """Train several runs side by side, each from its key and its row of the settings.
+
+    The runs are compiled once and advance together in chunks, between which the host collects the
+    records and `progress` may draw a bar; the state never leaves the device and its buffers are
+    reused (donated).
+
+    Args:
+      run: what `make_run` returned.
+      keys: one key a run.
+      settings: a tree whose leaves have the runs as first axis.
+      data: the examples, shared by all runs.
+      records: how many records to take while training; at least 1. One more is taken of the trained
+        network, on a batch that it is not trained on any more.
+      chunks: into how many pieces to cut the run, at the most.
+      progress: maps the chunk numbers to themselves, such as `tqdm.tqdm`.
+
+    Returns:
+      A `Record` of NumPy arrays with leading axes (runs, records + 1).
+
+    Raises:
+      ValueError: `records` is under 1, or a batch is larger than the data.
+    """
+    if records < 1:
+        raise ValueError(f"records is {records}; it must be at least 1.")
+    length = min(n for n in _divisors(records) if n * chunks >= records)
+    state = jax.jit(jax.vmap(run.init, in_axes=(0, 0, None)))(keys, settings, data)
+    over_runs = jax.vmap(lambda *args: run.advance(*args, length), in_axes=(0, 0, None))
+    advance = jax.jit(over_runs, donate_argnums=0)
+
+    history = []
+    for _ in progress(range(records // length)):
+        state, record = advance(state, settings, data)
+        history.append(jax.device_get(record))
+    last = jax.jit(jax.vmap(run.measure, in_axes=(0, 0, None)))(state, settings, data)
+    history.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, None], last))
+    return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *history)
+
+
+def outcome(record: Record) -> np.ndarray:
+    """The `Outcome` of each run of a `fit`, as an int8 array with one entry a run."""
+    finite = np.isfinite(record.loss).all(axis=-1)
+    return np.where(finite, Outcome.FINITE, Outcome.DIVERGED).astype(np.int8)
+
+
+def _batches(
+    state: State, examples: int, batch_size: int, steps: int
+) -> Int[Array, "steps batch"]:
+    """Which examples the next steps use: each epoch a permutation, made from its number."""
+    size = batch_size or examples
+    per_epoch = examples // size
+    epoch = state.step // per_epoch
+
+    def order(epoch):
+        key = jax.random.fold_in(jax.random.fold_in(state.key, 0), epoch)
+        return jax.random.permutation(key, examples)[: per_epoch * size].reshape(per_epoch, size)
+
+    # The steps begin anywhere in the first of these epochs and end in the last.
+    epochs = epoch + jnp.arange(1 + math.ceil(steps / per_epoch))
+    orders = jax.vmap(order)(epochs).reshape(-1, size)
+    return jax.lax.dynamic_slice_in_dim(orders, state.step - epoch * per_epoch, steps)
+
+
+def _cast(tree: PyTree, dtype) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
