@@ -1,0 +1,1 @@
+"""Experiments: one question each, run from the command line."""

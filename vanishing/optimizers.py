@@ -148,14 +148,17 @@ def _schedule(name: str, peak: Scalar, steps: int, warmup_steps: int) -> Learnin
             f"warmup_steps is {warmup_steps}; the schedule {name!r} takes 1 to steps - 1 "
             f"({steps - 1})."
         )
-    return {
-        "constant": lambda: peak,
-        "cosine": lambda: optax.schedules.cosine_decay_schedule(peak, steps),
-        "warmup": lambda: optax.schedules.warmup_constant_schedule(0.0, peak, warmup_steps),
-        "warmup_cosine": lambda: optax.schedules.warmup_cosine_decay_schedule(
-            0.0, peak, warmup_steps, steps
-        ),
-    }[name]()
+    after = steps - warmup_steps if name.startswith("warmup") else steps
+    main = {
+        "constant": peak,  # a plain number, as the optimisers of optax take it too
+        "cosine": optax.schedules.cosine_decay_schedule(peak, after),
+        "warmup": optax.schedules.constant_schedule(peak),
+        "warmup_cosine": optax.schedules.cosine_decay_schedule(peak, after),
+    }[name]
+    if not name.startswith("warmup"):
+        return main
+    rise = optax.schedules.linear_schedule(0.0, peak, warmup_steps)
+    return optax.schedules.join_schedules([rise, main], [warmup_steps])
 
 
 def _require(value: str, what: str, allowed: tuple[str, ...]) -> None:

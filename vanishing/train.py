@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from vanishing.gradients import LayerNorms, value_grad_norms
@@ -75,14 +77,13 @@ DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat
 
 
 class Run(NamedTuple):
-    """One training run as three pure functions of `(..., settings, data)`.
+    """One training run as two pure functions of `(..., settings, data)`.
 
     They take part in `jax.jit`, `jax.vmap` (over keys and settings) and `jax.lax.scan`.
     """
 
     init: Callable[[PRNGKeyArray, Any, Data], State]
     advance: Callable[[State, Any, Data, int], tuple[State, Record]]  # by so many records
-    measure: Callable[[State, Any, Data], Record]
 
 
 def make_run(
@@ -186,11 +187,7 @@ def make_run(
             one_record, state, batches.reshape(records, record_every, batches.shape[-1])
         )
 
-    def measure(state, settings, data):
-        (batch,) = _batches(state, len(data.x_train), batch_size, 1)
-        return recorded(state, settings, data, batch)[1]
-
-    return Run(init, advance, measure)
+    return Run(init, advance)
 
 
 def fit(
@@ -228,17 +225,35 @@ def fit(
     if records < 1:
         raise ValueError(f"records is {records}; it must be at least 1.")
     length = min(n for n in _divisors(records) if n * chunks >= records)
-    state = jax.jit(jax.vmap(run.init, in_axes=(0, 0, None)))(keys, settings, data)
-    over_runs = jax.vmap(lambda *args: run.advance(*args, length), in_axes=(0, 0, None))
-    advance = jax.jit(over_runs, donate_argnums=0)
+    # Not under jit: random draws are slow to compile; eagerly they do it once for each shape.
+    state = jax.vmap(run.init, in_axes=(0, 0, None))(keys, settings, data)
+    mesh = _mesh(len(keys))
+    split, whole = NamedSharding(mesh, P("runs")), NamedSharding(mesh, P())
+    state, settings = jax.device_put((state, settings), split)
+    data = jax.device_put(data, whole)
+    side_by_side = jax.shard_map(
+        jax.vmap(lambda *args: run.advance(*args, length), in_axes=(0, 0, None)),
+        mesh=mesh,
+        in_specs=(split.spec, split.spec, whole.spec),
+        out_specs=split.spec,
+        check_vma=False,  # nothing is exchanged between runs
+    )
+    advance = jax.jit(side_by_side, donate_argnums=0)
 
     history = []
     for _ in progress(range(records // length)):
         state, record = advance(state, settings, data)
         history.append(jax.device_get(record))
-    last = jax.jit(jax.vmap(run.measure, in_axes=(0, 0, None)))(state, settings, data)
-    history.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, None], last))
+    _, beyond = advance(state, settings, data)  # already compiled, which a record alone is not
+    history.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, :1], beyond))
     return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *history)
+
+
+def _mesh(runs: int) -> Mesh:
+    """As many devices as the runs can be dealt out to evenly."""
+    devices = jax.devices()
+    count = max(n for n in _divisors(runs) if n <= len(devices))
+    return jax.make_mesh((count,), ("runs",), devices=devices[:count])
 
 
 def outcome(record: Record) -> np.ndarray:
@@ -247,9 +262,7 @@ def outcome(record: Record) -> np.ndarray:
     return np.where(finite, Outcome.FINITE, Outcome.DIVERGED).astype(np.int8)
 
 
-def _batches(
-    state: State, examples: int, batch_size: int, steps: int
-) -> Int[Array, "steps batch"]:
+def _batches(state: State, examples: int, batch_size: int, steps: int) -> Int[Array, "steps batch"]:
     """Which examples the next steps use: each epoch a permutation, made from its number."""
     size = batch_size or examples
     per_epoch = examples // size

@@ -43,9 +43,7 @@ _MNIST = _Published(
     (5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949),
     (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009),
 )
-_FASHION_MNIST = _Published(
-    ("fashion_mnist", "FashionMNIST/raw", "."), (6000,) * 10, (1000,) * 10
-)
+_FASHION_MNIST = _Published(("fashion_mnist", "FashionMNIST/raw", "."), (6000,) * 10, (1000,) * 10)
 _CIFAR10 = _Published(
     ("cifar10", "cifar-10-batches-bin", "cifar-10-batches-py", "."), (5000,) * 10, (1000,) * 10
 )

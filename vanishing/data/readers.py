@@ -34,9 +34,7 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise DataError(f"{path} is missing.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path} is truncated or no gzip file ({error}); fetch it again."
-        ) from None
+        raise DataError(f"{path} is truncated or no gzip file ({error}); fetch it again.") from None
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
 

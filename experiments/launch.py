@@ -1,0 +1,226 @@
+"""Launching: flags as a view of an experiment's Config, its folder, its progress bar."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import xarray as xr
+from absl import app, flags, logging
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from vanishing import record
+
+flags.disclaim_key_flags()  # `--help` then lists these flags under the experiment itself
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    at_least: float | None = None,
+    more_than: float | None = None,
+) -> Any:
+    """A field of a Config, with what its flag's help says and what values it allows."""
+    limits = {"choices": tuple(choices), "at_least": at_least, "more_than": more_than}
+    return dataclasses.field(default=default, metadata={"help": help, **limits})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What every experiment can be told; each adds fields of its own."""
+
+    out: str = option("", "Folder of the results; runs/<experiment> if empty.")
+    overwrite: bool = option(False, "Start afresh where the folder holds results already.")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            check(field, getattr(self, field.name))
+
+    def question(self) -> dict[str, Any]:
+        """The part of the configuration that the results depend on."""
+        place = {field.name for field in dataclasses.fields(Config)}
+        return {k: v for k, v in dataclasses.asdict(self).items() if k not in place}
+
+
+def check(field: dataclasses.Field, value: Any) -> None:
+    """Refuse a value that a field's `option` does not allow.
+
+    Raises:
+      ValueError: in one line, with the name, the value and what is allowed.
+    """
+    limits = field.metadata
+    if isinstance(field.default, tuple) and not value:
+        raise ValueError(f"{field.name} is empty; it takes at least one value.")
+    for one in value if isinstance(value, tuple) else (value,):
+        if limits["choices"] and one not in limits["choices"]:
+            allowed = ", ".join(limits["choices"])
+            raise ValueError(f"{field.name} has {one!r}; it must be one of {allowed}.")
+        if limits["at_least"] is not None and not one >= limits["at_least"]:
+            raise ValueError(f"{field.name} has {one}; it must be at least {limits['at_least']}.")
+        if limits["more_than"] is not None and not one > limits["more_than"]:
+            raise ValueError(f"{field.name} has {one}; it must be over {limits['more_than']}.")
+    if isinstance(value, tuple) and len(set(value)) < len(value):
+        raise ValueError(f"{field.name} names a value twice: {', '.join(map(str, value))}.")
+
+
+def main(
+    defaults: Config,
+    measure: Callable[..., xr.Dataset],
+    verdict: Callable[[xr.Dataset], str],
+    figure: Callable[[xr.Dataset], Figure],
+) -> None:
+    """Run an experiment from the command line.
+
+    Args:
+      defaults: the experiment's Config, whose fields become the flags.
+      measure: maps (config, progress) to the dataset.
+      verdict: maps the dataset to the answer in words.
+      figure: maps the dataset to a picture.
+    """
+    program = Path(sys.argv[0]).stem
+    fields = dataclasses.fields(defaults)
+    for field in fields:
+        _define_flag(field, getattr(defaults, field.name))
+
+    def parse(argv):
+        try:
+            return flags.FLAGS(argv)
+        except flags.Error as error:
+            sys.exit(f"{program}: {' '.join(str(error).split())}")
+
+    def from_flags(argv):
+        if argv[1:]:
+            sys.exit(f"{program}: unexpected argument {argv[1]!r}; flags are written --name=value.")
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of backends that are absent
+        jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one a core runs sweeps faster
+        try:
+            values = {field.name: flags.FLAGS[field.name].value for field in fields}
+            config = dataclasses.replace(defaults, **values)
+            config = dataclasses.replace(config, out=config.out or f"runs/{program}")
+            execute(config, measure, verdict, figure)
+        except (ValueError, OSError) as error:
+            logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
+            sys.exit(f"{program}: {error}")
+        except KeyboardInterrupt:
+            sys.exit(f"{program}: interrupted; no dataset was written.")
+
+    app.run(from_flags, flags_parser=parse)
+
+
+def execute(
+    config: Config,
+    measure: Callable[..., xr.Dataset],
+    verdict: Callable[[xr.Dataset], str],
+    figure: Callable[[xr.Dataset], Figure],
+) -> xr.Dataset:
+    """Measure, unless the folder holds the answer already; then save, draw and say it.
+
+    Leaves `data.nc`, `config.json`, `figure.png` and `figure.svg` in the folder `config.out`.
+
+    Raises:
+      ValueError: the folder holds the results of another configuration.
+      OSError: the folder cannot be written to.
+    """
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()  # better to fail now than after the run
+    path = folder / "data.nc"
+    question = json.loads(json.dumps(config.question()))  # tuples as JSON has them
+    if path.exists() and not config.overwrite:
+        dataset = record.load(path)
+        _require_same(question, json.loads(dataset.attrs["config"]), folder)
+        print(f"Reusing {path} (--overwrite starts afresh).")
+    else:
+        print(f"Running on {record.devices()}.", flush=True)
+        with _precision(question.get("precision", "float32")):
+            dataset = measure(config, progress).assign_attrs(record.provenance(question))
+        config_text = json.dumps(question, indent=2) + "\n"
+        record.write(folder / "config.json", lambda draft: draft.write_text(config_text))
+        record.save(dataset, path)
+    drawing = figure(dataset)
+    for suffix in ("svg", "png"):
+        record.write(
+            folder / f"figure.{suffix}",
+            lambda draft: drawing.savefig(draft, dpi=150, metadata=_undated(draft)),
+        )
+    print(f"\n{verdict(dataset)}\n\nDataset: {path}\nFigure:  {folder / 'figure.png'}")
+    return dataset
+
+
+def progress(items: Iterable, label: str = "") -> Iterable:
+    """The items, with a bar on a terminal that shows how many are done."""
+    return tqdm(items, desc=label, disable=None, leave=False)
+
+
+def _define_flag(field: dataclasses.Field, default: Any) -> None:
+    limits = field.metadata
+    help = limits["help"] + (f" One of: {', '.join(limits['choices'])}." * bool(limits["choices"]))
+    if isinstance(default, tuple):
+        parser = _TupleParser(type(default[0]))
+        flags.DEFINE(parser, field.name, default, help, serializer=_TupleSerializer())
+    else:
+        kind = {bool: "boolean", int: "integer", float: "float", str: "string"}[type(default)]
+        getattr(flags, f"DEFINE_{kind}")(field.name, default, help)
+
+    def valid(value):
+        try:
+            check(field, value)
+        except ValueError as error:
+            raise flags.ValidationError(str(error)) from None
+        return True
+
+    flags.register_validator(field.name, valid)
+
+
+class _TupleParser(flags.ArgumentParser):
+    syntactic_help = "a comma-separated list"
+
+    def __init__(self, kind: type):
+        self.kind = kind
+
+    def parse(self, argument: Any) -> tuple:
+        if isinstance(argument, tuple):
+            return argument
+        try:
+            return tuple(self.kind(part.strip()) for part in argument.split(",") if part.strip())
+        except ValueError:
+            raise ValueError(f"expected {self.kind.__name__} values separated by commas") from None
+
+    def flag_type(self) -> str:
+        return f"{self.kind.__name__}, comma-separated"
+
+
+class _TupleSerializer(flags.ArgumentSerializer):
+    def serialize(self, value: tuple) -> str:
+        return ",".join(map(str, value))
+
+
+@contextlib.contextmanager
+def _precision(name: str):
+    # Accelerators round float32 products to TF32 or bfloat16 unless told to keep float32.
+    with jax.enable_x64(name == "float64"), jax.default_matmul_precision("highest"):
+        yield
+
+
+def _require_same(asked: dict, found: dict, folder: Path) -> None:
+    for name in {**found, **asked}:
+        if asked.get(name) != found.get(name):
+            raise ValueError(
+                f"{folder} holds a run with {name}={found.get(name)}, not {asked.get(name)}; "
+                "give another --out, or --overwrite."
+            )
+
+
+def _undated(path: Path) -> dict[str, None]:
+    """Metadata without the time of drawing, so that the same data make the same file."""
+    return {"Date": None} if path.suffix == ".svg" else {}

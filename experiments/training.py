@@ -1,0 +1,145 @@
+"""What the training experiments share: their options, and one network trained over a grid."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import xarray as xr
+
+from experiments import launch
+from experiments.launch import option
+from vanishing import data, initializers, layers, losses, optimizers, record, train
+
+PENALTIES = {"none": lambda params: jnp.zeros(()), "l1": losses.l1, "l2": losses.l2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(launch.Config):
+    """Options of an experiment that trains networks to classify images."""
+
+    data: str = option("digits", "Data set.", choices=tuple(data.DATASETS))
+    data_dir: str = option(
+        "", "Folder of its published files. If empty: $VANISHING_DATA_DIR, else downloaded once."
+    )
+    subset: bool = option(False, "Accept data files that hold fewer examples than published.")
+    width: int = option(64, "Units of every hidden layer.", at_least=1)
+    initializer: str = option(
+        "derived",
+        "How kernels and biases are drawn; `derived` is the one derived for the activation.",
+        choices=("derived", *initializers.INITIALIZERS),
+    )
+    init_scale: float = option(1.0, "Scale of constant, normal, uniform and orthogonal kernels.")
+    sigma_w: float = option(1.0, "Std of `scaled` kernels times sqrt(fan_in).", at_least=0)
+    sigma_b: float = option(0.0, "Std of `scaled` biases.", at_least=0)
+    loss: str = option("softmax_cross_entropy", "Loss.", choices=tuple(losses.LOSSES))
+    penalty: str = option("none", "Penalty over the kernels.", choices=tuple(PENALTIES))
+    penalty_weight: float = option(1e-4, "What the penalty is multiplied by.", at_least=0)
+    optimizer: str = option("momentum", "Optimiser.", choices=tuple(optimizers.OPTIMIZERS))
+    learning_rates: tuple[float, ...] = option(
+        (0.001, 0.003, 0.01, 0.1),
+        "Learning rates that every network is allowed to choose from.",
+        more_than=0,
+    )
+    momentum: float = option(0.9, "Share of the last update kept, 0 to 1.", at_least=0)
+    weight_decay: float = option(1e-4, "Of adamw and lion.", at_least=0)
+    schedule: str = option("constant", "Learning rate over steps.", choices=optimizers.SCHEDULES)
+    warmup_steps: int = option(0, "Length of a warm-up.", at_least=0)
+    clipping: str = option("none", "Limit on the gradient.", choices=optimizers.CLIPPINGS)
+    clip_threshold: float = option(1.0, "What the limit compares with.", more_than=0)
+    batch_size: int = option(64, "Examples per step; 0 for all of them.", at_least=0)
+    steps: int = option(600, "Training steps.", at_least=1)
+    record_every: int = option(10, "Steps from one record to the next.", at_least=1)
+    seeds: int = option(3, "Independent runs of every network, side by side.", at_least=1)
+    precision: str = option("float32", "Arithmetic of the networks.", choices=tuple(train.DTYPES))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.steps % self.record_every:
+            raise ValueError(
+                f"steps is {self.steps}; it must be a multiple of record_every "
+                f"({self.record_every})."
+            )
+        if self.momentum >= 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be under 1.")
+
+    def scales(self) -> initializers.Scales:
+        """The numbers that the named initialisers read."""
+        return initializers.Scales(self.init_scale, self.sigma_w, self.sigma_b)
+
+    def question(self) -> dict[str, Any]:
+        """The part that the results depend on: not where the data files lie."""
+        return {name: value for name, value in super().question().items() if name != "data_dir"}
+
+
+def initializer_name(config: Config, activation: str) -> str:
+    """The initialiser that a network with this activation gets."""
+    derived = layers.ACTIVATIONS[activation].initializer
+    return derived if config.initializer == "derived" else config.initializer
+
+
+def load(config: Config) -> tuple[train.Data, int]:
+    """The standardised data of a configuration as device arrays, and the number of classes."""
+    dataset = data.standardize(data.load(config.data, config.data_dir or None, config.subset))
+    return train.Data(*map(jnp.asarray, (*dataset.train, *dataset.test))), dataset.classes
+
+
+def train_grid(
+    config: Config,
+    network: layers.Layer,
+    examples: train.Data,
+    progress: Callable[[Iterable], Iterable],
+) -> xr.Dataset:
+    """One network trained at every learning rate from every seed: all runs at once.
+
+    Returns:
+      A dataset with dimensions learning_rate, seed, step and layer.
+    """
+
+    def problem(settings):
+        return train.Problem(
+            network=network,
+            loss=losses.LOSSES[config.loss],
+            optimizer=optimizers.by_name(
+                config.optimizer,
+                settings["learning_rate"],
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                schedule=config.schedule,
+                steps=config.steps,
+                warmup_steps=config.warmup_steps,
+                clipping=config.clipping,
+                clip_threshold=config.clip_threshold,
+            ),
+            penalty=lambda params: config.penalty_weight * PENALTIES[config.penalty](params),
+        )
+
+    run = train.make_run(
+        problem,
+        batch_size=0 if config.optimizer == "gradient_descent" else config.batch_size,
+        record_every=config.record_every,
+        precision=config.precision,
+    )
+    # Every learning rate meets the same seeds: the same initial weights and the same batches.
+    keys = jnp.tile(jax.random.split(jax.random.key(0), config.seeds), len(config.learning_rates))
+    rates = jnp.repeat(jnp.asarray(config.learning_rates), config.seeds)
+    history = train.fit(
+        run,
+        keys,
+        {"learning_rate": rates},
+        examples,
+        records=config.steps // config.record_every,
+        progress=progress,
+    )
+    return record.labelled(history, learning_rate=config.learning_rates, seed=range(config.seeds))
+
+
+def best_learning_rate(dataset: xr.Dataset, last: int = 5) -> xr.DataArray:
+    """For each network, the rate with the lowest training loss: mean over seeds and last records.
+
+    A rate at which any seed diverged comes after all that stayed finite. Test examples have no say.
+    """
+    score = dataset.loss.isel(step=slice(-last, None)).mean(("step", "seed"), skipna=False)
+    score = score.where(score < float("inf"), float("inf"))
+    return dataset.learning_rate.isel(learning_rate=score.argmin("learning_rate"))

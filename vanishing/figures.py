@@ -1,0 +1,84 @@
+"""Figures: what is drawn from a record, in one style."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+_STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "svg.hashsalt": "vanishing",  # the same data make the same file
+}
+
+
+def panels(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray]:
+    """A figure with a title and a grid of axes, as an array of shape (rows, columns)."""
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(1.5 + 3.6 * columns, 1.0 + 3.1 * rows), layout="constrained")
+        figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+        return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def colors(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each name, the same for the same list."""
+    from matplotlib import colormaps
+
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
+    return {name: palette[i % len(palette)] for i, name in enumerate(names)}
+
+
+def profile(axes: Axes, norms: xr.DataArray, **style) -> None:
+    """Norms by layer on a log axis: the median over seeds, and a band from the least to the most.
+
+    Args:
+      axes: where to draw.
+      norms: dimensions (seed, layer); layers with nan or 0 in a seed are left out of its curve.
+      **style: of the line.
+    """
+    positive = norms.where((norms > 0) & np.isfinite(norms))
+    middle = positive.median("seed")
+    (line,) = axes.plot(middle.layer, middle, **style)
+    axes.fill_between(
+        middle.layer,
+        positive.min("seed"),
+        positive.max("seed"),
+        color=line.get_color(),
+        alpha=0.15,
+        linewidth=0,
+    )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=7))
+    axes.yaxis.set_minor_locator(LogLocator(numticks=0))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def curve(axes: Axes, values: xr.DataArray, **style) -> None:
+    """A quantity over training steps, one thin line a seed; a cross marks where a run diverged.
+
+    Args:
+      axes: where to draw.
+      values: dimensions (seed, step).
+      **style: of the lines; a label goes to the first of them.
+    """
+    label = style.pop("label", None)
+    for _, run in values.groupby("seed"):
+        run = run.squeeze()
+        finite = np.isfinite(run)
+        end = int(finite.argmin()) if not finite.all() else run.size
+        (line,) = axes.plot(run.step[:end], run[:end], label=label, **style)
+        label = None
+        if end < run.size:
+            last = max(end - 1, 0)
+            height = run[last] if end else axes.get_ylim()[1]
+            axes.plot(run.step[last], height, "x", color=line.get_color(), ms=9, mew=2)
