@@ -148,7 +148,7 @@ def figure(dataset: xr.Dataset) -> Figure:
             figures.curve(loss, runs.loss, color=color[name], lw=1, label=f"{name}: {accuracy:.0%}")
         layers_word = "hidden layer" if depth == 1 else "hidden layers"
         signal.set_title(f"{depth} {layers_word}")
-        signal.set_xlabel("layer")
+        signal.set_xlabel("layer (1 is next to the input)")
         loss.set_xlabel("training step")
         loss.set_ylim(bottom=0)
         loss.legend(title="test accuracy", loc="best", fontsize=10)

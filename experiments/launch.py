@@ -39,6 +39,11 @@ class Config:
     """What every experiment can be told; each adds fields of its own."""
 
     out: str = option("", "Folder of the results; runs/<experiment> if empty.")
+    host_devices: int = option(
+        0,
+        "Devices that a CPU is presented as, which runs are dealt out to; 0: one a core.",
+        at_least=0,
+    )
     overwrite: bool = option(False, "Start afresh where the folder holds results already.")
 
     def __post_init__(self):
@@ -102,11 +107,11 @@ def main(
             sys.exit(f"{program}: unexpected argument {argv[1]!r}; flags are written --name=value.")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of backends that are absent
-        jax.config.update("jax_num_cpu_devices", os.cpu_count())  # one a core runs sweeps faster
         try:
             values = {field.name: flags.FLAGS[field.name].value for field in fields}
             config = dataclasses.replace(defaults, **values)
             config = dataclasses.replace(config, out=config.out or f"runs/{program}")
+            jax.config.update("jax_num_cpu_devices", config.host_devices or os.cpu_count())
             execute(config, measure, verdict, figure)
         except (ValueError, OSError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1

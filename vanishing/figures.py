@@ -1,6 +1,7 @@
 """Figures: what is drawn from a record, in one style."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -8,34 +9,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 11,
     "axes.titlesize": 12,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "grid.alpha": 0.25,
-    "legend.frameon": False,
     "svg.hashsalt": "vanishing",  # the same data make the same file
 }
 
 
 def panels(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray]:
-    """A figure with a title and a grid of axes, as an array of shape (rows, columns)."""
+    """A figure with a title and a grid of axes, (rows, columns), that share each row's scale."""
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(1.5 + 3.6 * columns, 1.0 + 3.1 * rows), layout="constrained")
         figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
-        return figure, figure.subplots(rows, columns, squeeze=False)
+        return figure, figure.subplots(rows, columns, squeeze=False, sharey="row")
 
 
-def colors(names: Sequence[str]) -> dict[str, str]:
+def colors(names: Sequence[str]) -> dict[str, Any]:
     """A colour for each name, the same for the same list."""
     from matplotlib import colormaps
 
-    palette = colormaps["tab10" if len(names) <= 10 else "tab20"].colors
-    return {name: palette[i % len(palette)] for i, name in enumerate(names)}
+    palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
+    return {name: palette(i % palette.N) for i, name in enumerate(names)}
 
 
 def profile(axes: Axes, norms: xr.DataArray, **style) -> None:
@@ -61,6 +61,7 @@ def profile(axes: Axes, norms: xr.DataArray, **style) -> None:
     axes.yaxis.set_major_locator(LogLocator(numticks=7))
     axes.yaxis.set_minor_locator(LogLocator(numticks=0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlim(0.5, float(norms.layer[-1]) + 0.5)
 
 
 def curve(axes: Axes, values: xr.DataArray, **style) -> None:

@@ -51,8 +51,8 @@ def mlp(
     if width < 1:
         raise ValueError(f"mlp has width {width}; it must be at least 1.")
     if weights is None:
-        named = isinstance(activation, str) and activation in layers.ACTIVATIONS
-        weights = by_name(layers.ACTIVATIONS[activation].initializer if named else "lecun_normal")
+        facts = layers.ACTIVATIONS.get(activation) if isinstance(activation, str) else None
+        weights = by_name(facts.initializer if facts else "lecun_normal")
 
     block = layers.serial(
         dense=layers.dense(width, *weights), activation=layers.activation(activation)

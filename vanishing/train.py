@@ -117,7 +117,7 @@ def make_run(
         raise ValueError(f"record_every is {record_every}; it must be at least 1.")
     if precision not in DTYPES:
         raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(DTYPES)}.")
-    if precision == "float64" and not jax.config.jax_enable_x64:
+    if precision == "float64" and jax.dtypes.canonicalize_dtype(jnp.float64) != jnp.float64:
         raise ValueError("precision is 'float64', but jax_enable_x64 is off; turn it on first.")
     dtype = DTYPES[precision]
     param_dtype = jnp.promote_types(dtype, jnp.float32)
@@ -232,7 +232,7 @@ def fit(
     state, settings = jax.device_put((state, settings), split)
     data = jax.device_put(data, whole)
     side_by_side = jax.shard_map(
-        jax.vmap(lambda *args: run.advance(*args, length), in_axes=(0, 0, None)),
+        jax.vmap(lambda s, t, d: run.advance(s, t, d, length), in_axes=(0, 0, None)),
         mesh=mesh,
         in_specs=(split.spec, split.spec, whole.spec),
         out_specs=split.spec,

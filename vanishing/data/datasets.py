@@ -60,10 +60,10 @@ def digits(data_dir: Path | None = None, subset: bool = False) -> Dataset:
     del data_dir, subset  # nothing to find, and nothing missing
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    order = np.random.default_rng(0).permutation(len(bunch.target))
-    x = (bunch.images[order, :, :, None] / 16).astype(np.float32)
-    y = bunch.target[order].astype(np.int32)
+    images, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
+    order = np.random.default_rng(0).permutation(len(labels))
+    x = (images[order].reshape(-1, 8, 8, 1) / 16).astype(np.float32)
+    y = labels[order].astype(np.int32)
     cut = len(y) * 4 // 5
     return Dataset(Split(x[:cut], y[:cut]), Split(x[cut:], y[cut:]), classes=10)
 

@@ -55,10 +55,10 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
     def apply(params, state, x, key=None, train=False):
         keys = [None] * len(chain) if key is None else jax.random.split(key, len(chain))
         new_state = []
-        for layer, *variables, layer_key in zip(
+        for layer, own_params, own_state, own_key in zip(
             chain, entries_of(params), entries_of(state), keys, strict=True
         ):
-            x, layer_state = layer.apply(*variables, x, layer_key, train)
+            x, layer_state = layer.apply(own_params, own_state, x, own_key, train)
             new_state.append(layer_state)
         return Applied(x, collect(new_state))
 
@@ -126,7 +126,8 @@ def repeat(block: Layer, depth: int) -> Layer:
         keys = None if key is None else jax.random.split(key, depth)
 
         def step(x, layer):
-            return block.apply(*layer[:2], x, layer[2], train)
+            own_params, own_state, own_key = layer
+            return block.apply(own_params, own_state, x, own_key, train)
 
         x, new_state = jax.lax.scan(step, x, (params.layers, state.layers, keys), length=depth)
         return Applied(x, Stacked(new_state))
