@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from vanishing.layers.base import PyTree
 
-Labels = Int[Array, "*batch"]
-Outputs = Float[Array, "*batch features"]
+Labels = Int[Array | np.ndarray, "*batch"]
+Outputs = Float[Array | np.ndarray, "*batch features"]
 Loss = Callable[[Outputs, Labels], Float[Array, ""]]
 
 

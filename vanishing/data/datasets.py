@@ -202,7 +202,7 @@ def _idx_dataset(name: str, published: _Published, data_dir: Path | None, subset
 
 def _folders(name: str, published: _Published, data_dir: Path | None) -> list[Path]:
     if data_dir is None:
-        return [fetch(name)]
+        data_dir = fetch(name)
     if not data_dir.is_dir():
         raise DataError(f"data_dir {data_dir} is no folder; expected one with the {name} files.")
     inside = [data_dir / folder for folder in published.folders]

@@ -47,18 +47,14 @@ def fetch(name: str, base_url: str | None = None, cache: Path | None = None) -> 
     url, files = _SOURCES[name]
     cache = Path(cache or pooch.os_cache("vanishing"))
     shelf = pooch.create(path=cache / name, base_url=base_url or url, registry=files)
-    folder = cache / name
     for file in files:
-        archive = file.endswith(".tar.gz")
-        processor = pooch.Untar(extract_dir=".") if archive else None
+        unpack = pooch.Untar(extract_dir=".") if file.endswith(".tar.gz") else None
         try:
-            fetched = shelf.fetch(file, processor=processor, progressbar=True)
+            shelf.fetch(file, processor=unpack, progressbar=True)
         except (OSError, ValueError) as error:  # no network, no such page, a wrong checksum
             reason = str(error).splitlines()[0]
             raise DataError(
                 f"{name} cannot be downloaded: {file} from {shelf.base_url} failed ({reason}); "
                 "put the published files into a folder and name it with --data_dir."
             ) from None
-        if archive:
-            folder = Path(fetched[0]).parent
-    return folder
+    return cache / name

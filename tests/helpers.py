@@ -1,0 +1,58 @@
+"""Assertions and tools that several test files share."""
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+
+def assert_trees_close(actual, expected, rtol):
+    """Same structure and every leaf within a relative tolerance; there is no absolute one."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
+    ):
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=0, err_msg=name)
+
+
+def assert_trees_identical(actual, expected):
+    """Same structure and every leaf equal bit for bit (nan equals nan)."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def central_difference(f, x, step=1e-6):
+    """Derivative of an elementwise function by finite differences, in float64."""
+    return (f(x + step) - f(x - step)) / (2 * step)
+
+
+def gradient_by_differences(f, tree, step=1e-6):
+    """Gradient of a scalar function of a tree of float64 arrays, element by element."""
+    leaves, structure = jax.tree.flatten(tree)
+    gradients = []
+    for i, leaf in enumerate(leaves):
+        gradient = np.zeros(leaf.shape)
+        for index in np.ndindex(leaf.shape):
+            shifted = []
+            for sign in (1, -1):
+                moved = np.array(leaf)
+                moved[index] += sign * step
+                shifted.append(
+                    float(f(structure.unflatten([*leaves[:i], moved, *leaves[i + 1 :]])))
+                )
+            gradient[index] = (shifted[0] - shifted[1]) / (2 * step)
+        gradients.append(gradient)
+    return structure.unflatten(gradients)
+
+
+def real_data(*parts):
+    """A path below $VANISHING_DATA_DIR; the test is skipped where the files are not at hand."""
+    folder = os.environ.get("VANISHING_DATA_DIR")
+    path = Path(folder or "absent", *parts)
+    if not path.exists():
+        pytest.skip(f"needs the published files: set VANISHING_DATA_DIR ({Path(*parts)})")
+    return path

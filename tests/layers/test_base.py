@@ -1,0 +1,35 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vanishing import layers
+
+
+def test_a_spec_is_enough_to_initialise_and_to_find_the_output():
+    net = layers.serial(layers.dense(5), layers.activation("tanh"), layers.dense(3))
+    spec = jax.ShapeDtypeStruct((7, 2), jnp.float32)
+    variables = net.init(jax.random.key(0), spec)
+    assert layers.output_spec(net, variables, spec).shape == (7, 3)
+    x = jnp.ones(spec.shape)
+    assert net.apply(*variables, x).output.shape == (7, 3)
+
+
+def test_stateless_has_no_parameters_and_leaves_the_state_alone(key):
+    layer = layers.stateless(lambda x: 2 * x)
+    assert layer.init(key, jnp.ones(3)) == ({}, {})
+    output, state = layer.apply({}, {"kept": 1}, jnp.ones(3))
+    assert output.tolist() == [2, 2, 2]
+    assert state == {"kept": 1}
+
+
+def test_a_layer_has_a_place_for_its_mean_field_reading():
+    assert layers.dense(3).propagate is None
+    assert layers.dense(3)._replace(propagate=lambda q: 2 * q).propagate(3) == 6
+
+
+def test_a_layer_is_no_argument_of_jit_but_can_be_closed_over(key):
+    net = layers.dense(3)
+    params, state = net.init(key, jnp.ones(2))
+    with pytest.raises(TypeError):
+        jax.jit(lambda layer, x: layer.apply(params, state, x).output)(net, jnp.ones(2))
+    assert jax.jit(lambda x: net.apply(params, state, x).output)(jnp.ones(2)).shape == (3,)

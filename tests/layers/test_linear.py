@@ -1,0 +1,77 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import assert_trees_close, gradient_by_differences
+from vanishing import initializers, layers
+
+
+def test_dense_equals_flax_given_the_same_parameters(x64, key):
+    x = jax.random.normal(key, (5, 4, 3))
+    ours, flax = layers.dense(7, *initializers.scaled(1.3, 0.2)), nn.Dense(7, dtype=jnp.float64)
+    params, state = ours.init(key, x)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, flax.init(key, x)["params"])
+
+    def squares(apply):
+        return lambda params, x: jnp.sum(jnp.sin(apply(params, x)))
+
+    mine = jax.value_and_grad(squares(lambda p, x: ours.apply(p, state, x).output), (0, 1))
+    theirs = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
+    assert_trees_close(mine(params, x), theirs(params, x), rtol=1e-12)
+
+
+def test_dense_gradient_equals_finite_differences(x64, key):
+    x = jax.random.normal(key, (4, 3))
+    layer = layers.dense(2, *initializers.scaled(1.0, 1.0))
+    params, state = layer.init(key, x)
+
+    def loss(params):
+        return jnp.sum(jnp.tanh(layer.apply(params, state, x).output) ** 2)
+
+    # step 1e-6: truncation 1e-12 and rounding 1e-10 of values about 1
+    assert_trees_close(jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-6)
+
+
+def test_dense_takes_one_bias_per_example(key):
+    layer = layers.dense(2)
+    params, state = layer.init(key, jnp.ones((3, 4)))
+    shifts = jnp.arange(6.0).reshape(3, 2)
+    plain = layer.apply(params, state, jnp.ones((3, 4))).output
+    shifted = layer.apply({**params, "bias": shifts}, state, jnp.ones((3, 4))).output
+    np.testing.assert_allclose(shifted, plain + shifts, rtol=1e-6)
+
+
+def test_parameters_have_the_dtype_of_the_input(x64, key):
+    for dtype in (jnp.float32, jnp.float64, jnp.bfloat16):
+        params, _ = layers.dense(2).init(key, jax.ShapeDtypeStruct((1, 3), dtype))
+        assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+
+
+def test_flatten_keeps_the_batch_axis(key):
+    x = jnp.arange(24.0).reshape(2, 3, 4)
+    output = layers.flatten().apply({}, {}, x).output
+    np.testing.assert_array_equal(output, np.arange(24.0).reshape(2, 12))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: layers.dense(0), "features; it must have at least 1"),
+        (lambda: layers.dense(2).init(jax.random.key(0), jnp.ones(3, int)), "floating-point"),
+        (lambda: layers.dense(2).init(jax.random.key(0), jnp.ones(())), "shape ()"),
+        (
+            lambda: layers.dense(2).apply(
+                {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, {}, jnp.ones((5, 4))
+            ),
+            "width 3, but x has shape (5, 4)",
+        ),
+    ],
+    ids=["no features", "integers", "scalar", "another width"],
+)
+def test_dense_refuses(make, message):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
