@@ -1,6 +1,7 @@
 """Assertions and tools that several test files share."""
 
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -23,6 +24,15 @@ def assert_trees_identical(actual, expected):
     assert jax.tree.structure(actual) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def assert_refuses(call, *fragments):
+    """The call raises a ValueError of one line that holds every fragment."""
+    with pytest.raises(ValueError, match=re.escape(fragments[0])) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(fragment in message for fragment in fragments), message
 
 
 def central_difference(f, x, step=1e-6):

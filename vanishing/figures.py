@@ -73,13 +73,13 @@ def curve(axes: Axes, values: xr.DataArray, **style) -> None:
       **style: of the lines; a label goes to the first of them.
     """
     label = style.pop("label", None)
-    for _, run in values.groupby("seed"):
-        run = run.squeeze()
-        finite = np.isfinite(run)
-        end = int(finite.argmin()) if not finite.all() else run.size
-        (line,) = axes.plot(run.step[:end], run[:end], label=label, **style)
+    steps = values.step.values
+    for heights in values.transpose("seed", "step").values:
+        broken = np.flatnonzero(~np.isfinite(heights))
+        end = broken[0] if len(broken) else len(steps)
+        (line,) = axes.plot(steps[:end], heights[:end], label=label, **style)
         label = None
-        if end < run.size:
+        if len(broken):
             last = max(end - 1, 0)
-            height = run[last] if end else axes.get_ylim()[1]
-            axes.plot(run.step[last], height, "x", color=line.get_color(), ms=9, mew=2)
+            height = heights[last] if end else axes.get_ylim()[1]
+            axes.plot(steps[last], height, "x", color=line.get_color(), ms=9, mew=2)

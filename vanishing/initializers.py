@@ -9,7 +9,7 @@ from jax.nn import initializers as jax_initializers
 from jaxtyping import Array, Float
 
 Initializer = jax_initializers.Initializer
-Scalar = float | Float[Array, ""]  # a traced scalar runs under `vmap`
+Scalar = float | int | Float[Array, ""]  # a traced scalar runs under `vmap`
 
 
 class Weights(NamedTuple):

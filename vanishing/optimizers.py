@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from vanishing.gradients import norm
 from vanishing.layers import depth_axes
 
-Scalar = float | Float[Array, ""]  # a traced scalar runs under `vmap`
+Scalar = float | int | Float[Array, ""]  # a traced scalar runs under `vmap`
 LearningRate = Scalar | Callable
 Transformation = optax.GradientTransformation
 

@@ -11,7 +11,6 @@ import pytest
 from vanishing import data
 from vanishing.data import download
 
-
 # A failed download leaves a socket for the garbage collector, inside the libraries below us.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

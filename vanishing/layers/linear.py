@@ -1,5 +1,7 @@
 """Linear layers: dense, and the reshaping that leads into it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,4 +75,4 @@ def dense(
 
 def flatten() -> Layer:
     """Joins all axes but the first into one: (batch, ...) to (batch, features)."""
-    return stateless(lambda x: x.reshape(x.shape[0], -1))
+    return stateless(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])))

@@ -1,0 +1,134 @@
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import launch
+from tests.helpers import assert_refuses
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(launch.Config):
+    depths: tuple[int, ...] = launch.option((2, 3), "Depths.", at_least=1)
+    name: str = launch.option("a", "Name.", choices=("a", "b"))
+    rate: float = launch.option(0.1, "Rate.", more_than=0)
+
+
+def measure(config, progress):
+    del progress
+    measure.calls += 1
+    return xr.Dataset({"depth": ("i", list(config.depths))})
+
+
+def execute(config):
+    return launch.execute(
+        config, measure, lambda d: f"sum {int(d.depth.sum())}", lambda d: Figure()
+    )
+
+
+@pytest.fixture(autouse=True)
+def _count():
+    measure.calls = 0
+
+
+def command(*flags, experiment="activation", cwd=None):
+    environment = {k: v for k, v in os.environ.items() if k != "VANISHING_DATA_DIR"}
+    return subprocess.run(
+        [sys.executable, "-m", f"experiments.{experiment}", *flags],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+    )
+
+
+def test_execute_leaves_all_files_and_says_the_answer(tmp_path, capsys):
+    execute(Config(out=str(tmp_path)))
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"data.nc", "config.json", "figure.png", "figure.svg"}
+    said = capsys.readouterr().out
+    assert "sum 5" in said
+    assert str(tmp_path / "figure.png") in said
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config == {"depths": [2, 3], "name": "a", "rate": 0.1}
+
+
+def test_the_same_question_is_answered_from_the_folder(tmp_path, capsys):
+    for _ in range(2):
+        execute(Config(out=str(tmp_path)))
+    assert measure.calls == 1
+    assert "Reusing" in capsys.readouterr().out
+    execute(Config(out=str(tmp_path), overwrite=True, name="b"))
+    assert measure.calls == 2
+
+
+def test_another_question_is_not_mixed_in(tmp_path):
+    execute(Config(out=str(tmp_path)))
+    before = (tmp_path / "data.nc").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"holds a run with depths=\[2, 3\], not \[2\]; give anoth"
+    ):
+        execute(Config(out=str(tmp_path), depths=(2,)))
+    assert (tmp_path / "data.nc").read_bytes() == before
+
+
+def test_a_failed_measurement_leaves_no_results(tmp_path):
+    def broken(config, progress):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError):
+        launch.execute(Config(out=str(tmp_path)), broken, str, lambda d: Figure())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depths": (2, 0)}, "depths has 0; it must be at least 1."),
+        ({"depths": ()}, "depths is empty; it takes at least one value."),
+        ({"depths": (2, 2)}, "depths names a value twice: 2, 2."),
+        ({"name": "c"}, "name has 'c'; it must be one of a, b."),
+        ({"rate": 0.0}, "rate has 0.0; it must be over 0."),
+        ({"rate": float("nan")}, "rate has nan; it must be over 0."),
+    ],
+)
+def test_a_config_refuses_what_its_options_do_not_allow(change, message):
+    assert_refuses(lambda: Config(**change), message)
+
+
+@pytest.mark.parametrize(
+    ("flag", "fragment"),
+    [
+        ("--activations=sigmoyd", "must be one of identity, sigmoid, tanh"),
+        ("--depths=-3", "depths has -3; it must be at least 1"),
+        ("--depths=2,x", "expected int values separated by commas"),
+        ("--dept=2", "Did you mean: depths ?"),
+        ("--steps=many", "--steps"),
+        ("--steps=7", "steps is 7; it must be a multiple of record_every (10)"),
+        ("--momentum=1", "momentum is 1.0; it must be under 1"),
+        ("stray", "unexpected argument 'stray'"),
+        ("--data_dir=/no/such --data=mnist", "data_dir /no/such is no folder"),
+        ("--batch_size=5000", "batch_size is 5000, but there are 1437 examples"),
+        ("--out=taken", "taken"),
+    ],
+)
+def test_a_bad_value_ends_in_one_clear_line(tmp_path, flag, fragment):
+    (tmp_path / "taken").write_text("a file, not a folder")
+    ended = command(*flag.split(), cwd=tmp_path)
+    assert ended.returncode != 0
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    assert fragment in ended.stderr
+
+
+def test_help_is_a_view_of_the_config():
+    shown = command("--help")
+    assert shown.stdout.lstrip().startswith("Which activations let the gradient through")
+    from experiments.activation import Config as ActivationConfig
+
+    for field in dataclasses.fields(ActivationConfig):
+        assert f"--{field.name}" in shown.stdout.replace("[no]", "")

@@ -1,0 +1,94 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+import xarray as xr
+
+from vanishing import record, train
+from vanishing.gradients import LayerNorms
+
+
+def made_record(runs=6, steps=4, layers=3):
+    def numbers(*shape, start=0):
+        return np.arange(start, start + np.prod(shape), dtype=np.float32).reshape(shape)
+
+    norms = LayerNorms(*(numbers(runs, steps, layers, start=s) for s in (1000, 2000, 3000)))
+    step = np.tile(np.arange(0, 10 * steps, 10), (runs, 1))
+    return train.Record(step, *(numbers(runs, steps, start=100 * i) for i in range(4)), norms)
+
+
+def test_labelled_puts_every_run_in_its_place():
+    made = made_record()
+    dataset = record.labelled(made, learning_rate=[0.1, 0.2], seed=range(3))
+    assert dataset.cotangent_norm.dims == ("learning_rate", "seed", "step", "layer")
+    for i in range(6):
+        run = dataset.sel(learning_rate=[0.1, 0.2][i // 3], seed=i % 3)
+        np.testing.assert_array_equal(run.test_loss, made.test_loss[i])
+        np.testing.assert_array_equal(run.kernel_gradient_norm, made.norms.kernel[i])
+    assert dataset.step.values.tolist() == [0, 10, 20, 30]
+    assert dataset.layer.values.tolist() == [1, 2, 3]
+    assert all("long_name" in variable.attrs for variable in dataset.data_vars.values())
+    assert all("units" in dataset[name].attrs for name in dataset.data_vars if name != "outcome")
+
+
+def test_labelled_says_which_runs_diverged():
+    made = made_record()
+    made.loss[4, 2] = np.nan
+    dataset = record.labelled(made, learning_rate=[0.1, 0.2], seed=range(3))
+    assert dataset.outcome.values.tolist() == [[0, 0, 0], [0, 1, 0]]
+    assert dataset.outcome.attrs["flag_meanings"].split()[1] == "diverged"
+
+
+def test_labelled_refuses_axes_that_do_not_fit():
+    with pytest.raises(ValueError, match="5} for 6 runs"):
+        record.labelled(made_record(), seed=range(5))
+
+
+def test_a_dataset_comes_back_whole_and_opens_with_xarray_alone(tmp_path):
+    made = made_record()
+    made.loss[0, 1:] = np.inf, np.nan, 1e-30
+    attributes = record.provenance({"depths": [2, 3], "data": "digits"})
+    dataset = record.labelled(made, activation=["tanh"], seed=range(6)).assign_attrs(attributes)
+    record.save(dataset, tmp_path / "data.nc")
+    xr.testing.assert_identical(record.load(tmp_path / "data.nc"), dataset)
+    with xr.open_dataset(tmp_path / "data.nc") as opened:
+        xr.testing.assert_equal(opened.load(), dataset)
+        assert json.loads(opened.attrs["config"]) == {"depths": [2, 3], "data": "digits"}
+        assert json.loads(opened.attrs["versions"])["jax"] == jax.__version__
+        assert opened.attrs["devices"] == f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "data.nc"
+    path.write_text("old")
+
+    def half(draft):
+        draft.write_text("ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        record.write(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path):
+    path = tmp_path / "data.txt"
+    path.write_text("old")
+
+    def slowly(draft):
+        draft.write_text("n")
+        assert path.read_text() == "old"
+        draft.write_text("new")
+
+    record.write(path, slowly)
+    assert path.read_text() == "new"
+
+
+def test_a_damaged_file_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "data.nc"
+    path.write_bytes(b"not netCDF")
+    with pytest.raises(ValueError, match=r"data\.nc is damaged or no dataset") as caught:
+        record.load(path)
+    assert "\n" not in str(caught.value)
