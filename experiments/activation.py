@@ -2,9 +2,9 @@
 
     python -m experiments.activation --activations=sigmoid,tanh,relu --depths=2,10,30
 
-Half a minute on two CPU cores. Expected, on handwritten digits: with sigmoid the error signal of
-the first layer is about 1e-19 of the last one's at depth 30, a factor 0.24 a layer, and the network
-stays at chance (10 %) at depths 10 and 30; with tanh and ReLU the signal arrives and it learns.
+Forty seconds on two CPU cores. Expected, on handwritten digits: with sigmoid the error signal of
+the first layer is about 1e-18 of the last one's at depth 30, a factor 0.24 a layer, and the network
+stays at chance at depths 10 and 30; with tanh and ReLU the signal arrives and the network learns.
 """
 
 import dataclasses
@@ -49,7 +49,11 @@ def measure(config: Config, progress: Callable[..., Iterable] = launch.progress)
         [
             xr.concat(
                 [cell(activation, depth) for depth in config.depths],
-                xr.Variable("depth", list(config.depths)),
+                xr.Variable(
+                    "depth",
+                    list(config.depths),
+                    {"long_name": "number of hidden layers", "units": "1"},
+                ),
                 join="outer",
             )
             for activation in config.activations
@@ -61,7 +65,11 @@ def measure(config: Config, progress: Callable[..., Iterable] = launch.progress)
             "activation",
             [training.initializer_name(config, a) for a in config.activations],
         ),
-        chance=_chance(examples),
+        chance=xr.Variable(
+            (),
+            _chance(examples),
+            {"long_name": "accuracy of naming the commonest class", "units": "1"},
+        ),
     )
 
 
@@ -144,19 +152,20 @@ def figure(dataset: xr.Dataset) -> Figure:
             before, after = norms.isel(step=0), norms.isel(step=-1)
             figures.profile(signal, before, color=color[name], marker="o", ms=3)
             figures.profile(signal, after, color=color[name], ls="--", lw=1)
-            accuracy = float(runs.test_accuracy.isel(step=-1).mean("seed"))
-            figures.curve(loss, runs.loss, color=color[name], lw=1, label=f"{name}: {accuracy:.0%}")
+            accuracy = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
+            end = "diverged" if (runs.outcome == train.Outcome.DIVERGED).any() else accuracy
+            figures.curve(loss, runs.loss, color=color[name], lw=1, label=f"{name}: {end}")
         layers_word = "hidden layer" if depth == 1 else "hidden layers"
         signal.set_title(f"{depth} {layers_word}")
         signal.set_xlabel("layer (1 is next to the input)")
         loss.set_xlabel("training step")
-        loss.set_ylim(bottom=0)
-        loss.legend(title="test accuracy", loc="best", fontsize=10)
+        figures.legend(loss, title="test accuracy")
+    grid[1, 0].set_ylim(bottom=0)
     grid[0, 0].set_ylabel("error signal |dL/dh|")
     grid[1, 0].set_ylabel("training loss [nat]")
     grid[0, 0].plot([], [], color="gray", marker="o", ms=3, label="at initialisation")
     grid[0, 0].plot([], [], color="gray", ls="--", lw=1, label="after training")
-    grid[0, 0].legend(fontsize=10)
+    figures.legend(grid[0, 0])
     return drawing
 
 

@@ -1,5 +1,6 @@
 """Figures: what is drawn from a record, in one style."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,9 @@ def panels(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray]:
 
     with rc_context(_STYLE):
         figure = Figure(figsize=(1.5 + 3.6 * columns, 1.0 + 3.1 * rows), layout="constrained")
-        figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+        figure.suptitle(
+            textwrap.fill(title, 38 * columns), fontsize=14, fontweight="bold", x=0.01, ha="left"
+        )
         return figure, figure.subplots(rows, columns, squeeze=False, sharey="row")
 
 
@@ -36,6 +39,12 @@ def colors(names: Sequence[str]) -> dict[str, Any]:
 
     palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
     return {name: palette(i % palette.N) for i, name in enumerate(names)}
+
+
+def legend(axes: Axes, title: str | None = None) -> None:
+    """A legend that stays within its panel: many names stand smaller and in two columns."""
+    crowded = len(axes.get_legend_handles_labels()[1]) > 6
+    axes.legend(title=title, loc="best", fontsize=7 if crowded else 10, ncols=1 + crowded)
 
 
 def profile(axes: Axes, norms: xr.DataArray, **style) -> None:

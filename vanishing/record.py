@@ -79,7 +79,7 @@ def labelled(record: train.Record, **axes: Sequence) -> xr.Dataset:
         np.arange(1, record.norms.cotangent.shape[-1] + 1),
         {"long_name": _LAYER, "units": "1"},
     )
-    coordinates = {name: list(values) for name, values in axes.items()}
+    coordinates = {name: (name, list(values), {"units": "1"}) for name, values in axes.items()}
     return xr.Dataset(variables, coords={**coordinates, "step": step, "layer": layer})
 
 

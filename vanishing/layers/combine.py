@@ -127,7 +127,8 @@ def repeat(block: Layer, depth: int) -> Layer:
 
         def step(x, layer):
             own_params, own_state, own_key = layer
-            return block.apply(own_params, own_state, x, own_key, train)
+            output, new_state = block.apply(own_params, own_state, x, own_key, train)
+            return output, new_state  # a plain pair: JAX 0.12 takes no subclass of one
 
         x, new_state = jax.lax.scan(step, x, (params.layers, state.layers, keys), length=depth)
         return Applied(x, Stacked(new_state))
