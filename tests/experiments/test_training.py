@@ -37,6 +37,7 @@ def test_a_rate_at_which_a_seed_diverges_is_the_last_choice():
     nan, inf = np.nan, np.inf
     assert float(training.best_learning_rate(losses([[5, 5], [5, 5]], [[1, 1], [1, nan]]))) == 0.1
     assert float(training.best_learning_rate(losses([[1, 1], [1, inf]], [[5, 5], [5, 5]]))) == 1.0
+    assert float(training.best_learning_rate(losses([[nan, 1]], [[nan, 1]]))) == 0.1
     assert float(training.best_learning_rate(losses([[nan, 1]], [[inf, 1]]))) == 0.1
 
 
