@@ -8,6 +8,7 @@ stays at chance at depths 10 and 30; with tanh and ReLU the signal arrives and t
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -78,7 +79,7 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
     best = training.best_learning_rate(dataset)
     chosen = dataset.sel(learning_rate=best)
     accuracy = chosen.test_accuracy.isel(step=-1, drop=True)
-    start = chosen.cotangent_norm.isel(step=0, drop=True)
+    start = chosen.cotangent_rms.isel(step=0, drop=True)
     first = start.sel(layer=1, drop=True)
     last = start.where(start.layer == start.depth).max("layer")
     log10_share = np.log10((first / last).where((first > 0) & (last > 0), 0.0)).median("seed")
@@ -131,41 +132,47 @@ def verdict(dataset: xr.Dataset) -> str:
         f"rate: of {dataset.sizes['learning_rate']} learning rates, the one with the lowest "
         "training loss.",
         f"test accuracy: mean ± standard deviation over {seeds} seeds; chance is {chance:.1%}.",
+        "",
+        f"where the error signal went, at depth {int(dataset.depth[-1])}:",
     ]
+    for activation in dataset.activation.values:
+        why = dataset.explanation.sel(activation=activation).isel(depth=-1).item()
+        lines += textwrap.wrap(f"{activation}: {why}", 90, subsequent_indent="  ")
     return "\n".join(lines)
 
 
 def figure(dataset: xr.Dataset) -> Figure:
-    """Error signal by layer (at initialisation and after training) above the training curves."""
+    """Signal and error signal by layer, at initialisation and after training, and the curves."""
     best = training.best_learning_rate(dataset)
     chosen = dataset.sel(learning_rate=best)
     names, depths = list(dataset.activation.values), list(dataset.depth.values)
     color = figures.colors(names)
     drawing, grid = figures.panels(
-        2, len(depths), "The error signal on its way back, and whether the network learns"
+        3, len(depths), "The signal, the error signal on its way back, and whether it learns"
     )
     for column, depth in enumerate(depths):
-        signal, loss = grid[:, column]
+        forward, backward, loss = grid[:, column]
         for name in names:
             runs = chosen.sel(activation=name, depth=depth)
-            norms = runs.cotangent_norm.sel(layer=slice(None, int(depth)))
-            before, after = norms.isel(step=0), norms.isel(step=-1)
-            figures.profile(signal, before, color=color[name], marker="o", ms=3)
-            figures.profile(signal, after, color=color[name], ls="--", lw=1)
+            hidden = runs.sel(layer=slice(None, int(depth)))
+            for axes, rms in ((forward, hidden.output_rms), (backward, hidden.cotangent_rms)):
+                figures.profile(axes, rms.isel(step=0), color=color[name], marker="o", ms=3)
+                figures.profile(axes, rms.isel(step=-1), color=color[name], ls="--", lw=1)
             accuracy = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
             end = "diverged" if (runs.outcome == train.Outcome.DIVERGED).any() else accuracy
             figures.curve(loss, runs.loss, color=color[name], lw=1, label=f"{name}: {end}")
         layers_word = "hidden layer" if depth == 1 else "hidden layers"
-        signal.set_title(f"{depth} {layers_word}")
-        signal.set_xlabel("layer (1 is next to the input)")
+        forward.set_title(f"{depth} {layers_word}")
+        backward.set_xlabel("layer (1 is next to the input)")
         loss.set_xlabel("training step")
         figures.legend(loss, title="test accuracy")
-    grid[1, 0].set_ylim(bottom=0)
-    grid[0, 0].set_ylabel("error signal |dL/dh|")
-    grid[1, 0].set_ylabel("training loss [nat]")
-    grid[0, 0].plot([], [], color="gray", marker="o", ms=3, label="at initialisation")
-    grid[0, 0].plot([], [], color="gray", ls="--", lw=1, label="after training")
-    figures.legend(grid[0, 0])
+    grid[2, 0].set_ylim(bottom=0)
+    grid[0, 0].set_ylabel("signal: RMS of activations")
+    grid[1, 0].set_ylabel("error signal: RMS of dL/dh")
+    grid[2, 0].set_ylabel("training loss [nat]")
+    grid[1, 0].plot([], [], color="gray", marker="o", ms=3, label="at initialisation")
+    grid[1, 0].plot([], [], color="gray", ls="--", lw=1, label="after training")
+    figures.legend(grid[1, 0])
     return drawing
 
 

@@ -94,7 +94,8 @@ def train_grid(
     """One network trained at every learning rate from every seed: all runs at once.
 
     Returns:
-      A dataset with dimensions learning_rate, seed, step and layer.
+      A dataset with dimensions learning_rate, seed, step and layer; its `explanation` says in a
+      sentence where the gradient was lost at initialisation.
     """
 
     def problem(settings):
@@ -132,7 +133,11 @@ def train_grid(
         records=config.steps // config.record_every,
         progress=progress,
     )
-    return record.labelled(history, learning_rate=config.learning_rates, seed=range(config.seeds))
+    dataset = record.labelled(
+        history, learning_rate=config.learning_rates, seed=range(config.seeds)
+    )
+    initial = jax.tree.map(lambda leaf: leaf[:, 0], history.trace)
+    return dataset.assign(explanation=((), initial.budget().sentence()))
 
 
 def best_learning_rate(dataset: xr.Dataset, last: int = 5) -> xr.DataArray:

@@ -77,7 +77,10 @@ def test_a_run_equals_a_plain_loop_with_optax(x64):
             test_loss = cross_entropy(params, data.x_test, data.y_test)
             np.testing.assert_allclose(history.test_loss[0, i], test_loss, rtol=1e-9)
             kernel_norm = jnp.linalg.norm(grads["first"]["dense"]["kernel"])
-            np.testing.assert_allclose(history.norms.kernel[0, i, 0], kernel_norm, rtol=1e-9)
+            weight = history.trace.layout.param_names.index("first.dense.kernel")
+            np.testing.assert_allclose(
+                history.trace.params.gradient[0, i, weight], kernel_norm, rtol=1e-9
+            )
         updates, opt_state = optimizer.update(grads, opt_state)
         params = optax.apply_updates(params, updates)
 
@@ -112,8 +115,9 @@ def test_the_scale_of_the_weights_can_be_a_grid_too():
     run = train.make_run(problem, batch_size=10, record_every=5)
     settings = {"learning_rate": jnp.full(3, 0.05), "sigma_w": jnp.array([0.1, 1.0, 3.0])}
     keys = jnp.tile(jax.random.split(jax.random.key(0), 1), 3)
-    norms = train.fit(run, keys, settings, examples(), records=2).norms.cotangent[:, 0]
-    left = norms[:, 0] / norms[:, -2]
+    trace = train.fit(run, keys, settings, examples(), records=2).trace
+    rms = trace.backward.rms[:, 0]
+    left = rms[:, 0] / rms[:, -2]
     assert left[0] < 0.1 < left[1], "a tenth of the scale loses a tenth a layer"
 
 
@@ -196,7 +200,7 @@ def test_precisions_agree_and_keep_wide_parameters():
         wide = fit(precision="float64", problem=fixed)
         assert wide.loss.dtype == np.float64
     single, half = fit(problem=fixed), fit(precision="bfloat16", problem=fixed)
-    assert single.loss.dtype == half.loss.dtype == half.norms.kernel.dtype == np.float32
+    assert single.loss.dtype == half.loss.dtype == half.trace.backward.rms.dtype == np.float32
     np.testing.assert_allclose(single.loss, wide.loss, rtol=1e-3)
     # bfloat16 keeps 8 bits: 0.4 % a rounding, over five layers and twenty steps
     np.testing.assert_allclose(half.loss, wide.loss, rtol=0.2)

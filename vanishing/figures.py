@@ -47,15 +47,15 @@ def legend(axes: Axes, title: str | None = None) -> None:
     axes.legend(title=title, loc="best", fontsize=7 if crowded else 10, ncols=1 + crowded)
 
 
-def profile(axes: Axes, norms: xr.DataArray, **style) -> None:
-    """Norms by layer on a log axis: the median over seeds, and a band from the least to the most.
+def profile(axes: Axes, sizes: xr.DataArray, **style) -> None:
+    """Sizes by layer on a log axis: the median over seeds, and a band from the least to the most.
 
     Args:
       axes: where to draw.
-      norms: dimensions (seed, layer); layers with nan or 0 in a seed are left out of its curve.
+      sizes: dimensions (seed, layer); layers with nan or 0 in a seed are left out of its curve.
       **style: of the line.
     """
-    positive = norms.where((norms > 0) & np.isfinite(norms))
+    positive = sizes.where((sizes > 0) & np.isfinite(sizes))
     middle = positive.median("seed")
     (line,) = axes.plot(middle.layer, middle, **style)
     axes.fill_between(
@@ -70,7 +70,7 @@ def profile(axes: Axes, norms: xr.DataArray, **style) -> None:
     axes.yaxis.set_major_locator(LogLocator(numticks=7))
     axes.yaxis.set_minor_locator(LogLocator(numticks=0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlim(0.5, float(norms.layer[-1]) + 0.5)
+    axes.set_xlim(0.5, float(sizes.layer[-1]) + 0.5)
 
 
 def curve(axes: Axes, values: xr.DataArray, **style) -> None:

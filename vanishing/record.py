@@ -14,37 +14,67 @@ import numpy as np
 import xarray as xr
 
 from vanishing import train
+from vanishing.rows import MATRIX_PRODUCT, NONLINEARITY
+from vanishing.trace import Trace
 
-_VARIABLES = {  # name in the dataset: (where a Record holds it, long name, unit)
-    "loss": (lambda r: r.loss, "loss of the step's batch, penalty included", "nat"),
-    "accuracy": (lambda r: r.accuracy, "accuracy on the step's batch", "1"),
-    "test_loss": (lambda r: r.test_loss, "loss of the test examples", "nat"),
-    "test_accuracy": (lambda r: r.test_accuracy, "accuracy on the test examples", "1"),
-    "cotangent_norm": (
-        lambda r: r.norms.cotangent,
-        "L2 norm of the gradient of the loss with respect to the layer's pre-activations, "
-        "over the batch (the error signal)",
-        "1",
-    ),
-    "kernel_gradient_norm": (
-        lambda r: r.norms.kernel,
-        "L2 norm of the gradient of the loss with respect to the layer's kernel",
-        "1",
-    ),
-    "bias_gradient_norm": (
-        lambda r: r.norms.bias,
-        "L2 norm of the gradient of the loss with respect to the layer's bias",
-        "1",
-    ),
+_CURVES = {  # name in the dataset: (long name, unit)
+    "loss": ("loss of the step's batch, penalty included", "nat"),
+    "accuracy": ("accuracy on the step's batch", "1"),
+    "test_loss": ("loss of the test examples", "nat"),
+    "test_accuracy": ("accuracy on the test examples", "1"),
+}
+_PROFILES = {
+    "signal_rms": "RMS of the layer's pre-activations",
+    "cotangent_rms": "RMS of the gradient of the loss with respect to the layer's pre-activations "
+    "(the error signal)",
+    "output_rms": "RMS of what the nonlinearity makes of the layer's pre-activations",
+    "saturated": "share of pre-activations where the nonlinearity's slope is under 1 % of its most",
+    "kernel_gradient_norm": "L2 norm of the gradient with respect to the layer's kernel",
+    "bias_gradient_norm": "L2 norm of the gradient with respect to the layer's bias",
 }
 _LAYER = "1 is the layer next to the input, the last is the read-out; nan beyond a network's depth"
+
+
+def profiles(trace: Trace) -> dict[str, np.ndarray]:
+    """What a trace says of each layer (each matrix product), in forward order.
+
+    Args:
+      trace: a trace as NumPy arrays, with any axes in front.
+
+    Returns:
+      Arrays with a last axis of layers, nan where a layer has no such thing.
+    """
+    rows, leaves = trace.sites, trace.layout.param_names
+    products = [row for row, site in enumerate(rows) if site.kind == MATRIX_PRODUCT]
+    after = [
+        row + 1 if row + 1 < len(rows) and rows[row + 1].kind == NONLINEARITY else None
+        for row in products
+    ]
+
+    def columns(values, indices) -> np.ndarray:
+        nothing = np.full(values.shape[:-1], np.nan)
+        picked = [nothing if i is None else values[..., i] for i in indices]
+        return np.stack(picked, axis=-1)
+
+    def leaf(name: str) -> list[int | None]:
+        wanted = [f"{trace.names[row]}.{name}" for row in products]
+        return [leaves.index(path) if path in leaves else None for path in wanted]
+
+    return {
+        "signal_rms": columns(trace.forward.rms, products),
+        "cotangent_rms": columns(trace.backward.rms, products),
+        "output_rms": columns(trace.forward.rms, after),
+        "saturated": columns(trace.forward.saturated, after),
+        "kernel_gradient_norm": columns(trace.params.gradient, leaf("kernel")),
+        "bias_gradient_norm": columns(trace.params.gradient, leaf("bias")),
+    }
 
 
 def labelled(record: train.Record, **axes: Sequence) -> xr.Dataset:
     """A dataset of what `train.fit` returned.
 
     Args:
-      record: leaves of shape (runs, step) and (runs, step, layer).
+      record: leaves of shape (runs, step), and (runs, step, row) in the trace.
       **axes: name and coordinates of the axes that the runs are the product of, the last varying
         fastest.
 
@@ -63,7 +93,9 @@ def labelled(record: train.Record, **axes: Sequence) -> xr.Dataset:
         attributes = {"long_name": long_name, "units": unit}
         return xr.Variable(dims, value.reshape(*sizes, *value.shape[1:]), attributes)
 
-    variables = {name: variable(get(record), *rest) for name, (get, *rest) in _VARIABLES.items()}
+    of_layers = profiles(record.trace)
+    variables = {name: variable(getattr(record, name), *rest) for name, rest in _CURVES.items()}
+    variables |= {name: variable(of_layers[name], rest, "1") for name, rest in _PROFILES.items()}
     variables["outcome"] = xr.Variable(
         tuple(axes),
         train.outcome(record).reshape(sizes),
@@ -76,7 +108,7 @@ def labelled(record: train.Record, **axes: Sequence) -> xr.Dataset:
     step = xr.Variable("step", record.step[0], {"long_name": "training step", "units": "1"})
     layer = xr.Variable(
         "layer",
-        np.arange(1, record.norms.cotangent.shape[-1] + 1),
+        np.arange(1, of_layers["signal_rms"].shape[-1] + 1),
         {"long_name": _LAYER, "units": "1"},
     )
     coordinates = {name: (name, list(values), {"units": "1"}) for name, values in axes.items()}

@@ -13,10 +13,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from vanishing.gradients import LayerNorms, value_grad_norms
 from vanishing.layers import Layer
 from vanishing.layers.base import PyTree
 from vanishing.losses import Loss
+from vanishing.probe import probe
+from vanishing.trace import Trace
 
 
 class Problem(NamedTuple):
@@ -58,7 +59,7 @@ class Record(NamedTuple):
     accuracy: Float[Array, "*record"]  # of the step's batch, 0 to 1
     test_loss: Float[Array, "*record"]
     test_accuracy: Float[Array, "*record"]
-    norms: LayerNorms  # with the record axis in front of the layer axis
+    trace: Trace  # of the step's batch, with the record axis in front of the row axis
 
 
 class Outcome(enum.IntEnum):
@@ -106,7 +107,7 @@ def make_run(
       batch_size: examples per step; 0 for all of them, which is gradient descent.
       record_every: steps from one record to the next; at least 1.
       precision: the arithmetic of the network: "float32", "float64" (needs `jax_enable_x64`), or
-        "bfloat16", whose parameters, loss and norms stay in float32.
+        "bfloat16", whose parameters, loss and summaries stay in float32.
 
     Raises:
       ValueError: a value is out of range; a batch larger than the data is met by `init`.
@@ -154,17 +155,13 @@ def make_run(
     def recorded(state: State, settings, data, batch) -> tuple[State, Record]:
         x, y = data.x_train[batch], data.y_train[batch]
         current = problem(settings)
-        measured = value_grad_norms(
-            loss_of(current, state, x, y, train=True), state.params, len(batch)
-        )
-        accuracy, layer_state = measured.aux
+        probed = probe(loss_of(current, state, x, y, train=True), has_aux=True)(state.params)
+        accuracy, layer_state = probed.aux
         test_loss, (test_accuracy, _) = loss_of(
             current, state, data.x_test, data.y_test, train=False
         )(state.params)
-        record = Record(
-            state.step, measured.value, accuracy, test_loss, test_accuracy, measured.norms
-        )
-        return update(state, settings, measured.grads, layer_state), record
+        record = Record(state.step, probed.value, accuracy, test_loss, test_accuracy, probed.trace)
+        return update(state, settings, probed.grads, layer_state), record
 
     def plain(state: State, settings, data, batch) -> State:
         x, y = data.x_train[batch], data.y_train[batch]

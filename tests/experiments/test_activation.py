@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -37,7 +39,7 @@ def test_a_deep_relu_network_keeps_its_error_signal_and_learns(run):
 def test_weight_gradients_look_flatter_than_the_error_signal_that_vanishes(run):
     start = run[1].sel(activation="sigmoid", depth=10).isel(step=0, learning_rate=0).mean("seed")
     ends = start.sel(layer=[1, 10])
-    signal = ends.cotangent_norm[0] / ends.cotangent_norm[1]
+    signal = ends.cotangent_rms[0] / ends.cotangent_rms[1]
     weights = ends.kernel_gradient_norm[0] / ends.kernel_gradient_norm[1]
     assert signal < 1e-5
     assert weights > signal
@@ -50,10 +52,11 @@ def test_the_verdict_says_it(run):
     assert rows["sigmoid", "2"].endswith("learns")
     assert rows["relu", "10"].endswith("learns")
     assert "chance is 13.1%" in said
+    assert re.search(r"sigmoid: Of the [5-7]\.\d decades lost .* were lost in\s+logistic", said)
 
 
 def test_layers_beyond_a_network_are_nan_and_those_within_are_not(run):
-    shallow = run[1].cotangent_norm.sel(depth=2)
+    shallow = run[1].cotangent_rms.sel(depth=2)
     assert np.isfinite(shallow.sel(layer=slice(1, 3))).all()
     assert np.isnan(shallow.sel(layer=slice(4, None))).all()
 
@@ -61,7 +64,7 @@ def test_layers_beyond_a_network_are_nan_and_those_within_are_not(run):
 def test_the_dataset_is_labelled(run):
     dataset = run[1]
     dims = ("activation", "depth", "learning_rate", "seed", "step", "layer")
-    assert set(dataset.cotangent_norm.dims) == set(dims)
+    assert set(dataset.cotangent_rms.dims) == set(dims)
     assert set(dataset.attrs) == {"config", "versions", "devices"}
     assert dataset.initializer.sel(activation="relu") == "he_normal"
 

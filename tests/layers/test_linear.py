@@ -34,15 +34,6 @@ def test_dense_gradient_equals_finite_differences(x64, key):
     assert_trees_close(jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-6)
 
 
-def test_dense_takes_one_bias_per_example(key):
-    layer = layers.dense(2)
-    params, state = layer.init(key, jnp.ones((3, 4)))
-    shifts = jnp.arange(6.0).reshape(3, 2)
-    plain = layer.apply(params, state, jnp.ones((3, 4))).output
-    shifted = layer.apply({**params, "bias": shifts}, state, jnp.ones((3, 4))).output
-    np.testing.assert_allclose(shifted, plain + shifts, rtol=1e-6)
-
-
 def test_parameters_have_the_dtype_of_the_input(x64, key):
     for dtype in (jnp.float32, jnp.float64, jnp.bfloat16):
         params, _ = layers.dense(2).init(key, jax.ShapeDtypeStruct((1, 3), dtype))

@@ -1,5 +1,6 @@
 """Combinators: layers made of layers."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -36,6 +37,8 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
             "name all of them, or none."
         )
     chain = tuple(named_layers.values()) if named_layers else layers
+    names = tuple(named_layers) or ("",) * len(layers)
+    scope = jax.named_scope if named_layers else contextlib.nullcontext
 
     def collect(entries) -> PyTree:
         return dict(zip(named_layers, entries, strict=True)) if named_layers else tuple(entries)
@@ -55,10 +58,11 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
     def apply(params, state, x, key=None, train=False):
         keys = [None] * len(chain) if key is None else jax.random.split(key, len(chain))
         new_state = []
-        for layer, own_params, own_state, own_key in zip(
-            chain, entries_of(params), entries_of(state), keys, strict=True
+        for name, layer, own_params, own_state, own_key in zip(
+            names, chain, entries_of(params), entries_of(state), keys, strict=True
         ):
-            x, layer_state = layer.apply(own_params, own_state, x, own_key, train)
+            with scope(name):
+                x, layer_state = layer.apply(own_params, own_state, x, own_key, train)
             new_state.append(layer_state)
         return Applied(x, collect(new_state))
 

@@ -20,9 +20,7 @@ def dense(
     """The affine map of the last axis, `x @ kernel + bias`.
 
     Parameters are a dict spelt as Flax spells it: `kernel` of shape (fan_in, features) and `bias`
-    of shape (features,), of the dtype of the input that `init` was given. `apply` also takes a bias
-    with one row per example, (batch, features): its gradient is then the cotangent of every
-    pre-activation (`vanishing.gradients` measures with it).
+    of shape (features,), of the dtype of the input that `init` was given.
 
     Args:
       features: width of the output; at least 1.

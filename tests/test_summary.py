@@ -1,0 +1,131 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vanishing import summary
+from vanishing.summary import norm
+
+SIZES = [1e-34, 1e-30, 1e-5, 1.0, 1e15, 1e30]
+
+
+def signal(size, shape=(40, 8)):
+    drawn = np.random.default_rng(0).normal(size=shape)
+    return jnp.asarray(size * np.where(drawn < -1, 0, drawn), jnp.float32)
+
+
+@pytest.mark.parametrize("size", [1e-42, *SIZES])
+def test_norm_is_exact_wherever_the_numbers_are(size):
+    x = np.float32(size) * np.array([[3, 4], [0, 12]], np.float32)
+    expected = np.linalg.norm(x.astype(np.float64))
+    if size == 1e-42:  # denormal: XLA's CPU flushes these to zero, and the norm says so
+        expected = float(norm(jnp.asarray(x)))
+        assert expected in (0.0, pytest.approx(13e-42, rel=1e-2))
+        return
+    assert float(norm(jnp.asarray(x))) == pytest.approx(expected, rel=1e-6)
+    over_rows = np.linalg.norm(x.astype(np.float64), axis=0)
+    np.testing.assert_allclose(norm(jnp.asarray(x), 0), over_rows, rtol=1e-6)
+
+
+def test_norm_of_nothing_infinity_and_nan():
+    assert float(norm(jnp.zeros(3))) == 0
+    assert float(norm(jnp.array([1.0, jnp.inf]))) == np.inf
+    assert np.isnan(norm(jnp.array([1.0, jnp.nan])))
+    assert norm(jnp.ones(3, jnp.bfloat16)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+def test_summaries_are_those_of_numpy_in_float64(size, transform):
+    x = signal(size)
+    wide = np.asarray(x, np.float64)
+    found = transform(lambda x: summary.forward(x, summary.Forward._fields))(x)
+    rms = np.sqrt(np.mean((wide / size) ** 2)) * size
+    np.testing.assert_allclose(found.rms, rms, rtol=1e-5)
+    np.testing.assert_allclose(found.mean, wide.mean(), rtol=1e-4)
+    np.testing.assert_allclose(found.largest, np.abs(wide).max(), rtol=1e-6)
+    np.testing.assert_allclose(found.zeros, np.mean(x == 0), rtol=1e-6)
+    assert found.zeros > 0.1
+    back = transform(lambda x: summary.backward(x, summary.Forward._fields))(x)
+    np.testing.assert_allclose(back.rms, rms, rtol=1e-5)
+
+
+def test_under_vmap_one_tiny_signal_does_not_blur_the_others():
+    x = np.stack([signal(size) for size in SIZES])
+    x[2, 0, :3] = np.inf
+    found = jax.jit(jax.vmap(lambda x: summary.backward(x, summary.Forward._fields)))(
+        jnp.asarray(x)
+    )
+    alone = [summary.backward(jnp.asarray(one), summary.Forward._fields) for one in x]
+    for name, together in found._asdict().items():
+        np.testing.assert_allclose(together, [getattr(one, name) for one in alone], rtol=1e-6)
+    assert found.non_finite.tolist() == [0, 0, 3, 0, 0, 0]
+
+
+def test_what_is_not_finite_is_counted_and_shows():
+    x = jnp.array([1.0, jnp.inf, -jnp.inf, jnp.nan])
+    found = summary.backward(x, summary.Forward._fields)
+    assert float(found.non_finite) == 3
+    assert not np.isfinite(found.rms)
+
+
+def test_what_is_not_wanted_is_nan():
+    found = summary.forward(jnp.ones((2, 2)), ("rms",))
+    assert float(found.rms) == 1
+    assert np.isnan([getattr(found, n) for n in summary.Forward._fields if n != "rms"]).all()
+
+
+@pytest.mark.parametrize("shape", [(70_000,), (300, 400), (2, 40_000)])
+def test_counts_do_not_overflow_where_masks_share_a_word(shape):
+    masks = [np.random.default_rng(i).random(shape) < share for i, share in enumerate((0.9, 0.5))]
+    found = summary.counts(*map(jnp.asarray, masks))
+    np.testing.assert_array_equal(found, [mask.sum() for mask in masks])
+    np.testing.assert_array_equal(summary.counts(jnp.ones(shape, bool))[0], np.prod(shape))
+
+
+def test_dead_units_are_dead_for_the_whole_batch():
+    x = np.ones((5, 7, 4), np.float32)
+    x[..., 1] = 0
+    x[:4, :, 2] = 0
+    assert float(summary.dead_units(jnp.asarray(x))) == 0.25
+
+
+def test_similarity_is_the_mean_cosine_of_all_pairs():
+    x = np.random.default_rng(0).normal(size=(6, 5)) + 0.5
+    pairs = [
+        x[i] @ x[j] / np.linalg.norm(x[i]) / np.linalg.norm(x[j])
+        for i in range(6)
+        for j in range(6)
+        if i != j
+    ]
+    np.testing.assert_allclose(summary.similarity(jnp.float32(x)), np.mean(pairs), rtol=1e-5)
+    np.testing.assert_allclose(
+        summary.similarity(jnp.float32(1e-30 * x)), np.mean(pairs), rtol=1e-5
+    )
+    assert float(summary.similarity(jnp.ones((4, 3)))) == pytest.approx(1)
+    assert np.isnan(summary.similarity(jnp.ones((1, 3))))
+
+
+@pytest.mark.parametrize(
+    ("function", "largest"),
+    [
+        (jax.nn.sigmoid, 0.25),
+        (jnp.tanh, 1),
+        (jax.nn.relu, 1),
+        (lambda x: jnp.tanh(3 * x), 3),
+        (jnp.exp, np.nan),
+        (jnp.square, np.nan),
+    ],
+)
+@pytest.mark.parametrize("shape", [(), (3, 2), (2000,)])
+def test_the_largest_slope_of_a_function_is_found_where_it_has_one(function, largest, shape):
+    found = summary.largest_slope(function, shape, jnp.float32)
+    np.testing.assert_allclose(found, largest, rtol=1e-4)
+
+
+def test_saturated_is_the_share_of_slopes_under_a_hundredth():
+    x = jnp.linspace(-10, 10, 2001)
+    slope = summary.slope(jax.nn.sigmoid, x)
+    found = summary.forward(x, ("saturated",), slope, 0.25).saturated
+    # the slope of the sigmoid is 0.0025 at +-5.9864
+    np.testing.assert_allclose(found, np.mean(np.abs(x) > 5.9864), rtol=1e-3)

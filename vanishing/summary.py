@@ -1,0 +1,256 @@
+"""Summaries of a signal: a few numbers of an array that neither overflow nor underflow."""
+
+import math
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped
+
+SATURATED = 0.01  # of the largest slope
+_LOW, _HIGH = 1e-24, 1e30  # between them a mean of squares in float32 has lost nothing
+
+
+class Forward(NamedTuple):
+    """What the forward pass left at each row; nan where it did not run, or was not wanted."""
+
+    mean: Float[Array, "..."]
+    rms: Float[Array, "..."]  # root of the mean square
+    largest: Float[Array, "..."]  # largest magnitude
+    zeros: Float[Array, "..."]  # share of exact zeros, 0 to 1
+    non_finite: Float[Array, "..."]  # count of inf and nan
+    saturated: Float[Array, "..."]  # share with a slope under 1 % of its largest
+    dead_units: Float[Array, "..."]  # share of units that are 0 for the whole batch
+    similarity: Float[Array, "..."]  # mean cosine between two examples
+
+
+class Backward(NamedTuple):
+    """What the backward pass left at each row: of the cotangent, dL/dh."""
+
+    rms: Float[Array, "..."]
+    largest: Float[Array, "..."]
+    zeros: Float[Array, "..."]
+    non_finite: Float[Array, "..."]
+
+
+def wide(x: Shaped[Array, "..."]) -> Float[Array, "..."]:
+    """`x` in float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def norm(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Float[Array, "..."]:
+    """L2 norm over `axis` (by default all), also where the squares leave the range of the dtype.
+
+    In float32 the square of 1e-25 is 0 and that of 1e25 is inf; dividing by the largest magnitude
+    first keeps both. The norm is computed in float32 at least, is 0 for x = 0, and inf or nan where
+    x has such elements.
+
+    >>> import jax.numpy as jnp
+    >>> print(f"{norm(jnp.array([3e-25, 4e-25])):.1e}")
+    5.0e-25
+    """
+    x = wide(x)
+    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=axis))
+
+
+def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """Root mean square of all elements, also where the squares leave the range of the dtype.
+
+    >>> import jax.numpy as jnp
+    >>> print(f"{rms(jnp.full(4, 3e-30)):.1e}")
+    3.0e-30
+    """
+
+    def scaled(x):
+        return norm(x) / max(1, x.size) ** 0.5
+
+    def one_pass(x):
+        mean_square = jnp.mean(jnp.square(x))
+        kept = (mean_square > _LOW) & (mean_square < _HIGH)
+        return _usually(kept, jnp.sqrt(mean_square), scaled, x)
+
+    return _by_platform(one_pass, scaled, wide(x))
+
+
+def count_non_finite(x: Float[Array, "..."], rms: Float[Array, ""]) -> Float[Array, ""]:
+    """How many elements are inf or nan, given their `rms`, which is finite where there are none."""
+
+    def count(x):
+        return jnp.sum(~jnp.isfinite(x), dtype=x.dtype)
+
+    def seldom(x):
+        return _usually(jnp.isfinite(rms), jnp.zeros((), x.dtype), count, x)
+
+    return _by_platform(seldom, count, wide(x))
+
+
+def _by_platform(branching: Callable, straight: Callable, x) -> Float[Array, ""]:
+    """On a CPU a branch saves a pass over the data; an accelerator would have to wait for it."""
+    return jax.lax.platform_dependent(x, cpu=branching, default=straight)
+
+
+def _usually(
+    usual: Bool[Array, ""], value: Float[Array, ""], dear: Callable, x: Float[Array, "..."]
+) -> Float[Array, ""]:
+    """`value` where `usual`, else `dear(x)`; under vmap, too, only if one of the batch needs it."""
+
+    @jax.custom_batching.custom_vmap
+    def choose(usual, value, x):
+        return jax.lax.cond(usual, lambda x: value, dear, x)
+
+    @choose.def_vmap
+    def _(size, batched, usual, value, x):
+        axes = tuple(0 if is_batched else None for is_batched in batched)
+
+        def each(x):
+            one = lambda usual, value, x: jnp.where(usual, value, dear(x))  # noqa: E731
+            return jax.vmap(one, axes, axis_size=size)(usual, value, x)
+
+        values = jnp.broadcast_to(value, (size,))
+        return jax.lax.cond(jnp.all(usual), lambda x: values, each, x), True
+
+    return choose(usual, value, x)
+
+
+def counts(*masks: Bool[Array, "..."], dtype=jnp.float32) -> list[Float[Array, ""]]:
+    """How many elements are true in each of a few masks, found in one pass over all of them.
+
+    >>> import jax.numpy as jnp
+    >>> print(*counts(jnp.array([True, True, False]), jnp.array([False, True, False])))
+    2.0 1.0
+    """
+    bits = 32 // len(masks)
+    limit = 2**bits - 1
+    packed = sum(mask.astype(jnp.uint32) << (bits * i) for i, mask in enumerate(masks))
+    axes, size = (), 1
+    for axis, length in enumerate(masks[0].shape):
+        if size * length <= limit:  # no count overflows its share of the bits
+            axes, size = (*axes, axis), size * length
+    partial = jnp.sum(packed, axis=axes, dtype=jnp.uint32)
+    return [
+        jnp.sum((partial >> (bits * i)) & np.uint32(limit), dtype=dtype) for i in range(len(masks))
+    ]
+
+
+def dead_units(x: Float[Array, "... units"]) -> Float[Array, ""]:
+    """Share of units (the last axis) that are exactly 0 for the whole batch and everywhere in it.
+
+    >>> import jax.numpy as jnp
+    >>> print(dead_units(jnp.array([[0.0, 1.0], [0.0, 0.0]])))
+    0.5
+    """
+    return jnp.mean(jnp.all(x == 0, axis=tuple(range(x.ndim - 1))), dtype=wide(x).dtype)
+
+
+def similarity(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """Mean cosine between the vectors (the last axis) of two different positions of a batch.
+
+    It is the correlation c of mean-field theory (Schoenholz et al., Deep information propagation,
+    ICLR 2017, section 2): 1 where all examples, or all tokens, have become one. nan for fewer than
+    two vectors.
+
+    >>> import jax.numpy as jnp
+    >>> print(similarity(jnp.array([[1.0, 0.0], [0.0, 1.0]])))
+    0.0
+    """
+    rows = wide(x).reshape(-1, x.shape[-1]) if x.ndim > 1 else wide(x)[None]
+    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
+    rows = rows / jnp.where(largest > 0, largest, 1)
+    lengths = jnp.sqrt(jnp.sum(jnp.square(rows), axis=1, keepdims=True))
+    unit = rows / jnp.where(lengths > 0, lengths, 1)
+    count = jnp.sum(lengths > 0).astype(rows.dtype)  # a vector of zeros has no direction
+    pairs = count * (count - 1)
+    total = jnp.sum(jnp.square(jnp.sum(unit, axis=0))) - count
+    return jnp.where(pairs > 0, total / jnp.where(pairs > 0, pairs, 1), jnp.nan)
+
+
+def forward(
+    x: Float[Array, "..."],
+    wanted: Collection[str],
+    slope: Float[Array, "..."] | None = None,
+    largest_slope: float = float("nan"),
+) -> Forward:
+    """The forward summary of a signal; what is not wanted is nan.
+
+    Args:
+      x: the signal.
+      wanted: names of `Forward`'s entries.
+      slope: of the nonlinearity that made it, element by element, if one did.
+      largest_slope: the most that this nonlinearity's slope can be.
+    """
+    found = _common(x, wanted, slope, largest_slope)
+    if "mean" in wanted:
+        found["mean"] = jnp.mean(x, dtype=wide(x).dtype)
+    if "dead_units" in wanted and x.ndim:
+        found["dead_units"] = dead_units(x)
+    if "similarity" in wanted and x.ndim:
+        found["similarity"] = similarity(x)
+    return _filled(Forward, found, x)
+
+
+def backward(cotangent: Float[Array, "..."], wanted: Collection[str]) -> Backward:
+    """The backward summary of a signal, from its cotangent; what is not wanted is nan."""
+    return _filled(Backward, _common(cotangent, wanted), cotangent)
+
+
+def _common(x, wanted: Collection[str], slope=None, largest_slope=float("nan")) -> dict:
+    found = {}
+    if "rms" in wanted or "non_finite" in wanted:
+        found["rms"] = rms(x)
+    if "largest" in wanted:
+        found["largest"] = jnp.max(jnp.abs(x), initial=0.0)
+    if "non_finite" in wanted:
+        found["non_finite"] = count_non_finite(x, found["rms"])
+    masks = {}
+    if "zeros" in wanted:
+        masks["zeros"] = x == 0
+    if "saturated" in wanted and slope is not None:
+        masks["saturated"] = jnp.abs(slope) < SATURATED * largest_slope
+    if masks:
+        shares = (count / max(1, x.size) for count in counts(*masks.values(), dtype=wide(x).dtype))
+        found |= dict(zip(masks, shares, strict=True))
+    return {name: value for name, value in found.items() if name in wanted}
+
+
+def _filled(kind, found: dict, x):
+    dtype = wide(x).dtype
+    nan = jnp.full((), jnp.nan, dtype)
+    return kind(**{name: found.get(name, nan).astype(dtype) for name in kind._fields})
+
+
+def slope(function: Callable, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The slope of an elementwise function at each element: what a cotangent of 1 comes back as."""
+    value, back = jax.vjp(function, x)
+    return back(jnp.ones_like(value))[0]
+
+
+def largest_slope(function: Callable, shape: tuple[int, ...], dtype) -> float:
+    """The largest slope of an elementwise function, or nan where it has no bound.
+
+    It is found on a grid over [-10, 10]; a slope that is still growing at the ends has no bound,
+    so that no share of units can be called saturated.
+
+    Args:
+      function: from an array of the given shape to another of the same.
+      shape: what it takes.
+      dtype: what it takes.
+    """
+    grid = np.linspace(-10, 10, _GRID)
+    size = max(1, math.prod(shape))
+    points = np.resize(grid, (math.ceil(_GRID / size), *shape)).astype(dtype)
+    with jax.ensure_compile_time_eval():
+        try:
+            found = jax.jit(jax.vmap(lambda x: slope(function, x)))(jnp.asarray(points))
+            slopes = np.abs(np.asarray(found, np.float64))
+        except jax.errors.JAXTypeError:  # it has a learnt parameter
+            return float("nan")
+    inner = slopes[np.abs(points) <= 5]
+    bounded = np.isfinite(slopes).all() and slopes.max() <= 1.5 * inner.max()
+    return float(slopes.max()) if bounded else float("nan")
+
+
+_GRID = 1001  # odd, so that 0 is on it
