@@ -77,15 +77,14 @@ def test_parameter_norms_are_those_of_the_weights_and_gradients(x64, key):
     probed = probe(loss_of(net, state), has_aux=True)(params)
     grads = jax.grad(loss_of(net, state), has_aux=True)(params)[0]
     norms = probed.trace.params
-    for i, name in enumerate(probed.trace.layout.param_names):
+    def pick(tree, name):
         block, leaf = name.split(".dense.")
-        pick = (
-            lambda tree: (  # noqa: E731
-                tree[block] if "[" not in block else tree["hidden"][int(block[7:-1])]
-            )["dense"][leaf]
-        )
-        np.testing.assert_allclose(norms.weight[i], np.linalg.norm(pick(params)), rtol=1e-10)
-        np.testing.assert_allclose(norms.gradient[i], np.linalg.norm(pick(grads)), rtol=1e-10)
+        layer = tree[block] if "[" not in block else tree["hidden"][int(block[7:-1])]
+        return np.linalg.norm(layer["dense"][leaf])
+
+    for i, name in enumerate(probed.trace.layout.param_names):
+        np.testing.assert_allclose(norms.weight[i], pick(params, name), rtol=1e-10)
+        np.testing.assert_allclose(norms.gradient[i], pick(grads, name), rtol=1e-10)
     assert np.isnan(norms.update).all()
     updated = probed.trace.with_updates(jax.tree.map(lambda leaf: 0.5 * leaf, params))
     np.testing.assert_allclose(updated.params.update, 0.5 * norms.weight, rtol=1e-10)

@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vanishing.diagnose import diagnose
+from vanishing.probe import probe
+
+
+def linear(depth, factor, width=8):
+    """A chain of orthogonal matrices times a factor: the gradient shrinks by just that a layer."""
+    weights = factor * jax.random.orthogonal(jax.random.key(0), width, (depth,))
+    head = jnp.eye(width)
+
+    def loss(params):
+        x = jnp.eye(width)
+        x = jax.lax.scan(lambda x, w: (x @ w, None), x, params["hidden"])[0]
+        return jnp.mean((x @ params["head"] - 1) ** 2)
+
+    return probe(loss)({"hidden": weights, "head": head}).trace
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.25, 2.0])
+def test_the_fit_finds_the_factor_of_a_layer(factor):
+    (found,) = [
+        f for f in diagnose(linear(20, factor)).findings if f.kind in ("vanishing", "exploding")
+    ]
+    assert found.kind == ("vanishing" if factor < 1 else "exploding")
+    assert found.where == "hidden[0]"
+    assert found.evidence["factor_a_layer"] == pytest.approx(factor, rel=1e-4)
+    assert found.evidence["r_squared"] == pytest.approx(1)
+    assert found.evidence["first_layer_gets"] == pytest.approx(factor**19, rel=1e-3)
+    assert str(found).count("\n") == len(found.remedies) >= 3
+
+
+def test_a_chain_that_keeps_the_gradient_is_healthy():
+    diagnosis = diagnose(linear(100, 1.0))
+    assert diagnosis.findings == ()
+    assert "Nothing found" in str(diagnosis)
+
+
+def test_the_worst_comes_first_and_remedies_name_their_source():
+    findings = diagnose(linear(60, 0.3)).findings
+    order = [finding.severity for finding in findings]
+    assert order == sorted(order)
+    assert order[0] == "high"
+    assert all(remedy.source for finding in findings for remedy in finding.remedies)
+
+
+def test_a_stack_of_traces_is_judged_by_its_median():
+    def loss(scale):
+        w = jax.random.orthogonal(jax.random.key(0), 8, (20,))
+        x = jax.lax.scan(lambda x, w: (x @ w * scale, None), jnp.eye(8), w)[0]
+        return jnp.mean((x - 1) ** 2)
+
+    def trace(scale):
+        return probe(lambda w: loss(w.mean()))(jnp.full(4, scale)).trace
+
+    traces = jax.vmap(trace)(jnp.array([1.0, 1.0, 1e-3]))
+    assert np.ndim(traces.value) == 1
+    assert diagnose(traces).findings == diagnose(trace(1.0)).findings
