@@ -46,31 +46,35 @@ def measure(config: Config, progress: Callable[..., Iterable] = launch.progress)
         label = f"{activation}, depth {depth}"
         return training.train_grid(config, network, examples, lambda it: progress(it, label))
 
-    return xr.concat(
-        [
-            xr.concat(
-                [cell(activation, depth) for depth in config.depths],
-                xr.Variable(
-                    "depth",
-                    list(config.depths),
-                    {"long_name": "number of hidden layers", "units": "1"},
-                ),
-                join="outer",
-            )
-            for activation in config.activations
-        ],
-        xr.Variable("activation", list(config.activations)),
-        join="outer",
-    ).assign_coords(
-        initializer=(
-            "activation",
-            [training.initializer_name(config, a) for a in config.activations],
-        ),
-        chance=xr.Variable(
-            (),
-            _chance(examples),
-            {"long_name": "accuracy of naming the commonest class", "units": "1"},
-        ),
+    return (
+        xr.concat(
+            [
+                xr.concat(
+                    [cell(activation, depth) for depth in config.depths],
+                    xr.Variable(
+                        "depth",
+                        list(config.depths),
+                        {"long_name": "number of hidden layers", "units": "1"},
+                    ),
+                    join="outer",
+                )
+                for activation in config.activations
+            ],
+            xr.Variable("activation", list(config.activations)),
+            join="outer",
+        )
+        .set_coords("explanation")
+        .assign_coords(
+            initializer=(
+                "activation",
+                [training.initializer_name(config, a) for a in config.activations],
+            ),
+            chance=xr.Variable(
+                (),
+                _chance(examples),
+                {"long_name": "accuracy of naming the commonest class", "units": "1"},
+            ),
+        )
     )
 
 
@@ -82,7 +86,8 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
     start = chosen.cotangent_rms.isel(step=0, drop=True)
     first = start.sel(layer=1, drop=True)
     last = start.where(start.layer == start.depth).max("layer")
-    log10_share = np.log10((first / last).where((first > 0) & (last > 0), 0.0)).median("seed")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log10_share = (np.log10(first) - np.log10(last)).median("seed")
     return xr.Dataset(
         {
             "learning_rate": best,
@@ -169,7 +174,7 @@ def figure(dataset: xr.Dataset) -> Figure:
     grid[2, 0].set_ylim(bottom=0)
     grid[0, 0].set_ylabel("signal: RMS of activations")
     grid[1, 0].set_ylabel("error signal: RMS of dL/dh")
-    grid[2, 0].set_ylabel("training loss [nat]")
+    grid[2, 0].set_ylabel("training loss")
     grid[1, 0].plot([], [], color="gray", marker="o", ms=3, label="at initialisation")
     grid[1, 0].plot([], [], color="gray", ls="--", lw=1, label="after training")
     figures.legend(grid[1, 0])
@@ -177,9 +182,10 @@ def figure(dataset: xr.Dataset) -> Figure:
 
 
 def _power(log10: float) -> str:
+    """10 to a power that may be out of the range of floating-point numbers."""
     if not np.isfinite(log10):
-        return "0"
-    exponent = int(np.floor(log10))
+        return "nan" if np.isnan(log10) else "inf" if log10 > 0 else "0"
+    exponent = int(np.floor(round(log10, 2)))
     return f"{10 ** (log10 - exponent):.1f}e{exponent:+03d}"
 
 

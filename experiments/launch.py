@@ -113,9 +113,9 @@ def main(
             config = dataclasses.replace(config, out=config.out or f"runs/{program}")
             jax.config.update("jax_num_cpu_devices", config.host_devices or os.cpu_count())
             execute(config, measure, verdict, figure)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
-            sys.exit(f"{program}: {error}")
+            sys.exit(f"{program}: {' '.join(str(error).split())}")
         except KeyboardInterrupt:
             sys.exit(f"{program}: interrupted; no dataset was written.")
 
@@ -143,6 +143,8 @@ def execute(
     question = json.loads(json.dumps(config.question()))  # tuples as JSON has them
     if path.exists() and not config.overwrite:
         dataset = record.load(path)
+        if "config" not in dataset.attrs:
+            raise ValueError(f"{path} was not written by an experiment; give another --out.")
         _require_same(question, json.loads(dataset.attrs["config"]), folder)
         print(f"Reusing {path} (--overwrite starts afresh).")
     else:

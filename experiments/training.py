@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import xarray as xr
 
 from experiments import launch
@@ -28,7 +29,7 @@ class Config(launch.Config):
     initializer: str = option(
         "derived",
         "How kernels and biases are drawn; `derived` is the one derived for the activation.",
-        choices=("derived", *initializers.INITIALIZERS),
+        choices=("derived", *(i for i in initializers.INITIALIZERS if i != "delta_orthogonal")),
     )
     init_scale: float = option(1.0, "Scale of constant, normal, uniform and orthogonal kernels.")
     sigma_w: float = option(1.0, "Std of `scaled` kernels times sqrt(fan_in).", at_least=0)
@@ -60,6 +61,10 @@ class Config(launch.Config):
             raise ValueError(
                 f"steps is {self.steps}; it must be a multiple of record_every "
                 f"({self.record_every})."
+            )
+        if self.schedule == "warmup" and self.warmup_steps < 1:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}; with schedule warmup it must be at least 1."
             )
         if self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}; it must be under 1.")
@@ -146,5 +151,6 @@ def best_learning_rate(dataset: xr.Dataset, last: int = 5) -> xr.DataArray:
     A rate at which any seed diverged comes after all that stayed finite. Test examples have no say.
     """
     score = dataset.loss.isel(step=slice(-last, None)).mean(("step", "seed"), skipna=False)
-    score = score.where(score < float("inf"), float("inf"))
+    stayed = np.isfinite(dataset.loss).all(("step", "seed"))
+    score = score.where(stayed & (score < float("inf")), float("inf"))
     return dataset.learning_rate.isel(learning_rate=score.argmin("learning_rate"))

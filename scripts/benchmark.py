@@ -2,8 +2,10 @@
 
     scripts/benchmark
 
-Prints, for a tanh network of depth 50 with batch = width: milliseconds a step, with per-layer
-gradient norms recorded at every step and at none but the first; and the share of the rate of a
+Prints what `vanishing.probe` costs against `jax.value_and_grad` of the same model: time with the
+usual summaries, with the RMS alone, and recorded at every 10th step; and memory beside that of the
+activations. Then, for a tanh network of depth 50 with batch = width: milliseconds a training step,
+with every layer recorded at every step and at none but the first; and the share of the rate of a
 plain matrix product of the same size that the recorded step's own matrix products reach. Then the
 time to compile such a step at depths 10 to 10,000. What is compared is timed in turn, in one run:
 machines are shared and noisy, so read the ratios.
@@ -17,13 +19,14 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from vanishing import losses, networks, optimizers, record, train
+from vanishing import losses, networks, optimizers, probe, record, train
 
 DEPTH = flags.DEFINE_integer("depth", 50, "Hidden layers of the timed step.", lower_bound=1)
 WIDTHS = flags.DEFINE_list("widths", ["64", "128"], "Units of a layer, and examples of a batch.")
 COMPILE_DEPTHS = flags.DEFINE_list(
     "compile_depths", ["10", "100", "1000", "10000"], "Depths whose compilation is timed."
 )
+PROBE_WIDTHS = flags.DEFINE_list("probe_widths", ["64", "128", "512"], "Widths of probed MLPs.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "How often each thing is timed.", lower_bound=1)
 STEPS = 50  # of one timed call
 
@@ -111,11 +114,90 @@ def compile_table() -> None:
         print(f"{depth:>7}  {seconds:>9.2f}  {seconds / first:>12.2f}x", flush=True)
 
 
+def mlp_loss(width: int):
+    """A loss of a ReLU network of depth 50 with batch = width; its parameters."""
+    net = networks.mlp(10, depth=DEPTH.value, width=width)
+    x = jax.random.normal(jax.random.key(0), (width, width))
+    params, state = net.init(jax.random.key(1), x)
+    labels = jnp.zeros(width, jnp.int32)
+    return lambda p: losses.softmax_cross_entropy(net.apply(p, state, x).output, labels), params
+
+
+def cnn_loss():
+    """A loss of ten 3x3 convolutions with 32 channels on 32 images of 16x16; its parameters."""
+    kernels = jax.random.normal(jax.random.key(0), (10, 3, 3, 32, 32)) * (2 / 288) ** 0.5
+    x = jax.random.normal(jax.random.key(1), (32, 16, 16, 32))
+
+    def loss(kernels):
+        def layer(x, kernel):
+            layout = ("NHWC", "HWIO", "NHWC")
+            h = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
+            return jax.nn.relu(h), None
+
+        return jnp.mean(jax.lax.scan(layer, x, kernels)[0] ** 2)
+
+    return loss, kernels
+
+
+def lstm_loss():
+    """A loss of an LSTM with 128 units over 100 steps on 64 sequences; its parameters."""
+    units, batch = 128, 64
+    params = {
+        "wx": jax.random.normal(jax.random.key(0), (units, 4 * units)) / units**0.5,
+        "wh": jax.random.normal(jax.random.key(1), (units, 4 * units)) / units**0.5,
+        "bias": jnp.zeros((1, 4 * units)),
+    }
+    xs = jax.random.normal(jax.random.key(2), (100, batch, units))
+
+    def loss(params):
+        def step(carry, x):
+            h, c = carry
+            gates = x @ params["wx"] + h @ params["wh"] + params["bias"]
+            i, f, g, o = jnp.split(gates, 4, axis=1)
+            c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+            return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
+
+        start = jnp.zeros((batch, units))
+        (h, _), _ = jax.lax.scan(step, (start, start), xs)
+        return jnp.mean(h**2)
+
+    return loss, params
+
+
+def probe_table() -> None:
+    """Print the cost of probing several models, and the memory that it takes."""
+    print("Probe against jax.value_and_grad of the same model, every layer recorded:")
+    print("| model | plain | probe | RMS alone | every 10th step | extra memory |")
+    print("|---|---|---|---|---|---|")
+    models = {f"MLP, 50 x {width}": mlp_loss(int(width)) for width in PROBE_WIDTHS.value}
+    models |= {"CNN, 10 x 32 channels": cnn_loss(), "LSTM, 128 units, 100 steps": lstm_loss()}
+    for name, (loss, params) in models.items():
+        functions = {
+            "plain": jax.value_and_grad(loss),
+            "probe": probe(loss),
+            "rms": probe(loss, summaries=("rms",)),
+        }
+        compiled = {n: jax.jit(f).lower(params).compile() for n, f in functions.items()}
+        analyses = {n: c.memory_analysis() for n, c in compiled.items()}
+        memory = {n: a.temp_size_in_bytes if a else float("nan") for n, a in analyses.items()}
+        calls = {n: lambda c=c, p=params: c(p) for n, c in compiled.items()}
+        seconds = medians(calls)
+        ratio = {n: seconds[n] / seconds["plain"] for n in seconds}
+        print(
+            f"| {name} | {seconds['plain'] * 1e3:.2f} ms | {ratio['probe']:.2f}x | "
+            f"{ratio['rms']:.2f}x | {(9 + ratio['probe']) / 10:.2f}x | "
+            f"{memory['probe'] / memory['plain'] - 1:+.1%} |",
+            flush=True,
+        )
+    print()
+
+
 def main(argv: list[str]) -> None:
-    """Print both tables."""
+    """Print the tables."""
     if argv[1:]:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
     print(f"JAX {jax.__version__} on {record.devices()}.\n")
+    probe_table()
     step_table()
     compile_table()
 

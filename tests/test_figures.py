@@ -61,3 +61,10 @@ def test_a_legend_stays_within_its_panel(axes, count):
 def test_names_get_colors_of_their_own(count):
     names = [f"name {i}" for i in range(count)]
     assert len(set(figures.colors(names).values())) == count
+
+
+def test_a_profile_of_nothing_but_zeros_is_empty_and_no_error():
+    drawing, grid = figures.panels(1, 1, "nothing left")
+    figures.profile(grid[0, 0], norms([[0, 0, 0], [np.nan, np.inf, 0], [0, 0, 0]]))
+    drawing.draw_without_rendering()
+    assert np.isnan(grid[0, 0].lines[0].get_ydata()).all()

@@ -38,6 +38,7 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "vanishing.train",
     "vanishing.record",
     "vanishing.figures",
+    "experiments.diagnose",
     "experiments.launch",
     "experiments.training",
     "experiments.activation",

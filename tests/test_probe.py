@@ -77,6 +77,7 @@ def test_parameter_norms_are_those_of_the_weights_and_gradients(x64, key):
     probed = probe(loss_of(net, state), has_aux=True)(params)
     grads = jax.grad(loss_of(net, state), has_aux=True)(params)[0]
     norms = probed.trace.params
+
     def pick(tree, name):
         block, leaf = name.split(".dense.")
         layer = tree[block] if "[" not in block else tree["hidden"][int(block[7:-1])]
@@ -193,7 +194,7 @@ def test_a_perturbation_by_hand_says_the_same(x64):
 
     cotangents = jax.grad(perturbed)(jnp.zeros((7, 4, 5)))
     rows = [row for row, site in enumerate(trace.sites) if site.op == "dot_general+add"]
-    assert [trace.names[row] for row in rows] == [f"wx[t={t}]" for t in range(7)]
+    assert [trace.names[row] for row in rows] == [f"wh[t={t}]" for t in range(7)]
     rms = np.sqrt(np.mean(np.square(cotangents), axis=(1, 2)))
     np.testing.assert_allclose(trace.backward.rms[jnp.array(rows)], rms, rtol=1e-12)
 

@@ -270,7 +270,8 @@ def test_progress_sees_every_chunk():
             yield chunk
 
     fit(records=12, record_every=1, chunks=5, progress=progress)
-    assert seen == [0, 1, 2, 3]  # four chunks of three records: the most, up to five, that divide
+    assert seen == [0, 1, 2, 3, 4]  # of three records each: twelve, and one more
+    assert fit(records=7, record_every=1, chunks=3).step.tolist()[0] == list(range(8))
 
 
 def test_runs_are_dealt_out_to_the_devices_evenly():

@@ -269,8 +269,9 @@ def _lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
     if fit is None or abs(fit.total) < LOST_DECADES + fit.allowed:
         return
     kind = "vanishing" if fit.total < 0 else "exploding"
+    recurrent = "[t=" in budget.first or "[t=" in budget.last
     places = sorted(budget.by_place.items(), key=lambda item: item[1], reverse=fit.total > 0)
-    yield _finding(
+    found = _finding(
         kind,
         budget.first,
         abs(fit.total) > 2 * (LOST_DECADES + fit.allowed),
@@ -280,6 +281,8 @@ def _lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
         layers=fit.layers,
         mostly_in=places[0][0],
     )
+    useful = [remedy for remedy in found.remedies if recurrent or remedy is not _GATE]
+    yield found._replace(remedies=tuple(useful))
 
 
 def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:

@@ -66,9 +66,10 @@ def profile(axes: Axes, sizes: xr.DataArray, **style) -> None:
         alpha=0.15,
         linewidth=0,
     )
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(numticks=7))
-    axes.yaxis.set_minor_locator(LogLocator(numticks=0))
+    if bool(positive.notnull().any()):  # matplotlib refuses a log axis without a number
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=7))
+        axes.yaxis.set_minor_locator(LogLocator(numticks=0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.5, float(sizes.layer[-1]) + 0.5)
 

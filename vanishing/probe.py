@@ -385,10 +385,10 @@ def _require_scalar(output: Any, has_aux: bool) -> None:
     value: Any = output[0] if has_aux else output
     if isinstance(value, tuple | list) and len(value) == 2 and not has_aux:
         raise ValueError("the loss returned a pair; pass has_aux=True if it is (value, aux).")
-    if not hasattr(value, "shape"):
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is None or dtype is None:
         raise ValueError(f"the loss returned a {type(value).__name__}; it must be a real scalar.")
-    if value.shape != ():
-        kind = f"{value.dtype}{list(value.shape)}"
-        raise ValueError(f"the loss returned {kind}; it must be a scalar: take a mean or a sum.")
-    if not jnp.issubdtype(value.dtype, jnp.floating):
-        raise ValueError(f"the loss is of dtype {value.dtype}; it must be a real floating number.")
+    if shape != ():
+        raise ValueError(f"the loss returned {dtype}{list(shape)}; take a mean or a sum of it.")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"the loss is of dtype {dtype}; it must be a real floating number.")

@@ -18,9 +18,9 @@ from vanishing.rows import MATRIX_PRODUCT, NONLINEARITY
 from vanishing.trace import Trace
 
 _CURVES = {  # name in the dataset: (long name, unit)
-    "loss": ("loss of the step's batch, penalty included", "nat"),
+    "loss": ("loss of the step's batch, penalty included", "1"),
     "accuracy": ("accuracy on the step's batch", "1"),
-    "test_loss": ("loss of the test examples", "nat"),
+    "test_loss": ("loss of the test examples", "1"),
     "test_accuracy": ("accuracy on the test examples", "1"),
 }
 _PROFILES = {

@@ -19,6 +19,7 @@ KINDS = (MATRIX_PRODUCT, NONLINEARITY, NORMALISATION, RESIDUAL_SUM, OTHER)
 # What an activation function is recognised by, best first; what is left out is arithmetic that
 # losses and statistics are made of as well.
 _TELLING = ("logistic", "tanh", "erf", "erfc", "sin", "cos", "max", "clamp", "select_n", "min")
+_OF_LOSSES = frozenset({"square", "integer_pow", "log", "sqrt", "abs"})
 _LOSSES = frozenset({"log_sigmoid", "softplus", "logaddexp", "xlogy", "log", "log1p"})
 
 
@@ -284,6 +285,10 @@ class LayerRows:
             self.add_layer(node, out, OTHER, uses, signals)
             self.tracks[out] = _Track(out)
             return
+        if node.primitive in _OF_LOSSES and any(map(_is_telling, tracks[0].nodes)):
+            (begun,) = dict.fromkeys(signals)  # the activation is complete: a loss begins here
+            self.tracks[out] = _Track(begun, (node,), nonlinear=True)
+            return
         nodes = tuple(dict.fromkeys(n for track in tracks for n in track.nodes))
         linear = node.primitive in facts.LINEAR and (
             len(signals) == 1 or node.primitive in ("add", "sub", "add_any")
@@ -317,8 +322,8 @@ class LayerRows:
         custom = [n.primitive for n in (*track.nodes, node) if _is_custom(n)]
         telling = [name for name in (*custom, *_TELLING) if name in names]
         nodes = [n for n in track.nodes if n.primitive in telling[:1]]
-        call = next(iter(nodes or [node])).calls
-        op = call[-1] if call and call[-1] not in ("_where", "clip") else (telling or names)[0]
+        calls = [c for c in (*nodes, node)[0].calls if c not in ("_where", "clip")]
+        op = calls[-1] if calls else (telling or names)[0]
         only_reduced = all(n.primitive.startswith("reduce_") for n in self.users[value])
         if not telling and (only_reduced or set(names) <= {"exp", *facts.LINEAR}):
             return
@@ -340,6 +345,10 @@ class LayerRows:
                     return True
                 reached.update(node.outputs)
         return False
+
+
+def _is_telling(node: Node) -> bool:
+    return node.primitive in _TELLING or _is_custom(node)
 
 
 def _is_custom(node: Node) -> bool:

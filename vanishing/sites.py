@@ -103,7 +103,7 @@ class _Namer:
         if not uses:
             return "", ()
         levels = max((use.levels for use in uses), key=len)
-        own = [self.leaves[use.leaf] for use in uses]
+        own = [self.leaves[use.leaf] for use in sorted(uses)]
         if len(own) == 1:
             alone = sum(leaf.module == own[0].module for leaf in self.leaves) == 1
             return (own[0].module if alone and own[0].module else own[0].path), levels

@@ -53,8 +53,14 @@ def norm(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> F
     """
     x = wide(x)
     largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1.0)
+    scale = _scale(largest)
     return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=axis))
+
+
+def _scale(largest: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What to divide by; XLA multiplies by its inverse, which must be a normal number too."""
+    usable = (largest > 0) & jnp.isfinite(largest)
+    return jnp.minimum(jnp.where(usable, largest, 1.0), jnp.finfo(largest.dtype).max / 256)
 
 
 def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
@@ -66,7 +72,8 @@ def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
     """
 
     def scaled(x):
-        return norm(x) / max(1, x.size) ** 0.5
+        scale = _scale(jnp.max(jnp.abs(x), initial=0.0))
+        return scale * jnp.sqrt(jnp.mean(jnp.square(x / scale)))
 
     def one_pass(x):
         mean_square = jnp.mean(jnp.square(x))
@@ -184,7 +191,8 @@ def forward(
     """
     found = _common(x, wanted, slope, largest_slope)
     if "mean" in wanted:
-        found["mean"] = jnp.mean(x, dtype=wide(x).dtype)
+        root = max(1, x.size) ** 0.5  # divided by twice, so that no sum of huge numbers overflows
+        found["mean"] = jnp.sum(wide(x) / root) / root
     if "dead_units" in wanted and x.ndim:
         found["dead_units"] = dead_units(x)
     if "similarity" in wanted and x.ndim:

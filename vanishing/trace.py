@@ -14,7 +14,7 @@ from vanishing import views
 from vanishing.budget import Budget, budget
 from vanishing.flow import Flow, Instance, unroll
 from vanishing.sites import Site
-from vanishing.summary import Backward, Forward, norm, wide
+from vanishing.summary import norm, wide
 
 PyTree = Any
 
@@ -94,10 +94,10 @@ class Trace:
     """
 
     # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
-    forward: Forward | Any  # each entry has a last axis of rows, in forward order
-    backward: Backward | Any
-    params: ParamNorms | Any
-    value: Array | Any  # the loss
+    forward: Any  # a `Forward`, each entry with a last axis of rows, in forward order
+    backward: Any  # a `Backward`, likewise
+    params: Any  # a `ParamNorms`, each entry with a last axis of leaves or their layers
+    value: Any  # the loss
     layout: Layout
 
     @property

@@ -130,7 +130,8 @@ def make_run(
                 _cast(params, dtype), state.layer_state, x.astype(dtype), key, train
             )
             outputs = outputs.astype(param_dtype)
-            accuracy = jnp.mean(jnp.argmax(outputs, -1) == y, dtype=param_dtype)
+            right = jnp.mean(jnp.argmax(outputs, -1) == y, dtype=param_dtype)
+            accuracy = jnp.where(jnp.isnan(outputs).any(), jnp.nan, right)  # nan names no class
             value = problem.loss(outputs, y) + problem.penalty(params).astype(param_dtype)
             return value, (accuracy, layer_state)
 
@@ -210,7 +211,7 @@ def fit(
       data: the examples, shared by all runs.
       records: how many records to take while training; at least 1. One more is taken of the trained
         network, on a batch that it is not trained on any more.
-      chunks: into how many pieces to cut the run, at the most.
+      chunks: into about how many pieces to cut the run.
       progress: maps the chunk numbers to themselves, such as `tqdm.tqdm`.
 
     Returns:
@@ -221,7 +222,7 @@ def fit(
     """
     if records < 1:
         raise ValueError(f"records is {records}; it must be at least 1.")
-    length = min(n for n in _divisors(records) if n * chunks >= records)
+    length = math.ceil(records / chunks)
     # Not under jit: random draws are slow to compile; eagerly they do it once for each shape.
     state = jax.vmap(run.init, in_axes=(0, 0, None))(keys, settings, data)
     mesh = _mesh(len(keys))
@@ -238,18 +239,16 @@ def fit(
     advance = jax.jit(side_by_side, donate_argnums=0)
 
     history = []
-    for _ in progress(range(records // length)):
+    for _ in progress(range(math.ceil((records + 1) / length))):  # all of one compiled length
         state, record = advance(state, settings, data)
         history.append(jax.device_get(record))
-    _, beyond = advance(state, settings, data)  # already compiled, which a record alone is not
-    history.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, :1], beyond))
-    return jax.tree.map(lambda *chunks: np.concatenate(chunks, axis=1), *history)
+    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, : records + 1], *history)
 
 
 def _mesh(runs: int) -> Mesh:
     """As many devices as the runs can be dealt out to evenly."""
     devices = jax.devices()
-    count = max(n for n in _divisors(runs) if n <= len(devices))
+    count = max(n for n in range(1, len(devices) + 1) if runs % n == 0)
     return jax.make_mesh((count,), ("runs",), devices=devices[:count])
 
 
@@ -277,7 +276,3 @@ def _batches(state: State, examples: int, batch_size: int, steps: int) -> Int[Ar
 
 def _cast(tree: PyTree, dtype) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
-
-
-def _divisors(n: int) -> list[int]:
-    return [d for d in range(1, n + 1) if n % d == 0]

@@ -88,6 +88,6 @@ def test_a_diverging_network_is_recorded_and_said(tmp_path):
     assert (dataset.outcome == train.Outcome.DIVERGED).all()
     assert "diverges (2 of 2 seeds)" in activation.verdict(dataset)
     crosses = [
-        line for line in activation.figure(dataset).axes[1].lines if line.get_marker() == "x"
+        line for line in activation.figure(dataset).axes[2].lines if line.get_marker() == "x"
     ]
     assert len(crosses) == 2

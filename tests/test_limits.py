@@ -1,0 +1,155 @@
+"""The limits matrix of the README, cell by cell: what is recorded inside of each transformation."""
+
+import functools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import pallas as pl
+from jax.sharding import PartitionSpec as P
+
+from vanishing.probe import probe
+
+W = {"w": jnp.linspace(-1, 1, 16).reshape(4, 4), "v": jnp.linspace(1, 2, 16).reshape(4, 4)}
+X = jnp.linspace(-1, 1, 8).reshape(2, 4)
+
+
+def layer(x, w):
+    return jnp.tanh(x @ w)
+
+
+def in_jit(params, x):
+    return jnp.mean(jax.jit(layer)(x, params["w"]) @ params["v"])
+
+
+def in_scan(params, x):
+    x, _ = jax.lax.scan(lambda x, _: (layer(x, params["w"]), None), x, length=3)
+    return jnp.mean(x @ params["v"])
+
+
+def in_cond(params, x):
+    x = jax.lax.cond(x[0, 0] < 0, lambda x: layer(x, params["w"]), lambda x: x @ params["v"], x)
+    return jnp.mean(x @ params["v"])
+
+
+def in_checkpoint(params, x):
+    return jnp.mean(jax.checkpoint(layer)(x, params["w"]) @ params["v"])
+
+
+def in_vmap(params, x):
+    return jnp.mean(jax.vmap(layer, in_axes=(0, None))(x, params["w"]) @ params["v"])
+
+
+@jax.custom_jvp
+def with_jvp(x):
+    return jnp.tanh(x)
+
+
+with_jvp.defjvps(lambda dx, y, x: dx * (1 - y**2))
+
+
+def in_custom_jvp(params, x):
+    return jnp.mean(with_jvp(x @ params["w"]) @ params["v"])
+
+
+@jax.custom_vjp
+def with_vjp(x, w):
+    return layer(x, w)
+
+
+with_vjp.defvjp(lambda x, w: jax.vjp(layer, x, w), lambda back, ct: back(ct))
+
+
+def in_custom_vjp(params, x):
+    return jnp.mean(with_vjp(x, params["w"]) @ params["v"])
+
+
+def in_shard_map(params, x):
+    mesh = jax.make_mesh((1,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.shard_map(layer, mesh=mesh, in_specs=(P("batch"), P()), out_specs=P("batch"))
+    return jnp.mean(split(x, params["w"]) @ params["v"])
+
+
+def in_while_loop(params, x):
+    """The loop runs forward only, so the gradient goes around it."""
+    steps = jax.lax.while_loop(lambda n: n < 3, lambda n: n + 1, jnp.float32(0))
+    return jnp.mean(layer(x, params["w"]) @ params["v"]) * steps
+
+
+@jax.custom_vjp
+def doubled(x):
+    def kernel(x_ref, o_ref):
+        o_ref[...] = 2 * x_ref[...]
+
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return pl.pallas_call(kernel, out_shape=shape, interpret=True)(x)
+
+
+doubled.defvjp(lambda x: (doubled(x), None), lambda _, ct: (2 * ct,))
+
+
+def in_pallas(params, x):
+    return jnp.mean(doubled(layer(x, params["w"])) @ params["v"])
+
+
+INSIDE = {  # transformation: (loss, rows inside, is what is inside said to be left out?)
+    "jit": (in_jit, 2, False),
+    "scan": (in_scan, 6, False),
+    "cond": (in_cond, 3, False),
+    "checkpoint": (in_checkpoint, 2, False),
+    "vmap": (in_vmap, 2, False),
+    "custom_jvp": (in_custom_jvp, 2, False),
+    "custom_vjp": (in_custom_vjp, 1, True),
+    "shard_map": (in_shard_map, 1, True),
+    "while_loop": (in_while_loop, 2, False),
+    "Pallas": (in_pallas, 3, True),
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_is_recorded_is_exact_and_what_is_not_is_said(name):
+    loss, inside, left_out = INSIDE[name]
+    probed = probe(loss)
+    check = probed.check(W, X, rows=0)
+    assert check.worst < 1e-5, check
+    trace = probed(W, X).trace
+    assert len(trace) == inside + 1, trace
+    assert bool(trace.notes) == left_out, trace.notes
+    assert not left_out or "Not recorded: what is inside of" in str(trace)
+
+
+def test_a_branch_that_did_not_run_is_nan_and_one_that_ran_is_not():
+    trace = probe(in_cond)(W, X).trace
+    ran = ~np.isnan(trace.backward.rms)
+    assert [site.op for site, r in zip(trace.sites, ran, strict=True) if not r] == ["dot_general"]
+    assert ran.sum() == 3
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_probe_inside_of_shard_map_measures_every_shard(devices):
+    if len(jax.devices()) < devices:
+        pytest.skip(f"needs {devices} devices")
+    mesh = jax.make_mesh((devices,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch"), check_vma=False
+    )
+    def shards(params, x):
+        probed = probe(in_jit)(params, x)
+        return jax.tree.map(lambda leaf: leaf[None], (probed.value, probed.trace))
+
+    values, traces = shards(W, X)
+    for i, part in enumerate(jnp.split(X, devices)):
+        alone = probe(in_jit)(W, part)
+        np.testing.assert_allclose(values[i], alone.value, rtol=1e-6)
+        np.testing.assert_allclose(traces.backward.rms[i], alone.trace.backward.rms, rtol=1e-5)
+
+
+def test_the_readme_has_the_matrix():
+    readme = Path(__file__).parent.parent.joinpath("README.md").read_text()
+    for name, (_, _, left_out) in INSIDE.items():
+        (row,) = re.findall(rf"^\| `?{name}`? .*$", readme, flags=re.MULTILINE)
+        assert ("not recorded" in row) == left_out, row
