@@ -1,6 +1,9 @@
 import jax
 import pytest
 
+# The tests compile much and run little: without LLVM's dear passes they take a third less time.
+jax.config.update("jax_disable_most_optimizations", True)
+
 
 @pytest.fixture(autouse=True)
 def _strict():

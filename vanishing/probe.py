@@ -242,7 +242,7 @@ def _plan(probe: Probe, args: tuple, kwargs: dict) -> _Plan:
     chosen = sites.choose(
         program,
         known,
-        [Leaf(name, paths.parent(path, name), np.ndim(leaf)) for name, path, leaf in named],
+        [Leaf(name, paths.parent(path, name), np.shape(leaf)) for name, path, leaf in named],
         probe.level,
     )
     selected = [s for s in chosen if probe.where(s.site)]
@@ -292,15 +292,17 @@ def _tapped(plan: _Plan, tap_function):
 
 
 def _measuring_tap(wanted: tuple[str, ...]):
-    slopes = {}  # an iteration of a loop has the nonlinearity of the others
+    slopes = {}  # found once for each different nonlinearity
 
     def measure(number, x, slot, local):
         slope, largest = None, float("nan")
         if local is not None and "saturated" in wanted:
             function, root = local
-            if number not in slopes:
-                slopes[number] = summary.largest_slope(function, root.shape, root.dtype)
-            largest = slopes[number]
+            traced = jax.make_jaxpr(function)(root)
+            key = number if traced.consts else str(traced)
+            if key not in slopes:
+                slopes[key] = summary.largest_slope(function, root.shape, root.dtype)
+            largest = slopes[key]
             if np.isfinite(largest):
                 slope = summary.slope(function, jax.lax.stop_gradient(root))
         forward = summary.forward(jax.lax.stop_gradient(x), wanted, slope, largest)

@@ -28,7 +28,7 @@ class Leaf(NamedTuple):
 
     path: str  # "[:]" in it stands for an axis of depth
     module: str  # the path of the container it is in
-    ndim: int
+    shape: tuple[int, ...]
 
 
 def kind_of(node: Node, known: Facts) -> str:
@@ -196,7 +196,7 @@ class LayerRows:
         modules = {self.leaves[use.leaf].module for use in earlier.uses}
         return all(
             self.leaves[use.leaf].module in modules
-            or self.leaves[use.leaf].ndim - len(use.levels) <= 1
+            or len(self.leaves[use.leaf].shape) - len(use.levels) <= 1
             for use in uses
         )
 

@@ -1,6 +1,7 @@
 """Which values of a program get a row, of what kind each is, and what a person calls it."""
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -107,7 +108,7 @@ class _Namer:
         if len(own) == 1:
             alone = sum(leaf.module == own[0].module for leaf in self.leaves) == 1
             return (own[0].module if alone and own[0].module else own[0].path), levels
-        widest = max(own, key=lambda leaf: leaf.ndim)
+        widest = max(own, key=lambda leaf: math.prod(leaf.shape))
         return _shared([leaf.path for leaf in own]) or widest.path, levels
 
     def time_like(self, loops: Sequence[Node]) -> list[bool]:

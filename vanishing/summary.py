@@ -123,24 +123,17 @@ def _usually(
     return choose(usual, value, x)
 
 
-def counts(*masks: Bool[Array, "..."], dtype=jnp.float32) -> list[Float[Array, ""]]:
-    """How many elements are true in each of a few masks, found in one pass over all of them.
+def share(mask: Bool[Array, "..."], dtype=jnp.float32) -> Float[Array, ""]:
+    """Which part of a mask is true, 0 to 1; of no elements, 0.
 
     >>> import jax.numpy as jnp
-    >>> print(*counts(jnp.array([True, True, False]), jnp.array([False, True, False])))
-    2.0 1.0
+    >>> print(share(jnp.array([True, True, True, False])))
+    0.75
     """
-    bits = 32 // len(masks)
-    limit = 2**bits - 1
-    packed = sum(mask.astype(jnp.uint32) << (bits * i) for i, mask in enumerate(masks))
-    axes, size = (), 1
-    for axis, length in enumerate(masks[0].shape):
-        if size * length <= limit:  # no count overflows its share of the bits
-            axes, size = (*axes, axis), size * length
-    partial = jnp.sum(packed, axis=axes, dtype=jnp.uint32)
-    return [
-        jnp.sum((partial >> (bits * i)) & np.uint32(limit), dtype=dtype) for i in range(len(masks))
-    ]
+    # A sum of float32 ones is faster than one of integers, and exact while it is short.
+    exact = mask.size <= 2 ** jnp.finfo(jnp.float32).nmant
+    count = jnp.sum(mask, dtype=jnp.float32 if exact else jnp.uint32)
+    return count.astype(dtype) / max(1, mask.size)
 
 
 def dead_units(x: Float[Array, "... units"]) -> Float[Array, ""]:
@@ -213,14 +206,10 @@ def _common(x, wanted: Collection[str], slope=None, largest_slope=float("nan")) 
         found["largest"] = jnp.max(jnp.abs(x), initial=0.0)
     if "non_finite" in wanted:
         found["non_finite"] = count_non_finite(x, found["rms"])
-    masks = {}
     if "zeros" in wanted:
-        masks["zeros"] = x == 0
+        found["zeros"] = share(x == 0, wide(x).dtype)
     if "saturated" in wanted and slope is not None:
-        masks["saturated"] = jnp.abs(slope) < SATURATED * largest_slope
-    if masks:
-        shares = (count / max(1, x.size) for count in counts(*masks.values(), dtype=wide(x).dtype))
-        found |= dict(zip(masks, shares, strict=True))
+        found["saturated"] = share(jnp.abs(slope) < SATURATED * largest_slope, wide(x).dtype)
     return {name: value for name, value in found.items() if name in wanted}
 
 

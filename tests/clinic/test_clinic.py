@@ -12,7 +12,6 @@ from tests.clinic.patients import PATIENTS
 from vanishing.diagnose import REMEDIES, diagnose
 from vanishing.probe import SUMMARIES, probe
 
-pytestmark = pytest.mark.xdist_group("clinic")  # its tests share what one worker has found
 FINDINGS: dict[str, tuple] = {}
 
 
