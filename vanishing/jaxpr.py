@@ -100,6 +100,21 @@ def read(function: Callable, *args) -> tuple[Program, Any]:
     return Program(reader.frame(jaxpr, "", ()), reader.specs), output
 
 
+def lift_constants(program: Program) -> tuple[Program, list[Any]]:
+    """The program with the arrays that it closes over as further inputs, and these arrays.
+
+    A compiler would fold them, for seconds where they are a data set. Single numbers stay.
+    """
+    frame = program.frame
+    arrays = [(number, value) for number, value in frame.constants if getattr(value, "size", 1) > 1]
+    lifted = dataclasses.replace(
+        frame,
+        inputs=(*frame.inputs, *(number for number, _ in arrays)),
+        constants=tuple(pair for pair in frame.constants if getattr(pair[1], "size", 1) <= 1),
+    )
+    return program._replace(frame=lifted), [value for _, value in arrays]
+
+
 class _Reader:
     """Numbers the values of a jaxpr."""
 

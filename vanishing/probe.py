@@ -59,7 +59,8 @@ def probe(
     The network is not touched: the loss is traced once, as `jax.jit` does, and replayed with an
     identity after each place of interest whose backward rule hands a summary of the cotangent out.
     Value and gradients are those of `jax.value_and_grad`. It works inside and outside of `jax.jit`,
-    under `jax.vmap`, in a scanned training loop and in `jax.shard_map`.
+    under `jax.vmap`, in a scanned training loop and in `jax.shard_map`. Every call outside of
+    `jax.jit` compiles anew, so call `jax.jit(probe(loss))` if you call it often.
 
     Args:
       loss: a function of parameters and anything else that returns a real scalar, or with `has_aux`
@@ -115,17 +116,23 @@ class Probe:
           TypeError: a parameter is no floating-point array.
           ValueError: the loss is no real scalar, or no parameter reaches it.
         """
-        return self._measure(_plan(self, args, kwargs), lambda run: run)
+        return self._measure(_plan(self, args, kwargs))
 
-    def _measure(self, plan: "_Plan", transform: Callable[[Callable], Callable]) -> Probed:
+    def _measure(self, plan: "_Plan") -> Probed:
         slots = {
             selected.value: jnp.zeros((*selected.site.lengths, tap.SLOT_SIZE), plan.dtype)
             for selected in plan.selected
         }
         run = jax.value_and_grad(_tapped(plan, _measuring_tap(self.summaries)), (0, 1), True)
-        (value, (aux, measured)), (grads, cotangents) = transform(run)(plan.params, slots)
-        trace = Trace(*_rows(plan, measured, cotangents), _norms(plan, grads), value, plan.layout)
-        return Probed(value, plan.grads_like(grads), plan.aux_like(aux), trace)
+
+        @jax.jit
+        def measured(params, others):
+            (value, (aux, measured)), (grads, cotangents) = run(params, slots, others)
+            rows = _rows(plan, measured, cotangents)
+            trace = Trace(*rows, _norms(plan, params, grads), value, plan.layout)
+            return Probed(value, plan.grads_like(grads), plan.aux_like(aux), trace)
+
+        return measured(plan.params, plan.others)
 
     def check(self, *args, rows: int = 8, **kwargs) -> Check:
         """Prove the trace's numbers on these arguments, against gradients of perturbations.
@@ -144,7 +151,7 @@ class Probe:
           The relative error of every number that was checked; print it.
         """
         plan = _plan(self, args, kwargs)
-        probed = self._measure(plan, jax.jit)
+        probed = self._measure(plan)
         count = len(probed.trace)
         chosen = np.unique(np.linspace(0, count - 1, min(rows or count, count)).astype(int))
         watched = {plan.layout.instances[row].site for row in chosen}
@@ -159,13 +166,13 @@ class Probe:
             return x + slot, jax.lax.stop_gradient(x)
 
         run = jax.value_and_grad(_tapped(plan, perturb), (0, 1), True)
-        (_, (_, signals)), (_, cotangents) = jax.jit(run)(plan.params, zeros)
+        (_, (_, signals)), (_, cotangents) = jax.jit(run)(plan.params, zeros, plan.others)
         places = [
             (int(row), plan.selected[place.site].value, place.indices)
             for row, place in ((row, plan.layout.instances[row]) for row in chosen)
         ]
         plain = jax.jit(jax.value_and_grad(plan.flat_loss, 0, self.has_aux))
-        plain = plain(plan.params, list(plan.others.values()))
+        plain = plain(plan.params, plan.others[: plan.arguments])
         value = plain[0][0] if self.has_aux else plain[0]
         grads = jax.tree.leaves(probed.grads)
         return compare(probed.trace, grads, places, signals, cotangents, value, plain[1])
@@ -179,7 +186,8 @@ class _Plan(NamedTuple):
     selected: list[Selected]
     layout: Layout
     params: list[Any]  # leaves
-    others: dict[int, Any]  # the other inputs of the program, by position
+    others: list[Any]  # the program's other inputs: those of the loss, then what it closes over
+    arguments: int  # how many of the others are the loss's
     grads_like: Callable[[list[Any]], PyTree]
     aux_like: Callable[[list[Any]], Any]
     dtype: Any  # of the summaries
@@ -232,6 +240,8 @@ def _plan(probe: Probe, args: tuple, kwargs: dict) -> _Plan:
     _require_scalar(output, probe.has_aux)
     inputs = [Fact(Kind.PARAM, True, frozenset({Use(i, ())})) for i in range(len(params))]
     inputs += [Fact(Kind.DATA)] * len(others)
+    program, closed_over = jaxpr.lift_constants(program)
+    inputs += [Fact(Kind.NOTHING)] * len(closed_over)
     known = facts.gather(program, inputs, program.frame.outputs[:1])
     if not any(number in known.felt for number in program.frame.inputs[: len(params)]):
         raise ValueError(
@@ -271,7 +281,8 @@ def _plan(probe: Probe, args: tuple, kwargs: dict) -> _Plan:
         selected,
         layout,
         params,
-        dict(enumerate(others, start=len(params))),
+        [*others, *closed_over],
+        len(others),
         grads_like,
         aux_like,
         jnp.result_type(jnp.float32, *widths),
@@ -282,9 +293,8 @@ def _tapped(plan: _Plan, tap_function):
     """The loss as a function of its parameters and of the slots of its taps."""
     taps = Taps(tap_function, {s.value: s.local for s in plan.selected if s.local})
 
-    def run(params, slots):
-        arguments = [*params, *plan.others.values()]
-        arguments = [jnp.asarray(leaf) for leaf in arguments]
+    def run(params, slots, others):
+        arguments = [jnp.asarray(leaf) for leaf in (*params, *others)]
         outputs, measured = jaxpr.replay(plan.program.frame, arguments, taps, slots)
         return outputs[0], (outputs[1:], measured)
 
@@ -325,8 +335,8 @@ def _rows(plan: _Plan, measured, cotangents) -> tuple[Forward, Backward]:
     return Forward(*forward), Backward(*backward.T)
 
 
-def _norms(plan: _Plan, grads: list[Any]) -> ParamNorms:
-    weight = leaf_norms(plan.params, plan.layout.leaves)
+def _norms(plan: _Plan, params: list[Any], grads: list[Any]) -> ParamNorms:
+    weight = leaf_norms(params, plan.layout.leaves)
     gradient = leaf_norms(grads, plan.layout.leaves)
     return ParamNorms(weight, gradient, jnp.full_like(weight, jnp.nan))
 
