@@ -32,6 +32,7 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "vanishing.views",
     "vanishing.budget",
     "vanishing.trace",
+    "vanishing.plan",
     "vanishing.check",
     "vanishing.probe",
     "vanishing.diagnose",

@@ -1,7 +1,6 @@
 """The probe: a transformation, like `jax.grad`, that measures every layer's signal and gradient."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -10,30 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vanishing import facts, jaxpr, paths, sites, summary, tap
+from vanishing import jaxpr, summary, tap
 from vanishing.check import Check, compare
-from vanishing.facts import Fact, Facts, Kind, Use
-from vanishing.flow import flow_of
-from vanishing.jaxpr import Program, Taps
-from vanishing.rows import Leaf
-from vanishing.sites import Selected, Site
+from vanishing.jaxpr import Taps
+from vanishing.plan import Plan, make_plan
+from vanishing.sites import Site
 from vanishing.summary import Backward, Forward
-from vanishing.trace import (
-    STOPPED,
-    UNUSED,
-    USED,
-    Layout,
-    LeafPlace,
-    ParamNorms,
-    PyTree,
-    Trace,
-    leaf_norms,
-)
+from vanishing.trace import ParamNorms, PyTree, Trace, leaf_norms
 
 LEVELS = ("layer", "op")
 USUAL = ("mean", "rms", "largest", "zeros", "non_finite", "saturated")
 SUMMARIES = (*USUAL, "dead_units", "similarity")
-_ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 
 
 class Probed(NamedTuple):
@@ -116,9 +102,13 @@ class Probe:
           TypeError: a parameter is no floating-point array.
           ValueError: the loss is no real scalar, or no parameter reaches it.
         """
-        return self._measure(_plan(self, args, kwargs))
+        return self._measure(self._plan(args, kwargs))
 
-    def _measure(self, plan: "_Plan") -> Probed:
+    def _plan(self, args: tuple, kwargs: dict) -> Plan:
+        how = self.argnums, self.has_aux, self.level, self.where
+        return make_plan(self.loss, *how, args, kwargs)
+
+    def _measure(self, plan: Plan) -> Probed:
         slots = {
             selected.value: jnp.zeros((*selected.site.lengths, tap.SLOT_SIZE), plan.dtype)
             for selected in plan.selected
@@ -150,7 +140,7 @@ class Probe:
         Returns:
           The relative error of every number that was checked; print it.
         """
-        plan = _plan(self, args, kwargs)
+        plan = self._plan(args, kwargs)
         probed = self._measure(plan)
         count = len(probed.trace)
         chosen = np.unique(np.linspace(0, count - 1, min(rows or count, count)).astype(int))
@@ -178,118 +168,7 @@ class Probe:
         return compare(probed.trace, grads, places, signals, cotangents, value, plain[1])
 
 
-class _Plan(NamedTuple):
-    """A loss as it is going to be replayed."""
-
-    flat_loss: Callable[[list[Any], list[Any]], Any]  # of the leaves: params, others
-    program: Program
-    selected: list[Selected]
-    layout: Layout
-    params: list[Any]  # leaves
-    others: list[Any]  # the program's other inputs: those of the loss, then what it closes over
-    arguments: int  # how many of the others are the loss's
-    grads_like: Callable[[list[Any]], PyTree]
-    aux_like: Callable[[list[Any]], Any]
-    dtype: Any  # of the summaries
-
-
-def _plan(probe: Probe, args: tuple, kwargs: dict) -> _Plan:
-    numbers = (probe.argnums,) if isinstance(probe.argnums, int) else tuple(probe.argnums)
-    numbers = tuple(n % len(args) if -len(args) <= n < len(args) else n for n in numbers)
-    if bad := [n for n in numbers if n >= len(args)]:
-        raise ValueError(
-            f"argnums has {bad[0]}, but the loss got {len(args)} positional arguments."
-        )
-    names = _argument_names(probe.loss, len(args))
-    prefixes = [""] if isinstance(probe.argnums, int) else [names[n] for n in numbers]
-    trees = [args[n] for n in numbers]
-    found = [
-        (paths.join(prefix, path), path, leaf)
-        for prefix, tree in zip(prefixes, trees, strict=True)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
-    named = [(full or names[numbers[0]], path, leaf) for full, path, leaf in found]
-    for name, _, leaf in named:
-        _require_float(name, leaf)
-    params = [leaf for *_, leaf in named]
-    param_trees = [jax.tree.structure(tree) for tree in trees]
-    rest = (tuple(None if i in numbers else arg for i, arg in enumerate(args)), kwargs)
-    leaves, structure = jax.tree.flatten(rest)
-    dynamic = [i for i, leaf in enumerate(leaves) if isinstance(leaf, _ARRAYS)]
-
-    def flat_loss(params, dynamics):
-        filled = list(leaves)
-        for i, leaf in zip(dynamic, dynamics, strict=True):
-            filled[i] = leaf
-        positional, keywords = jax.tree.unflatten(structure, filled)
-        positional, rest = list(positional), list(params)
-        for number, tree in zip(numbers, param_trees, strict=True):
-            own, rest = rest[: tree.num_leaves], rest[tree.num_leaves :]
-            positional[number] = jax.tree.unflatten(tree, own)
-        return probe.loss(*positional, **keywords)
-
-    others = [leaves[i] for i in dynamic]
-    try:
-        program, output = jaxpr.read(flat_loss, params, others)
-    except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
-        error.add_note(
-            "vanishing.probe traces the loss once, as jax.jit does: use jnp in place of np, and "
-            "jax.lax.cond or jnp.where in place of `if`, on values that depend on the arguments."
-        )
-        raise
-    _require_scalar(output, probe.has_aux)
-    inputs = [Fact(Kind.PARAM, True, frozenset({Use(i, ())})) for i in range(len(params))]
-    inputs += [Fact(Kind.DATA)] * len(others)
-    program, closed_over = jaxpr.lift_constants(program)
-    inputs += [Fact(Kind.NOTHING)] * len(closed_over)
-    known = facts.gather(program, inputs, program.frame.outputs[:1])
-    if not any(number in known.felt for number in program.frame.inputs[: len(params)]):
-        raise ValueError(
-            "no parameter reaches the loss, so every gradient is 0; look for stop_gradient, a cast "
-            f"to integers, or parameters that argnums={probe.argnums} leaves out."
-        )
-    places = _leaf_places(program, known, [name for name, *_ in named], params)
-    chosen = sites.choose(
-        program,
-        known,
-        [Leaf(name, paths.parent(path, name), np.shape(leaf)) for name, path, leaf in named],
-        probe.level,
-    )
-    selected = [s for s in chosen if probe.where(s.site)]
-    index = {s.value: i for i, s in enumerate(selected)}
-    layout = Layout(
-        tuple(s.site for s in selected),
-        flow_of(program.frame, index, known),
-        places,
-        _notes(program, known),
-    )
-
-    def grads_like(grads):
-        rebuilt, rest = [], list(grads)
-        for tree in param_trees:
-            rebuilt.append(jax.tree.unflatten(tree, rest[: tree.num_leaves]))
-            rest = rest[tree.num_leaves :]
-        return rebuilt[0] if isinstance(probe.argnums, int) else tuple(rebuilt)
-
-    def aux_like(values):
-        return jax.tree.unflatten(jax.tree.structure(output[1]), values) if probe.has_aux else None
-
-    widths = [jnp.promote_types(s.site.dtype, jnp.float32) for s in selected]
-    return _Plan(
-        flat_loss,
-        program,
-        selected,
-        layout,
-        params,
-        [*others, *closed_over],
-        len(others),
-        grads_like,
-        aux_like,
-        jnp.result_type(jnp.float32, *widths),
-    )
-
-
-def _tapped(plan: _Plan, tap_function):
+def _tapped(plan: Plan, tap_function):
     """The loss as a function of its parameters and of the slots of its taps."""
     taps = Taps(tap_function, {s.value: s.local for s in plan.selected if s.local})
 
@@ -323,7 +202,7 @@ def _measuring_tap(wanted: tuple[str, ...]):
     return measure
 
 
-def _rows(plan: _Plan, measured, cotangents) -> tuple[Forward, Backward]:
+def _rows(plan: Plan, measured, cotangents) -> tuple[Forward, Backward]:
     def in_order(by_value, size: int):
         flat = [by_value[s.value].reshape(-1, size).astype(plan.dtype) for s in plan.selected]
         stacked = jnp.concatenate(flat) if flat else jnp.zeros((0, size), plan.dtype)
@@ -335,72 +214,7 @@ def _rows(plan: _Plan, measured, cotangents) -> tuple[Forward, Backward]:
     return Forward(*forward), Backward(*backward.T)
 
 
-def _norms(plan: _Plan, params: list[Any], grads: list[Any]) -> ParamNorms:
+def _norms(plan: Plan, params: list[Any], grads: list[Any]) -> ParamNorms:
     weight = leaf_norms(params, plan.layout.leaves)
     gradient = leaf_norms(grads, plan.layout.leaves)
     return ParamNorms(weight, gradient, jnp.full_like(weight, jnp.nan))
-
-
-def _leaf_places(program: Program, known: Facts, names, params) -> tuple[LeafPlace, ...]:
-    levels = dict.fromkeys(range(len(names)), 0)
-    for fact in known.of.values():
-        for use in fact.uses:
-            levels[use.leaf] = max(levels[use.leaf], len(use.levels))
-    places = []
-    for i, name in enumerate(names):
-        number = program.frame.inputs[i]
-        reach = USED if number in known.felt else STOPPED if number in known.used else UNUSED
-        lengths = tuple(np.shape(params[i])[: levels[i]])
-        places.append(LeafPlace(paths.indexed(name, range(levels[i])), lengths, reach))
-    return tuple(places)
-
-
-def _notes(program: Program, known: Facts) -> tuple[str, ...]:
-    """What is inside of operations that are recorded only as a whole."""
-    whole = ("while", "custom_vjp", "shard_map", "pallas_call", "custom_linear_solve")
-    nodes = [node for _, node in facts.walk(program.frame)]
-    return tuple(
-        dict.fromkeys(
-            f"what is inside of {node.primitive} at {sites.own_source(node) or 'an unknown line'}; "
-            "its outputs are rows at level='op'."
-            for node in nodes
-            if node.equation.primitive.name.startswith(whole)
-            and any(known.on_path(value) for value in node.outputs)
-        )
-    )
-
-
-def _argument_names(loss: Callable, count: int) -> list[str]:
-    try:
-        names = list(inspect.signature(loss).parameters)
-    except (TypeError, ValueError):  # some callables have no signature
-        names = []
-    return [names[i] if i < len(names) else f"arg{i}" for i in range(count)]
-
-
-def _require_float(name: str, leaf: Any) -> None:
-    if not isinstance(leaf, _ARRAYS):
-        what = f"a {type(leaf).__name__}"
-    elif not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
-        what = f"of dtype {jnp.result_type(leaf)}"
-    else:
-        return
-    raise TypeError(
-        f"the parameter {name} is {what}; a gradient needs floating-point arrays. Pass the rest as "
-        "another argument (equinox.partition and flax.nnx.split part a model in two)."
-    )
-
-
-def _require_scalar(output: Any, has_aux: bool) -> None:
-    if has_aux and not (isinstance(output, tuple) and len(output) == 2):
-        raise ValueError("the loss must return a pair (value, aux) where has_aux=True.")
-    value: Any = output[0] if has_aux else output
-    if isinstance(value, tuple | list) and len(value) == 2 and not has_aux:
-        raise ValueError("the loss returned a pair; pass has_aux=True if it is (value, aux).")
-    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
-    if shape is None or dtype is None:
-        raise ValueError(f"the loss returned a {type(value).__name__}; it must be a real scalar.")
-    if shape != ():
-        raise ValueError(f"the loss returned {dtype}{list(shape)}; take a mean or a sum of it.")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(f"the loss is of dtype {dtype}; it must be a real floating number.")
