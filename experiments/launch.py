@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +68,8 @@ def check(field: dataclasses.Field, value: Any) -> None:
     if isinstance(field.default, tuple) and not value:
         raise ValueError(f"{field.name} is empty; it takes at least one value.")
     for one in value if isinstance(value, tuple) else (value,):
+        if isinstance(one, float) and not math.isfinite(one):
+            raise ValueError(f"{field.name} has {one}; it must be a finite number.")
         if limits["choices"] and one not in limits["choices"]:
             allowed = ", ".join(limits["choices"])
             raise ValueError(f"{field.name} has {one!r}; it must be one of {allowed}.")
@@ -100,7 +104,11 @@ def main(
         try:
             return flags.FLAGS(argv)
         except flags.Error as error:
-            sys.exit(f"{program}: {' '.join(str(error).split())}")
+            said = " ".join(str(error).split())
+            # Our validators' lines say the flag and its value better than what absl puts before.
+            sys.exit(
+                f"{program}: {re.sub(r'^flag --([a-z_]+)=.*?: (?=[a-z_]+ (has|is) )', '', said)}"
+            )
 
     def from_flags(argv):
         if argv[1:]:
@@ -137,6 +145,8 @@ def execute(
       OSError: the folder cannot be written to.
     """
     folder = Path(config.out)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"out is {folder}, which is a file; name a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()  # better to fail now than after the run
     path = folder / "data.nc"
@@ -175,8 +185,12 @@ def _define_flag(field: dataclasses.Field, default: Any) -> None:
     if isinstance(default, tuple):
         parser = _TupleParser(type(default[0]))
         flags.DEFINE(parser, field.name, default, help, serializer=_TupleSerializer())
+    elif isinstance(default, bool):
+        flag = flags.BooleanFlag(field.name, default, help)
+        flag.parser = _BooleanParser()
+        flags.DEFINE_flag(flag)
     else:
-        kind = {bool: "boolean", int: "integer", float: "float", str: "string"}[type(default)]
+        kind = {int: "integer", float: "float", str: "string"}[type(default)]
         getattr(flags, f"DEFINE_{kind}")(field.name, default, help)
 
     def valid(value):
@@ -187,6 +201,14 @@ def _define_flag(field: dataclasses.Field, default: Any) -> None:
         return True
 
     flags.register_validator(field.name, valid)
+
+
+class _BooleanParser(flags.BooleanParser):
+    def parse(self, argument: Any) -> bool:
+        try:
+            return super().parse(argument)
+        except ValueError:
+            raise ValueError("expected true or false") from None
 
 
 class _TupleParser(flags.ArgumentParser):

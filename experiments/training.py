@@ -75,7 +75,13 @@ class Config(launch.Config):
 
     def question(self) -> dict[str, Any]:
         """The part that the results depend on: not where the data files lie."""
-        return {name: value for name, value in super().question().items() if name != "data_dir"}
+        options = super().question()
+        del options["data_dir"]
+        return options | {"batch_size": self.examples_per_step()}
+
+    def examples_per_step(self) -> int:
+        """The batch size; 0, for all examples, where that is what the optimiser is named for."""
+        return 0 if self.optimizer == "gradient_descent" else self.batch_size
 
 
 def initializer_name(config: Config, activation: str) -> str:
@@ -123,7 +129,7 @@ def train_grid(
 
     run = train.make_run(
         problem,
-        batch_size=0 if config.optimizer == "gradient_descent" else config.batch_size,
+        batch_size=config.examples_per_step(),
         record_every=config.record_every,
         precision=config.precision,
     )

@@ -30,6 +30,13 @@ PROBE_WIDTHS = flags.DEFINE_list("probe_widths", ["64", "128", "512"], "Widths o
 ROUNDS = flags.DEFINE_integer("rounds", 9, "How often each thing is timed.", lower_bound=1)
 STEPS = 50  # of one timed call
 
+for name in ("widths", "compile_depths", "probe_widths"):
+    flags.register_validator(
+        name,
+        lambda values: all(value.isdecimal() and int(value) > 0 for value in values),
+        message="it takes whole numbers over 0, separated by commas.",
+    )
+
 
 def compiled_run(depth: int, width: int, record_every: int, steps: int):
     """The state, the arguments and the compiled steps of one network, and the seconds it took."""

@@ -37,4 +37,9 @@ def test_arrays_that_the_loss_closes_over_are_inputs_of_its_program():
 
 def test_what_becomes_of_every_leaf_is_known():
     reach = {place.label: place.reach for place in plan_of().layout.leaves}
-    assert reach == {"w": "used", "b": "used", "unused": "unused", "stopped": "behind stop_gradient"}
+    assert reach == {
+        "w": "used",
+        "b": "used",
+        "unused": "unused",
+        "stopped": "behind stop_gradient",
+    }

@@ -94,7 +94,7 @@ def test_a_failed_measurement_leaves_no_results(tmp_path):
         ({"depths": (2, 2)}, "depths names a value twice: 2, 2."),
         ({"name": "c"}, "name has 'c'; it must be one of a, b."),
         ({"rate": 0.0}, "rate has 0.0; it must be over 0."),
-        ({"rate": float("nan")}, "rate has nan; it must be over 0."),
+        ({"rate": float("nan")}, "rate has nan; it must be a finite number."),
     ],
 )
 def test_a_config_refuses_what_its_options_do_not_allow(change, message):
@@ -104,7 +104,11 @@ def test_a_config_refuses_what_its_options_do_not_allow(change, message):
 @pytest.mark.parametrize(
     ("flag", "fragment"),
     [
-        ("--activations=sigmoyd", "must be one of identity, sigmoid, tanh"),
+        (
+            "--activations=sigmoyd",
+            ": activations has 'sigmoyd'; it must be one of identity, sigmoid",
+        ),
+        ("--subset=maybe", "--subset=maybe: expected true or false"),
         ("--depths=-3", "depths has -3; it must be at least 1"),
         ("--depths=2,x", "expected int values separated by commas"),
         ("--dept=2", "Did you mean: depths ?"),
@@ -114,7 +118,7 @@ def test_a_config_refuses_what_its_options_do_not_allow(change, message):
         ("stray", "unexpected argument 'stray'"),
         ("--data_dir=/no/such --data=mnist", "data_dir /no/such is no folder"),
         ("--batch_size=5000", "batch_size is 5000, but there are 1437 examples"),
-        ("--out=taken", "taken"),
+        ("--out=taken", "out is taken, which is a file"),
     ],
 )
 def test_a_bad_value_ends_in_one_clear_line(tmp_path, flag, fragment):

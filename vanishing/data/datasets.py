@@ -135,8 +135,11 @@ def load(name: str, data_dir: str | Path | None = None, subset: bool = False) ->
 
 
 def standardize(dataset: Dataset) -> Dataset:
-    """Shift and scale all pixels so that the training pixels have mean 0 and variance 1."""
-    mean, std = dataset.train.x.mean(dtype=np.float64), dataset.train.x.std(dtype=np.float64)
+    """Shift and scale all pixels so that the training pixels have mean 0 and variance 1.
+
+    Pixels that are all the same become 0.
+    """
+    mean, std = dataset.train.x.mean(dtype=np.float64), dataset.train.x.std(dtype=np.float64) or 1
 
     def apply(split: Split) -> Split:
         return split._replace(x=((split.x - mean) / std).astype(np.float32))

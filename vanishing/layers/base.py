@@ -56,8 +56,8 @@ class Layer(NamedTuple):
     `init(key, x)` returns `(params, state)` for inputs shaped like `x`;
     `apply(params, state, x, key=None, train=False)` returns `(output, state)`;
     `propagate(signal)` maps the mean-field signal before the layer to the signal after it, and is
-    None where no mean-field form is known. The first and the last part of the batch of shapes are
-    free: a layer says which axes of `x` it reads.
+    None where no mean-field form is known. A layer says which axes of `x` it reads; any axes in
+    front of these are a batch.
     """
 
     init: Init
