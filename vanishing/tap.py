@@ -20,6 +20,10 @@ def watch(wanted: Collection[str]) -> Callable:
     is that of Flax's `Module.perturb` (gradients of intermediate values) and of the ghost norms of
     PaxML's private training (a statistic in place of a gradient), joined.
 
+    JAX 0.12 can let values out by itself (`jax.custom_vjp.defvjp_with_logs`). The tests run the two
+    against each other; the slot stays, because it works on every supported JAX, leaves nan for the
+    branch of a `cond` that did not run, and computes and stores the same.
+
     Args:
       wanted: names of the entries of `Backward` to compute, hashable.
     """
