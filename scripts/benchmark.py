@@ -1,23 +1,29 @@
 """How fast is a training step that records every layer, and how does compilation grow with depth?
 
     scripts/benchmark
+    scripts/benchmark --write=README.md
 
-Prints what `vanishing.probe` costs against `jax.value_and_grad` of the same model: time with the
-usual summaries, with the RMS alone, and recorded at every 10th step; and memory beside that of the
-activations. Then, for a tanh network of depth 50 with batch = width: milliseconds a training step,
-with every layer recorded at every step and at none but the first; and the share of the rate of a
-plain matrix product of the same size that the recorded step's own matrix products reach. Then the
-time to compile such a step at depths 10 to 10,000. What is compared is timed in turn, in one run:
-machines are shared and noisy, so read the ratios.
+Prints, and writes between the two benchmark marks of a file, what `vanishing.probe` costs against
+`jax.value_and_grad` of the same model: time with the usual summaries, with the RMS alone, and
+recorded at every 10th step; and the memory it adds to the program, also counted in activations of
+one layer: it is working space, the same at any depth.
+
+Then, for a tanh network of depth 50 with batch = width: milliseconds a training step, with every
+layer recorded at every step and at none but the first; and the share of the rate of a plain matrix
+product of the same size that the recorded step's own matrix products reach. Then the time to
+compile such a step at depths 10 to 10,000. What is compared is timed in turn, in one run: machines
+are shared and noisy, so read the ratios.
 """
 
+import os
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from absl import app, flags
+from absl import app, flags, logging
 
 from vanishing import losses, networks, optimizers, probe, record, train
 
@@ -27,8 +33,11 @@ COMPILE_DEPTHS = flags.DEFINE_list(
     "compile_depths", ["10", "100", "1000", "10000"], "Depths whose compilation is timed."
 )
 PROBE_WIDTHS = flags.DEFINE_list("probe_widths", ["64", "128", "512"], "Widths of probed MLPs.")
+WRITE = flags.DEFINE_string("write", "", "File whose lines between the marks to replace.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "How often each thing is timed.", lower_bound=1)
 STEPS = 50  # of one timed call
+MARKS = "<!-- benchmark -->\n", "<!-- end of benchmark -->\n"
+SAID = []
 
 for name in ("widths", "compile_depths", "probe_widths"):
     flags.register_validator(
@@ -36,6 +45,12 @@ for name in ("widths", "compile_depths", "probe_widths"):
         lambda values: all(value.isdecimal() and int(value) > 0 for value in values),
         message="it takes whole numbers over 0, separated by commas.",
     )
+
+
+def say(line: str = "") -> None:
+    """Print a line, and keep it for the file."""
+    print(line, flush=True)
+    SAID.append(line)
 
 
 def compiled_run(depth: int, width: int, record_every: int, steps: int):
@@ -86,8 +101,9 @@ def step_table() -> None:
     """Print the time of a step and the share of the matrix-product rate."""
     depth = DEPTH.value
     products = 3 * (depth - 1) * STEPS  # forward, to the input, to the weights
-    print(f"Training step, depth {depth}, batch = width, momentum; median of {ROUNDS.value}:")
-    print("width   recorded      plain   recorded/plain   product rate   step's share of it")
+    say("\n```text")
+    say(f"Training step, depth {depth}, batch = width, momentum; median of {ROUNDS.value}:")
+    say("width   recorded      plain   recorded/plain   product rate   step's share of it")
     for width in map(int, WIDTHS.value):
         (recorded_args, recorded, _), (plain_args, plain, _) = (
             compiled_run(depth, width, record_every, STEPS) for record_every in (1, STEPS)
@@ -105,33 +121,34 @@ def step_table() -> None:
             f"{width:>5}  {seconds['recorded'] / STEPS * 1e3:>6.2f} ms  "
             f"{seconds['plain'] / STEPS * 1e3:>6.2f} ms  "
             f"{seconds['recorded'] / seconds['plain']:>15.2f}  {rate:>7.0f} GFLOP/s  "
-            f"{seconds['products'] / seconds['recorded']:>19.0%}",
-            flush=True,
+            f"{seconds['products'] / seconds['recorded']:>19.0%}"
         )
 
 
 def compile_table() -> None:
     """Print the time of tracing and compiling a recorded step at growing depth."""
-    print("\nCompiling a recorded step of width 64:")
-    print("  depth    seconds   of the first")
+    say("\nCompiling a recorded step of width 64:")
+    say("  depth    seconds   of the first")
     first = None
     for depth in map(int, COMPILE_DEPTHS.value):
         seconds = statistics.median(compiled_run(depth, 64, 1, 1)[-1] for _ in range(3))
         first = first or seconds
-        print(f"{depth:>7}  {seconds:>9.2f}  {seconds / first:>12.2f}x", flush=True)
+        say(f"{depth:>7}  {seconds:>9.2f}  {seconds / first:>12.2f}x")
+    say("```")
 
 
 def mlp_loss(width: int):
-    """A loss of a ReLU network of depth 50 with batch = width; its parameters."""
+    """A loss of a ReLU network of depth 50 with batch = width; parameters, an activation's size."""
     net = networks.mlp(10, depth=DEPTH.value, width=width)
     x = jax.random.normal(jax.random.key(0), (width, width))
     params, state = net.init(jax.random.key(1), x)
     labels = jnp.zeros(width, jnp.int32)
-    return lambda p: losses.softmax_cross_entropy(net.apply(p, state, x).output, labels), params
+    loss = lambda p: losses.softmax_cross_entropy(net.apply(p, state, x).output, labels)  # noqa: E731
+    return loss, params, x.nbytes
 
 
 def cnn_loss():
-    """A loss of ten 3x3 convolutions with 32 channels on 32 images of 16x16; its parameters."""
+    """A loss of ten 3x3 convolutions with 32 channels on 32 images of 16x16; as `mlp_loss`."""
     kernels = jax.random.normal(jax.random.key(0), (10, 3, 3, 32, 32)) * (2 / 288) ** 0.5
     x = jax.random.normal(jax.random.key(1), (32, 16, 16, 32))
 
@@ -143,11 +160,11 @@ def cnn_loss():
 
         return jnp.mean(jax.lax.scan(layer, x, kernels)[0] ** 2)
 
-    return loss, kernels
+    return loss, kernels, x.nbytes
 
 
 def lstm_loss():
-    """A loss of an LSTM with 128 units over 100 steps on 64 sequences; its parameters."""
+    """A loss of an LSTM with 128 units over 100 steps on 64 sequences; as `mlp_loss`."""
     units, batch = 128, 64
     params = {
         "wx": jax.random.normal(jax.random.key(0), (units, 4 * units)) / units**0.5,
@@ -168,17 +185,18 @@ def lstm_loss():
         (h, _), _ = jax.lax.scan(step, (start, start), xs)
         return jnp.mean(h**2)
 
-    return loss, params
+    return loss, params, xs[0].nbytes
 
 
 def probe_table() -> None:
     """Print the cost of probing several models, and the memory that it takes."""
-    print("Probe against jax.value_and_grad of the same model, every layer recorded:")
-    print("| model | plain | probe | RMS alone | every 10th step | extra memory |")
-    print("|---|---|---|---|---|---|")
+    say("Probe against `jax.value_and_grad` of the same model, every layer recorded:")
+    say()
+    say("| model | plain | probe | RMS alone | every 10th step | extra memory | in layers |")
+    say("|---|---|---|---|---|---|---|")
     models = {f"MLP, 50 x {width}": mlp_loss(int(width)) for width in PROBE_WIDTHS.value}
     models |= {"CNN, 10 x 32 channels": cnn_loss(), "LSTM, 128 units, 100 steps": lstm_loss()}
-    for name, (loss, params) in models.items():
+    for name, (loss, params, layer_bytes) in models.items():
         functions = {
             "plain": jax.value_and_grad(loss),
             "probe": probe(loss),
@@ -193,20 +211,26 @@ def probe_table() -> None:
         print(
             f"| {name} | {seconds['plain'] * 1e3:.2f} ms | {ratio['probe']:.2f}x | "
             f"{ratio['rms']:.2f}x | {(9 + ratio['probe']) / 10:.2f}x | "
-            f"{memory['probe'] / memory['plain'] - 1:+.1%} |",
-            flush=True,
+            f"{memory['probe'] / memory['plain'] - 1:+.1%} | "
+            f"{(memory['probe'] - memory['plain']) / layer_bytes:.1f} |"
         )
-    print()
 
 
 def main(argv: list[str]) -> None:
     """Print the tables."""
     if argv[1:]:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    print(f"JAX {jax.__version__} on {record.devices()}.\n")
+    logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of backends that are absent
+    say(f"JAX {jax.__version__} on {record.devices()}, {os.cpu_count()} cores.\n")
     probe_table()
     step_table()
     compile_table()
+    if WRITE.value:
+        text = Path(WRITE.value).read_text()
+        before, rest = text.split(MARKS[0])
+        _, after = rest.split(MARKS[1])
+        said = "\n".join(SAID) + "\n"
+        Path(WRITE.value).write_text(before + MARKS[0] + said + MARKS[1] + after)
 
 
 if __name__ == "__main__":
