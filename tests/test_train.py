@@ -131,7 +131,8 @@ def epoch_batches(batch_size, records, record_every):
     """The examples that each step sees, told by a loss that is their index."""
     run = train.make_run(problem, batch_size=batch_size, record_every=record_every)
     state = run.init(jax.random.key(3), {"learning_rate": 0.1}, examples())
-    return np.asarray(train._batches(state, EXAMPLES, batch_size, records * record_every))
+    batches = np.asarray(run.batches(state, examples(), records))
+    return batches.reshape(records * record_every, -1)
 
 
 def test_an_epoch_sees_every_example_once_in_an_order_of_its_own():

@@ -1,6 +1,7 @@
 """Training: one run as pure functions of a key and scalar settings, and a fleet of them at once."""
 
 import enum
+import functools
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -78,13 +79,19 @@ DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat
 
 
 class Run(NamedTuple):
-    """One training run as two pure functions of `(..., settings, data)`.
+    """One training run as pure functions.
 
-    They take part in `jax.jit`, `jax.vmap` (over keys and settings) and `jax.lax.scan`.
+    They take part in `jax.jit`, `jax.vmap` (over keys, states and settings) and `jax.lax.scan`.
+
+    `init(key, settings, data)` returns a `State`;
+    `advance(state, settings, data, records, batches=None)` trains until so many records are taken
+    and returns the new state and the records; `batches(state, data, records)` returns the numbers
+    of the examples that it uses for that, with the shape (records, record_every, batch).
     """
 
     init: Callable[[PRNGKeyArray, Any, Data], State]
-    advance: Callable[[State, Any, Data, int], tuple[State, Record]]  # by so many records
+    advance: Callable[..., tuple[State, Record]]
+    batches: Callable[[State, Data, int], Int[Array, "records record_every batch"]]
 
 
 def make_run(
@@ -170,7 +177,12 @@ def make_run(
         grads, (_, layer_state) = jax.grad(loss, has_aux=True)(state.params)
         return update(state, settings, grads, layer_state)
 
-    def advance(state, settings, data, records: int):
+    def batches_of(state, data, records: int):
+        steps = records * record_every
+        flat = _batches(state.key, state.step, len(data.x_train), batch_size, steps)
+        return flat.reshape(records, record_every, flat.shape[-1])
+
+    def advance(state, settings, data, records: int, batches=None):
         def one_record(state, batches):
             state, record = recorded(state, settings, data, batches[0])
             state, _ = jax.lax.scan(
@@ -180,12 +192,10 @@ def make_run(
             )
             return state, record
 
-        batches = _batches(state, len(data.x_train), batch_size, records * record_every)
-        return jax.lax.scan(
-            one_record, state, batches.reshape(records, record_every, batches.shape[-1])
-        )
+        batches = batches_of(state, data, records) if batches is None else batches
+        return jax.lax.scan(one_record, state, batches)
 
-    return Run(init, advance)
+    return Run(init, advance, batches_of)
 
 
 def fit(
@@ -230,17 +240,20 @@ def fit(
     state, settings = jax.device_put((state, settings), split)
     data = jax.device_put(data, whole)
     side_by_side = jax.shard_map(
-        jax.vmap(lambda s, t, d: run.advance(s, t, d, length), in_axes=(0, 0, None)),
+        jax.vmap(lambda s, t, d, b: run.advance(s, t, d, length, b), in_axes=(0, 0, None, 0)),
         mesh=mesh,
-        in_specs=(split.spec, split.spec, whole.spec),
+        in_specs=(split.spec, split.spec, whole.spec, split.spec),
         out_specs=split.spec,
         check_vma=False,  # nothing is exchanged between runs
     )
     advance = jax.jit(side_by_side, donate_argnums=0)
+    # Apart from `advance`: sorting is slow to compile, and the same for every network.
+    batches_of = jax.vmap(lambda state: run.batches(state, data, length))
 
     history = []
     for _ in progress(range(math.ceil((records + 1) / length))):  # all of one compiled length
-        state, record = advance(state, settings, data)
+        batches = jax.device_put(batches_of(state), split)
+        state, record = advance(state, settings, data, batches)
         history.append(jax.device_get(record))
     return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, : records + 1], *history)
 
@@ -258,20 +271,23 @@ def outcome(record: Record) -> np.ndarray:
     return np.where(finite, Outcome.FINITE, Outcome.DIVERGED).astype(np.int8)
 
 
-def _batches(state: State, examples: int, batch_size: int, steps: int) -> Int[Array, "steps batch"]:
+@functools.partial(jax.jit, static_argnames=("examples", "batch_size", "steps"))
+def _batches(
+    key: PRNGKeyArray, step: Int[Array, ""], examples: int, batch_size: int, steps: int
+) -> Int[Array, "steps batch"]:
     """Which examples the next steps use: each epoch a permutation, made from its number."""
     size = batch_size or examples
     per_epoch = examples // size
-    epoch = state.step // per_epoch
+    epoch = step // per_epoch
 
     def order(epoch):
-        key = jax.random.fold_in(jax.random.fold_in(state.key, 0), epoch)
-        return jax.random.permutation(key, examples)[: per_epoch * size].reshape(per_epoch, size)
+        own = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
+        return jax.random.permutation(own, examples)[: per_epoch * size].reshape(per_epoch, size)
 
     # The steps begin anywhere in the first of these epochs and end in the last.
     epochs = epoch + jnp.arange(1 + math.ceil(steps / per_epoch))
     orders = jax.vmap(order)(epochs).reshape(-1, size)
-    return jax.lax.dynamic_slice_in_dim(orders, state.step - epoch * per_epoch, steps)
+    return jax.lax.dynamic_slice_in_dim(orders, step - epoch * per_epoch, steps)
 
 
 def _cast(tree: PyTree, dtype) -> PyTree:
