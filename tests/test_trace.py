@@ -45,6 +45,19 @@ def test_the_table_shows_what_there_is_in_forward_order(trace):
     assert trace._repr_html_().count("<tr>") == len(trace) + 1
 
 
+def test_nan_is_said_and_what_was_not_recorded_is_left_blank():
+    def loss(w, x):
+        h = jax.lax.cond(w[0] > 0, lambda h: jnp.tanh(h * w[1]), lambda h: jnp.sin(h * w[2]), x)
+        return jnp.mean(jnp.cos(jnp.log(h) * w[3]))
+
+    trace = probe(loss)(jnp.ones(4), jnp.array([-0.5, 0.5])).trace
+    header, rows = trace._cells()
+    rms = {row[header.index("op")]: row[header.index("rms")] for row in rows}
+    assert str(trace).startswith("loss nan, ")
+    assert (rms["sin"], rms["cos"]) == ("", "nan")
+    assert float(rms["tanh"]) > 0
+
+
 def test_it_is_a_tree(trace):
     leaves, structure = jax.tree.flatten(trace)
     assert all(hasattr(leaf, "shape") for leaf in leaves)

@@ -25,8 +25,8 @@ def test_annotate_names_lines_of_a_file_that_is_gone():
 
 
 def test_html_is_escaped():
-    assert "&lt;stdin&gt;" in views.html_table(["a"], [["<stdin>"]], "<b>")
-    assert "<b>" not in views.html_table(["a"], [["x"]], "<b>")
+    assert "&lt;stdin&gt;" in views.html_table(["a"], [["<stdin>"]], 1, "<b>")
+    assert "<b>" not in views.html_table(["a"], [["x"]], 0, "<b>")
 
 
 @pytest.mark.parametrize("size", [1, 5, 200])

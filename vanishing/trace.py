@@ -186,12 +186,13 @@ class Trace:
         return "\n".join([self._title(), views.table(header, rows, texts=3), *notes])
 
     def _repr_html_(self) -> str:
-        return views.html_table(*self._cells(), caption=self._title())
+        return views.html_table(*self._cells(), texts=3, caption=self._title())
 
     def _title(self) -> str:
         count = int(np.prod(np.shape(self.value), dtype=int))
         of = f" (median of {count})" if np.ndim(self.value) else ""
-        return f"loss {views.number(float(self.single().value), 4)}{of}, {len(self)} rows"
+        loss = views.number(float(self.single().value), 4) or "nan"
+        return f"loss {loss}{of}, {len(self)} rows"
 
     def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         single = self.single()
@@ -200,15 +201,15 @@ class Trace:
             ("row", list(self.names)),
             ("op", [site.op for site in self.sites]),
             ("at", [os.path.basename(site.source) for site in self.sites]),
-            ("mean", list(map(views.number, forward.mean))),
-            ("rms", list(map(views.number, forward.rms))),
-            ("max", list(map(views.number, forward.largest))),
+            ("mean", _sizes(forward.mean, forward.non_finite)),
+            ("rms", _sizes(forward.rms, forward.non_finite)),
+            ("max", _sizes(forward.largest, forward.non_finite)),
             ("zeros", list(map(views.share, forward.zeros))),
             ("saturated", list(map(views.share, forward.saturated))),
             ("dead", list(map(views.share, forward.dead_units))),
             ("similar", list(map(views.number, forward.similarity))),
-            ("dL/dh rms", list(map(views.number, backward.rms))),
-            ("dL/dh max", list(map(views.number, backward.largest))),
+            ("dL/dh rms", _sizes(backward.rms, backward.non_finite)),
+            ("dL/dh max", _sizes(backward.largest, backward.non_finite)),
             ("dL/dh zeros", list(map(views.share, backward.zeros))),
             ("not finite", list(map(views.number, forward.non_finite + backward.non_finite))),
         ]
@@ -221,6 +222,12 @@ class Trace:
         return tuple(name for name, _ in kept), list(
             zip(*(cells for _, cells in kept), strict=True)
         )
+
+
+def _sizes(values, non_finite) -> list[str]:
+    """Numbers as text: nan where a signal held it, nothing where there was no signal."""
+    pairs = zip(values, non_finite, strict=True)
+    return [views.number(value) or "nan" * bool(count > 0) for value, count in pairs]
 
 
 def leaf_norms(tree: PyTree, leaves: tuple[LeafPlace, ...]) -> Float[Array, "parameter"]:

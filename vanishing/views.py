@@ -50,12 +50,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> s
     return "\n".join([line(header), *map(line, rows)])
 
 
-def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:
+def html_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], texts: int, caption: str = ""
+) -> str:
     """The same as HTML, for a notebook."""
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        sides = ("left" if i < texts else "right" for i in range(len(cells)))
+        return "".join(
+            f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
+            for side, cell in zip(sides, cells, strict=True)
+        )
+
+    head, body = line("th", header), "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
     title = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     return f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
