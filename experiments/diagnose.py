@@ -19,7 +19,6 @@ from absl import app, flags, logging
 from vanishing import diagnose, probe
 from vanishing.probe import LEVELS, SUMMARIES
 
-flags.disclaim_key_flags()
 MODEL = flags.DEFINE_string("model", None, "The function, as path/to/file.py:name.", required=True)
 LEVEL = flags.DEFINE_enum("level", "layer", LEVELS, "A row for each layer, or for each operation.")
 HAS_AUX = flags.DEFINE_bool("has_aux", False, "Does the loss return (value, aux)?")

@@ -117,7 +117,7 @@ def step_table() -> None:
             }
         )
         rate = 2 * width**3 * products / seconds["products"] / 1e9
-        print(
+        say(
             f"{width:>5}  {seconds['recorded'] / STEPS * 1e3:>6.2f} ms  "
             f"{seconds['plain'] / STEPS * 1e3:>6.2f} ms  "
             f"{seconds['recorded'] / seconds['plain']:>15.2f}  {rate:>7.0f} GFLOP/s  "
@@ -208,7 +208,7 @@ def probe_table() -> None:
         calls = {n: lambda c=c, p=params: c(p) for n, c in compiled.items()}
         seconds = medians(calls)
         ratio = {n: seconds[n] / seconds["plain"] for n in seconds}
-        print(
+        say(
             f"| {name} | {seconds['plain'] * 1e3:.2f} ms | {ratio['probe']:.2f}x | "
             f"{ratio['rms']:.2f}x | {(9 + ratio['probe']) / 10:.2f}x | "
             f"{memory['probe'] / memory['plain'] - 1:+.1%} | "

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import assert_refuses
 from vanishing.diagnose import diagnose
 from vanishing.probe import probe
 
@@ -29,7 +30,7 @@ def test_the_fit_finds_the_factor_of_a_layer(factor):
     assert found.where == "hidden[0]"
     assert found.evidence["factor_a_layer"] == pytest.approx(factor, rel=1e-4)
     assert found.evidence["r_squared"] == pytest.approx(1)
-    assert found.evidence["first_layer_gets"] == pytest.approx(factor**19, rel=1e-3)
+    assert found.evidence["first_over_last_layer"] == pytest.approx(factor**19, rel=1e-3)
     assert str(found).count("\n") == len(found.remedies) >= 3
 
 
@@ -59,3 +60,41 @@ def test_a_stack_of_traces_is_judged_by_its_median():
     traces = jax.vmap(trace)(jnp.array([1.0, 1.0, 1e-3]))
     assert np.ndim(traces.value) == 1
     assert diagnose(traces).findings == diagnose(trace(1.0)).findings
+
+
+def test_one_bad_member_of_a_stack_is_not_hidden_by_the_median():
+    def loss(w, x):
+        return jnp.mean(jnp.tanh(x @ w))
+
+    weights = jnp.stack([jnp.eye(4), jnp.eye(4), jnp.full((4, 4), jnp.nan)])
+    trace = jax.vmap(probe(loss), (0, None))(weights, jnp.ones((2, 4))).trace
+    (found,) = diagnose(trace).findings
+    assert (found.kind, found.evidence["elements"]) == ("non_finite", 8)
+    assert "median of 3, 1 not finite" in str(trace)
+
+
+def test_a_forgotten_stop_gradient_is_one_finding_with_its_line():
+    def loss(params, x):
+        for i, w in enumerate(params):
+            x = jnp.tanh(x @ w)
+            x = jax.lax.stop_gradient(x) if i == 1 else x
+        return jnp.mean(x**2)
+
+    trace = probe(loss)([jnp.eye(4)] * 3, jnp.ones((2, 4))).trace
+    (found,) = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
+    assert found.where == "[0], [1]"
+    assert found.severity == "high"
+    line = loss.__code__.co_firstlineno + 3
+    assert found.evidence["stop_gradient_at"] == f"tests/test_diagnose.py:{line}"
+    assert found.remedies[0].action.startswith("take stop_gradient")
+
+
+def test_a_trace_says_that_it_has_no_numbers_inside_of_jit():
+    def inside(x):
+        trace = probe(lambda w: jnp.sum(jnp.tanh(w)))(x).trace
+        assert "without numbers inside of jit" in str(trace)
+        return diagnose(trace).findings
+
+    assert_refuses(lambda: jax.jit(inside)(jnp.ones(3)), "return it from there")
+    check = probe(lambda w: jnp.sum(jnp.tanh(w))).check
+    assert_refuses(lambda: jax.jit(check)(jnp.ones(3)), "outside of jit")

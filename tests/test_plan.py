@@ -41,5 +41,5 @@ def test_what_becomes_of_every_leaf_is_known():
         "w": "used",
         "b": "used",
         "unused": "unused",
-        "stopped": "behind stop_gradient",
+        "stopped": "without a gradient",
     }

@@ -24,13 +24,15 @@ class Budget(NamedTuple):
     """The gradient's way back along one path, and what each row on it cost.
 
     A gain is the log10 of a ratio of cotangent RMS: at the row that a signal comes from, over the
-    row itself. Under 0 the gradient shrank there. Along the path the gains add up exactly to
-    `total`. Where a signal branches, the cotangent at the branch point is the sum of what comes
-    back from all its users, so the ratio there is that sum over one contribution: it says what the
-    gradient was worth before and after, not what the op's own Jacobian would do to it alone. At a
-    point with several sources the path goes on to those that lead back furthest (through time, in a
-    recurrent network, not to the input of the last step), and of them to the one whose cotangent
-    has the largest norm (the skip connection, in a residual network).
+    row itself. Under 0 the gradient shrank there. What lies between two rows without being one,
+    such as a mean over positions at `level="layer"`, is charged to the row after it; `level="op"`
+    tells them apart. Along the path the gains add up exactly to `total`. Where a signal branches,
+    the cotangent at the branch point is the sum of what comes back from all its users, so the
+    ratio there is that sum over one contribution: it says what the gradient was worth before and
+    after, not what the op's own Jacobian would do to it alone. At a point with several sources
+    the path goes on to those that lead back furthest (through time, in a recurrent network, not
+    to the input of the last step), and of them to the one whose cotangent has the largest norm
+    (the skip connection, in a residual network).
     """
 
     charges: tuple[Charge, ...]  # in forward order
@@ -85,7 +87,7 @@ def budget(
     sums: tuple[dict[str, float], ...] = tuple(defaultdict(float) for _ in range(3))
     for charge in charges:
         site = sites[instances[charge.row].site]
-        groups = (site.kind, site.param or "(no parameter)", site.place)
+        groups = (site.kind, site.param or "ops without a parameter", site.place)
         for total, group in zip(sums, groups, strict=True):
             total[group] += charge.gain
     return Budget(

@@ -8,7 +8,7 @@ import numpy as np
 
 from vanishing.budget import Budget
 from vanishing.rows import MATRIX_PRODUCT, NONLINEARITY
-from vanishing.trace import UNUSED, USED, Trace
+from vanishing.trace import STOPPED, UNUSED, Trace
 from vanishing.views import number
 
 # Thresholds. Where a network's own depth and width say what is usual, they are relative to that.
@@ -126,6 +126,11 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     ),
     "dead_gradient": (
         Remedy("use the parameter, or take it out", "no gradient can ever move it", "jax.grad"),
+        Remedy(
+            "take stop_gradient, argmax, round or the cast to integers off its way to the loss",
+            "the loss feels it, but its derivative there is set to 0",
+            "jax.lax.stop_gradient",
+        ),
     ),
     "vanishing": (_ACTIVATION, _SCALE, _RESIDUAL, _NORMALISE, _GATE),
     "exploding": (_SCALE, _CLIP, _RESIDUAL, _GATE),
@@ -145,6 +150,9 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
 }
 
 
+_NAMED = 4  # names that a finding lists before it only counts
+
+
 def diagnose(trace: Trace) -> Diagnosis:
     """What is wrong with the network that a trace was taken of.
 
@@ -152,7 +160,8 @@ def diagnose(trace: Trace) -> Diagnosis:
     (`Trace.with_updates`) are looked for only where the trace has them.
 
     Args:
-      trace: from `vanishing.probe`; of a stack of traces, the median is looked at.
+      trace: from `vanishing.probe`; of a stack of traces, the median is looked at, and every
+        element that is not finite.
 
     >>> import jax.numpy as jnp
     >>> from vanishing.probe import probe
@@ -196,10 +205,27 @@ def _non_finite(trace: Trace) -> Iterator[Finding]:
 
 
 def _dead_gradient(trace: Trace) -> Iterator[Finding]:
-    for leaf in trace.layout.leaves:
-        if leaf.reach != USED:
-            where = leaf.label.format(*(":" for _ in leaf.lengths))
-            yield _finding("dead_gradient", where, leaf.reach == UNUSED, parameter=leaf.reach)
+    """One finding for the parameters that are not used, one for those used without a gradient."""
+    leaves = trace.layout.leaves
+    for reach in (UNUSED, STOPPED):
+        names = [
+            leaf.label.format(*(":" for _ in leaf.lengths))
+            for leaf in leaves
+            if leaf.reach == reach
+        ]
+        if names:
+            rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            evidence: dict[str, Any] = {
+                "parameters": len(names),
+                "of": len(leaves),
+                "they_are": reach,
+            }
+            if reach == STOPPED and trace.layout.stops:
+                evidence["stop_gradient_at"] = ", ".join(trace.layout.stops[:_NAMED])
+            many = reach == UNUSED or len(names) > len(leaves) / 2
+            found = _finding("dead_gradient", ", ".join(names[:_NAMED]) + rest, many, **evidence)
+            ranked = found.remedies if reach == UNUSED else found.remedies[::-1]
+            yield found._replace(remedies=ranked)
 
 
 def _dead_units(trace: Trace) -> Iterator[Finding]:
@@ -275,7 +301,7 @@ def _lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
         kind,
         budget.first,
         abs(fit.total) > 2 * (LOST_DECADES + fit.allowed),
-        first_layer_gets=10**fit.total,
+        first_over_last_layer=10**fit.total,
         factor_a_layer=fit.factor,
         r_squared=fit.r_squared,
         layers=fit.layers,

@@ -73,6 +73,7 @@ def make_plan(
         flow_of(program.frame, {s.value: i for i, s in enumerate(selected)}, known),
         _leaf_places(program, known, leaves),
         _notes(program, known),
+        _stops(program, known),
     )
 
     def grads_like(grads):
@@ -181,6 +182,19 @@ def _notes(program: Program, known: Facts) -> tuple[str, ...]:
             for node in nodes
             if node.equation.primitive.name.startswith(whole)
             and any(known.on_path(value) for value in node.outputs)
+        )
+    )
+
+
+def _stops(program: Program, known: Facts) -> tuple[str, ...]:
+    """Where a stop_gradient keeps back what the loss would otherwise feel."""
+    return tuple(
+        dict.fromkeys(
+            sites.own_source(node) or "an unknown line"
+            for _, node in facts.walk(program.frame)
+            if node.primitive == "stop_gradient"
+            and any(known.get(atom).sensitive for atom in node.inputs)
+            and known.used.intersection(node.outputs)
         )
     )
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vanishing import jaxpr, summary, tap
@@ -139,8 +140,13 @@ class Probe:
 
         Returns:
           The relative error of every number that was checked; print it.
+
+        Raises:
+          TypeError, ValueError: as for the call, or it was called inside of `jax.jit`.
         """
         plan = self._plan(args, kwargs)
+        if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
+            raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
         probed = self._measure(plan)
         count = len(probed.trace)
         chosen = np.unique(np.linspace(0, count - 1, min(rows or count, count)).astype(int))

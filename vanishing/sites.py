@@ -106,8 +106,9 @@ class _Namer:
         levels = max((use.levels for use in uses), key=len)
         own = [self.leaves[use.leaf] for use in sorted(uses)]
         if len(own) == 1:
-            alone = sum(leaf.module == own[0].module for leaf in self.leaves) == 1
-            return (own[0].module if alone and own[0].module else own[0].path), levels
+            module, path = own[0].module, own[0].path
+            alone = sum(leaf.path.startswith(module) for leaf in self.leaves) == 1
+            return (module if alone and module else path), levels
         widest = max(own, key=lambda leaf: math.prod(leaf.shape))
         return _shared([leaf.path for leaf in own]) or widest.path, levels
 

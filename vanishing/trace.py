@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vanishing import views
@@ -18,7 +19,7 @@ from vanishing.summary import norm, wide
 
 PyTree = Any
 
-USED, STOPPED, UNUSED = "used", "behind stop_gradient", "unused"
+USED, STOPPED, UNUSED = "used", "without a gradient", "unused"
 
 
 class LeafPlace(NamedTuple):
@@ -45,6 +46,7 @@ class Layout:
     flow: Flow
     leaves: tuple[LeafPlace, ...]
     notes: tuple[str, ...]  # what could not be recorded, and why
+    stops: tuple[str, ...] = ()  # "file:line" of each stop_gradient on the way to the loss
 
     @functools.cached_property
     def instances(self) -> tuple[Instance, ...]:
@@ -119,7 +121,18 @@ class Trace:
         return len(self.names)
 
     def single(self) -> "Trace":
-        """The trace as NumPy arrays, and of a stack of traces the median."""
+        """The trace as NumPy arrays, and of a stack of traces the median.
+
+        Of elements that are not finite it has the most that a trace of the stack has.
+
+        Raises:
+          ValueError: the trace is being traced, by `jax.jit`, `jax.vmap` or `jax.lax.scan`.
+        """
+        if isinstance(self.value, Tracer):
+            raise ValueError(
+                "this trace has no numbers inside of jit, vmap or scan; return it from there and "
+                "look at it outside."
+            )
 
         def collapse(x, axes: int):
             x = np.asarray(x, dtype=np.float64)
@@ -131,6 +144,10 @@ class Trace:
         forward, backward, params = jax.tree.map(
             lambda x: collapse(x, 1), (self.forward, self.backward, self.params)
         )
+        forward, backward = (
+            group._replace(non_finite=_most(all_of.non_finite))
+            for group, all_of in ((forward, self.forward), (backward, self.backward))
+        )
         return Trace(forward, backward, params, collapse(self.value, 0), self.layout)
 
     def _rms(self) -> tuple[np.ndarray, np.ndarray]:
@@ -138,7 +155,10 @@ class Trace:
         return np.asarray(single.forward.rms), np.asarray(single.backward.rms)
 
     def budget(self) -> Budget:
-        """Who lost the gradient: see `vanishing.budget.Budget`."""
+        """Who lost the gradient, in decades by kind of op, by parameter and by source line.
+
+        See `vanishing.budget.Budget` for what a ratio of cotangents means.
+        """
         return budget(self.layout.instances, self.layout.sites, self.names, self._rms()[1])
 
     def with_updates(self, updates: PyTree) -> "Trace":
@@ -181,6 +201,8 @@ class Trace:
         return views.plot(self.names, *self._rms(), self._title())
 
     def __str__(self) -> str:
+        if isinstance(self.value, Tracer):
+            return f"a trace of {len(self)} rows, without numbers inside of jit, vmap or scan"
         header, rows = self._cells()
         notes = [f"Not recorded: {note}" for note in self.notes]
         return "\n".join([self._title(), views.table(header, rows, texts=3), *notes])
@@ -190,7 +212,9 @@ class Trace:
 
     def _title(self) -> str:
         count = int(np.prod(np.shape(self.value), dtype=int))
-        of = f" (median of {count})" if np.ndim(self.value) else ""
+        broken = int(np.sum(~np.isfinite(np.asarray(self.value, np.float64))))
+        also = f", {broken} not finite" if broken else ""
+        of = f" (median of {count}{also})" if np.ndim(self.value) else ""
         loss = views.number(float(self.single().value), 4) or "nan"
         return f"loss {loss}{of}, {len(self)} rows"
 
@@ -222,6 +246,13 @@ class Trace:
         return tuple(name for name, _ in kept), list(
             zip(*(cells for _, cells in kept), strict=True)
         )
+
+
+def _most(counts) -> np.ndarray:
+    """The largest of the counts of each row, over all axes in front; nan where there is none."""
+    counts = np.asarray(counts, np.float64)
+    largest = np.where(np.isnan(counts), -1, counts).max(axis=tuple(range(counts.ndim - 1)))
+    return np.where(largest < 0, np.nan, largest)
 
 
 def _sizes(values, non_finite) -> list[str]:
