@@ -15,9 +15,11 @@ MODULES = sorted(
     if path.name != "__init__.py"
 )
 ORDER = (  # from the ground up: a module imports only from those before it, or its own package
-    "vanishing.layers",
+    "vanishing.meanfield",
     "vanishing.initializers",
+    "vanishing.layers",
     "vanishing.networks",
+    "vanishing.theory",
     "vanishing.losses",
     "vanishing.data",
     "vanishing.paths",
@@ -32,6 +34,7 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "vanishing.views",
     "vanishing.budget",
     "vanishing.trace",
+    "vanishing.compare",
     "vanishing.plan",
     "vanishing.check",
     "vanishing.probe",

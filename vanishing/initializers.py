@@ -1,22 +1,80 @@
 """Initialisers: how the kernels and biases of a network are drawn, by name."""
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.nn import initializers as jax_initializers
-from jaxtyping import Array, Float
+
+from vanishing.meanfield.moments import Scalar
 
 Initializer = jax_initializers.Initializer
-Scalar = float | int | Float[Array, ""]  # a traced scalar runs under `vmap`
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroMean:
+    """An initialiser whose entries have mean zero and a mean square that is known.
+
+    Called as those of `jax.nn.initializers` are, `(key, shape, dtype) -> array`. What the theory of
+    a network has to know of its weights stands beside the draw.
+
+    >>> init = ZeroMean(jax_initializers.normal(0.5), lambda shape: 0.25)
+    >>> init(jax.random.key(0), (3, 4), jnp.float32).shape, init.mean_square((3, 4))
+    ((3, 4), 0.25)
+    """
+
+    draw: Initializer
+    mean_square: Callable[[Sequence[int]], Scalar]  # of one entry, for an array of this shape
+    orthogonal: bool = False  # a multiple of an orthogonal matrix, not independent entries
+
+    def __call__(self, key, shape, dtype=jnp.float32, out_sharding=None):
+        """Draw an array."""
+        return self.draw(key, shape, dtype, out_sharding=out_sharding)
+
+
+def known(initializer: Initializer) -> ZeroMean:
+    """The initialiser, where its mean square is known.
+
+    Raises:
+      ValueError: nothing is known of it.
+    """
+    if isinstance(initializer, ZeroMean):
+        return initializer
+    raise ValueError(
+        f"no mean square is known of the entries that {_name(initializer)} draws; take an "
+        "initializer of vanishing.initializers, or wrap yours: "
+        "initializers.ZeroMean(draw, mean_square)."
+    )
+
+
+def _name(initializer: Initializer) -> str:
+    return getattr(initializer, "__qualname__", repr(initializer))
+
+
+zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)
+
+
+def lecun_normal() -> ZeroMean:
+    """`jax.nn.initializers.lecun_normal`: the mean square is 1 / fan_in."""
+    return _variance_scaling(jax_initializers.lecun_normal(), lambda fan_in, fan_out: 1 / fan_in)
+
+
+def _variance_scaling(draw: Initializer, variance: Callable[[int, int], Scalar]) -> ZeroMean:
+    def of_shape(shape):
+        places = math.prod(shape[:-2])
+        return variance(places * shape[-2], places * shape[-1])
+
+    return ZeroMean(draw, of_shape)
 
 
 class Weights(NamedTuple):
     """A kernel initialiser and a bias initialiser: `dense(features, *weights)`."""
 
     kernel_init: Initializer
-    bias_init: Initializer = jax_initializers.zeros
+    bias_init: Initializer = zeros
 
 
 def scaled(sigma_w: Scalar, sigma_b: Scalar = 0.0) -> Weights:
@@ -41,7 +99,8 @@ def scaled(sigma_w: Scalar, sigma_b: Scalar = 0.0) -> Weights:
         lecun = jax_initializers.variance_scaling(1.0, "fan_in", "normal")
         return (sigma_w * lecun(key, shape, dtype, out_sharding)).astype(dtype)
 
-    return Weights(kernel_init, _gaussian(sigma_b))
+    known = _variance_scaling(kernel_init, lambda fan_in, fan_out: sigma_w**2 / fan_in)
+    return Weights(known, _gaussian(sigma_b))
 
 
 def textbook() -> Weights:
@@ -52,22 +111,36 @@ def textbook() -> Weights:
     return Weights(_gaussian(1.0), _gaussian(1.0))
 
 
-def symmetric_uniform(scale: Scalar) -> Initializer:
+def symmetric_uniform(scale: Scalar) -> ZeroMean:
     """Uniform on [-scale, scale). (`jax.nn.initializers.uniform` draws from [0, scale) instead.)"""
 
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         unit = jax.random.uniform(key, shape, dtype, -1.0, 1.0, out_sharding=out_sharding)
         return (scale * unit).astype(dtype)
 
-    return init
+    return ZeroMean(init, lambda shape: scale**2 / 3)
 
 
-def _gaussian(sigma: Scalar) -> Initializer:
+def _gaussian(sigma: Scalar) -> ZeroMean:
     def init(key, shape, dtype=jnp.float32, out_sharding=None):
         unit = jax.random.normal(key, shape, dtype, out_sharding=out_sharding)
         return (sigma * unit).astype(dtype)
 
-    return init
+    return ZeroMean(init, lambda shape: sigma**2)
+
+
+def _orthogonal(scale: Scalar) -> ZeroMean:
+    def of_shape(shape):
+        return scale**2 / max(math.prod(shape[:-1]), shape[-1])
+
+    return ZeroMean(jax_initializers.orthogonal(scale), of_shape, orthogonal=True)
+
+
+def _delta_orthogonal(scale: Scalar) -> ZeroMean:
+    def of_shape(shape):
+        return scale**2 / math.prod((*shape[:-2], shape[-1]))  # all but the middle tap are zero
+
+    return ZeroMean(jax_initializers.delta_orthogonal(scale), of_shape, orthogonal=True)
 
 
 class Scales(NamedTuple):
@@ -78,23 +151,28 @@ class Scales(NamedTuple):
     sigma_b: Scalar = 0.0  # of scaled
 
 
+_FANS: dict[str, Callable[[int, int], float]] = {  # the mean square of each family
+    "lecun": lambda fan_in, fan_out: 1 / fan_in,
+    "glorot": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+    "xavier": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
+    "he": lambda fan_in, fan_out: 2 / fan_in,
+    "kaiming": lambda fan_in, fan_out: 2 / fan_in,
+}
+_FAMILIES = {
+    f"{family}_{distribution}": lambda _, name=f"{family}_{distribution}", variance=variance: (
+        Weights(_variance_scaling(getattr(jax_initializers, name)(), variance))
+    )
+    for family, variance in _FANS.items()
+    for distribution in ("normal", "uniform")
+}
 INITIALIZERS: dict[str, Callable[[Scales], Weights]] = {
-    "zeros": lambda _: Weights(jax_initializers.zeros),
+    "zeros": lambda _: Weights(zeros),
     "constant": lambda s: Weights(jax_initializers.constant(s.scale)),
     "normal": lambda s: Weights(_gaussian(s.scale)),
     "uniform": lambda s: Weights(symmetric_uniform(s.scale)),
-    "lecun_normal": lambda _: Weights(jax_initializers.lecun_normal()),
-    "lecun_uniform": lambda _: Weights(jax_initializers.lecun_uniform()),
-    "glorot_normal": lambda _: Weights(jax_initializers.glorot_normal()),
-    "glorot_uniform": lambda _: Weights(jax_initializers.glorot_uniform()),
-    "xavier_normal": lambda _: Weights(jax_initializers.xavier_normal()),
-    "xavier_uniform": lambda _: Weights(jax_initializers.xavier_uniform()),
-    "he_normal": lambda _: Weights(jax_initializers.he_normal()),
-    "he_uniform": lambda _: Weights(jax_initializers.he_uniform()),
-    "kaiming_normal": lambda _: Weights(jax_initializers.kaiming_normal()),
-    "kaiming_uniform": lambda _: Weights(jax_initializers.kaiming_uniform()),
-    "orthogonal": lambda s: Weights(jax_initializers.orthogonal(s.scale)),
-    "delta_orthogonal": lambda s: Weights(jax_initializers.delta_orthogonal(s.scale)),
+    **_FAMILIES,
+    "orthogonal": lambda s: Weights(_orthogonal(s.scale)),
+    "delta_orthogonal": lambda s: Weights(_delta_orthogonal(s.scale)),
     "textbook": lambda _: textbook(),
     "scaled": lambda s: scaled(s.sigma_w, s.sigma_b),
 }

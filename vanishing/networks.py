@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from vanishing import layers
 from vanishing.initializers import Weights, by_name
-from vanishing.layers import Layer
+from vanishing.layers import Activation, Layer
 from vanishing.layers.activation import Elementwise
 
 
@@ -13,9 +13,10 @@ def mlp(
     *,
     depth: int,
     width: int,
-    activation: str | Elementwise = "relu",
+    activation: str | Elementwise | Activation = "relu",
     weights: Weights | None = None,
-    output_activation: str | Elementwise = "identity",
+    output_activation: str | Elementwise | Activation = "identity",
+    norm: Layer | None = None,
     wrap: Callable[[Layer], Layer] = lambda block: block,
 ) -> Layer:
     """A multilayer perceptron: `depth` hidden layers of equal width, then a linear read-out.
@@ -27,11 +28,13 @@ def mlp(
       outputs: width of the output, such as the number of classes; at least 1.
       depth: number of hidden layers; at least 1.
       width: units of every hidden layer; at least 1.
-      activation: a name of `layers.ACTIVATIONS`, or an elementwise function.
-      weights: initialisers of all kernels and biases; by default those derived for the named
+      activation: a name of `layers.ACTIVATIONS`, an elementwise function, or an `Activation`.
+      weights: initialisers of all kernels and biases; by default those derived for the
         activation (`Activation.initializer`), LeCun's for a function.
       output_activation: follows the read-out; the losses of `vanishing.losses` with "cross_entropy"
         in their name want none.
+      norm: stands between the weights and the nonlinearity of every hidden layer, for instance
+        `layers.batch_norm()`.
       wrap: applied to every hidden layer but the first, for instance `layers.residual`.
 
     Returns:
@@ -51,11 +54,12 @@ def mlp(
     if width < 1:
         raise ValueError(f"mlp has width {width}; it must be at least 1.")
     if weights is None:
-        facts = layers.ACTIVATIONS.get(activation) if isinstance(activation, str) else None
-        weights = by_name(facts.initializer if facts else "lecun_normal")
+        weights = by_name(layers.facts_of(activation).initializer)
 
     block = layers.serial(
-        dense=layers.dense(width, *weights), activation=layers.activation(activation)
+        dense=layers.dense(width, *weights),
+        **({"norm": norm} if norm else {}),
+        activation=layers.activation(activation),
     )
     hidden = {"hidden": layers.repeat(wrap(block), depth - 1)} if depth > 1 else {}
     read_out = layers.serial(

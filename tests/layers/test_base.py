@@ -2,7 +2,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.helpers import assert_refuses
 from vanishing import layers
+from vanishing.meanfield import signal
 
 
 def test_a_spec_is_enough_to_initialise_and_to_find_the_output():
@@ -22,9 +24,14 @@ def test_stateless_has_no_parameters_and_leaves_the_state_alone(key):
     assert state == {"kept": 1}
 
 
-def test_a_layer_has_a_place_for_its_mean_field_reading():
-    assert layers.dense(3).propagate is None
-    assert layers.dense(3)._replace(propagate=lambda q: 2 * q).propagate(3) == 6
+def test_a_layer_without_a_mean_field_reading_is_named():
+    opaque = layers.stateless(jnp.sort)
+    net = layers.serial(first=layers.dense(3), sorted=opaque)
+    assert_refuses(
+        lambda: layers.propagate(net, signal(shape=(3,))),
+        "sorted: no mean-field form of this layer is known",
+    )
+    assert layers.propagate(net._replace(propagate=lambda s: s), signal(4.0)).q == 4
 
 
 def test_a_layer_is_no_argument_of_jit_but_can_be_closed_over(key):

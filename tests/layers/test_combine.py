@@ -187,7 +187,7 @@ def test_depth_axes_counts_the_repeats_above_a_leaf(key):
         (lambda: repeat(dense(2), 0), "depth 0; it must be at least 1"),
         (
             lambda: repeat(dense(2), 3).init(jax.random.key(0), jnp.ones((5, 4))),
-            "maps float32[5, 4] to float32[5, 2]; end it with a layer of the input's width",
+            "maps float32[5, 4] to float32[5, 2]; end it with a layer of width 4",
         ),
         (
             lambda: residual(dense(2)).init(jax.random.key(0), jnp.ones((5, 4))),

@@ -1,9 +1,10 @@
 """The layer algebra: layers as triples of pure functions, and what combines them."""
 
-from vanishing.layers.activation import ACTIVATIONS, Activation, activation
-from vanishing.layers.base import Applied, Layer, Variables, output_spec, stateless
+from vanishing.layers.activation import ACTIVATIONS, Activation, activation, facts_of
+from vanishing.layers.base import Applied, Layer, Variables, output_spec, propagate, stateless
 from vanishing.layers.combine import Stacked, depth_axes, repeat, residual, serial
-from vanishing.layers.linear import dense, flatten
+from vanishing.layers.linear import conv, dense, flatten
+from vanishing.layers.norm import batch_norm, dropout, layer_norm
 
 __all__ = [
     "ACTIVATIONS",
@@ -13,10 +14,16 @@ __all__ = [
     "Stacked",
     "Variables",
     "activation",
+    "batch_norm",
+    "conv",
     "dense",
     "depth_axes",
+    "dropout",
+    "facts_of",
     "flatten",
+    "layer_norm",
     "output_spec",
+    "propagate",
     "repeat",
     "residual",
     "serial",

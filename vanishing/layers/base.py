@@ -1,11 +1,14 @@
 """The layer: one definition, three readings."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
+
+from vanishing.meanfield import Signal
+from vanishing.meanfield.signal import unknown
 
 PyTree = Any  # of arrays; jaxtyping's own PyTree would be checked leaf by leaf at every call
 Spec = jax.Array | np.ndarray | jax.ShapeDtypeStruct  # whatever has a shape and a dtype
@@ -48,6 +51,17 @@ class Apply(Protocol):
     ) -> Applied: ...
 
 
+@runtime_checkable
+class Propagate(Protocol):
+    """Maps the mean-field signal before a layer to the signal after it.
+
+    Raises:
+      ValueError: theory cannot follow the layer there; the message names it.
+    """
+
+    def __call__(self, signal: Signal) -> Signal: ...
+
+
 class Layer(NamedTuple):
     """A pure function of its parameters, read three ways.
 
@@ -62,7 +76,18 @@ class Layer(NamedTuple):
 
     init: Init
     apply: Apply
-    propagate: Callable[[Any], Any] | None = None
+    propagate: Propagate | None = None
+
+
+def propagate(layer: Layer, signal: Signal) -> Signal:
+    """The mean-field signal after a layer.
+
+    Raises:
+      ValueError: no mean-field form of it is known; the message names its place.
+    """
+    if layer.propagate is None:
+        raise unknown("no mean-field form of this layer is known.", signal)
+    return layer.propagate(signal)
 
 
 def output_spec(layer: Layer, variables: Variables, x: Spec) -> jax.ShapeDtypeStruct:
@@ -70,8 +95,8 @@ def output_spec(layer: Layer, variables: Variables, x: Spec) -> jax.ShapeDtypeSt
     return jax.eval_shape(layer.apply, *variables, x).output
 
 
-def stateless(function: Callable[[Any], Any]) -> Layer:
-    """A layer without parameters: `function` applied to its input."""
+def stateless(function: Callable[[Any], Any], propagate: Propagate | None = None) -> Layer:
+    """A layer without parameters: `function` applied to its input, and its mean-field form."""
 
     def init(key, x):
         del key, x  # there is nothing to draw
@@ -81,4 +106,4 @@ def stateless(function: Callable[[Any], Any]) -> Layer:
         del params, key, train  # the function is fixed
         return Applied(function(x), state)
 
-    return Layer(init, apply)
+    return Layer(init, apply, propagate)

@@ -2,12 +2,18 @@
 
 import contextlib
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import KeyPath, register_pytree_with_keys_class
 
 from vanishing.layers.base import Applied, Layer, PyTree, Variables, output_spec
+from vanishing.layers.base import propagate as layers_propagate
+from vanishing.meanfield import Gain, Row, Signal
+from vanishing.meanfield.moments import Scalar
+from vanishing.meanfield.signal import DEPTH, identity_gain, linear_gain, unknown
 
 
 def serial(*layers: Layer, **named_layers: Layer) -> Layer:
@@ -66,16 +72,61 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
             new_state.append(layer_state)
         return Applied(x, collect(new_state))
 
-    return Layer(init, apply)
+    def propagate(signal):
+        path, before = signal.path, signal
+        signal = signal.restarted()
+        gains, rows = [], []
+        for i, layer in enumerate(chain):
+            name = names[i] or f"[{i}]"
+            after = layers_propagate(layer, replace(signal.restarted(), path=(*path, name)))
+            changed = any(
+                getattr(after, field) is not getattr(signal, field)
+                for field in ("q", "difference", "mean")
+            )
+            own = [after.row(identity_gain(after.q))] if changed and not after.rows else []
+            rows.append([*after.rows, *own])
+            gains.append(after.gain)
+            signal = after
+        total = identity_gain(before.q)
+        for i in reversed(range(len(chain))):
+            rows[i] = [replace(row, gain=row.gain.after(total)) for row in rows[i]]
+            total = gains[i].after(total)
+        return replace(
+            signal,
+            path=path,
+            gain=before.gain.after(total),
+            rows=before.rows + tuple(row for layer_rows in rows for row in layer_rows),
+        )
+
+    return Layer(init, apply, propagate)
 
 
-def residual(branch: Layer) -> Layer:
-    """A branch beside a skip connection, `x + branch(x)`, with the branch's own parameters.
+def residual(
+    branch: Layer,
+    *,
+    shortcut: Layer | None = None,
+    shortcut_scale: Scalar = 1.0,
+    branch_scale: Scalar = 1.0,
+) -> Layer:
+    """A branch beside a skip connection: `shortcut_scale * x + branch_scale * branch(x)`.
+
+    Parameters and state are the branch's own; with a shortcut of its own, a dict of `branch` and
+    `shortcut`.
+
+    Theory follows it where the branch holds a dense or convolutional layer on every path (or the
+    shortcut does), whose fresh weights make the two uncorrelated but for their means.
+
+    Args:
+      branch: a layer whose output has the shape of its input, or of the shortcut's output.
+      shortcut: a layer in place of the bare input, such as a projection to another width.
+      shortcut_scale: factor of the shortcut.
+      branch_scale: factor of the branch.
 
     Raises:
-      ValueError: the branch does not map its input to an output of the same shape.
+      ValueError: the branch and the shortcut map an input to outputs of different shapes.
 
-    Reference: He et al., Deep residual learning for image recognition, CVPR 2016, eq. 1.
+    Reference: He et al., Deep residual learning for image recognition, CVPR 2016, eq. 1 and 2; Yang
+    & Schoenholz, Mean field residual networks, NeurIPS 2017, for the signal and its gradient.
 
     >>> import jax.numpy as jnp
     >>> from vanishing.layers import dense
@@ -84,17 +135,86 @@ def residual(branch: Layer) -> Layer:
     >>> block.apply(params, state, jnp.ones((8, 4))).output.shape
     (8, 4)
     """
+    skip = serial() if shortcut is None else shortcut
+    scope = contextlib.nullcontext if shortcut is None else jax.named_scope
+
+    def joined(of_branch, of_shortcut) -> PyTree:
+        return of_branch if shortcut is None else {"branch": of_branch, "shortcut": of_shortcut}
+
+    def apart(tree) -> tuple[PyTree, PyTree]:
+        return (tree, ()) if shortcut is None else (tree["branch"], tree["shortcut"])
 
     def init(key, x):
-        variables = branch.init(key, x)
-        _require_same_spec("residual adds its input to its output", x, branch, variables)
-        return variables
+        keys = (key, key) if shortcut is None else jax.random.split(key)
+        own, skipped = branch.init(keys[0], x), skip.init(keys[1], x)
+        what = "its input" if shortcut is None else "its shortcut"
+        like = output_spec(skip, skipped, x)
+        _require_spec(like, f"residual adds {what} to its output", x, branch, own)
+        return Variables(
+            params=joined(own.params, skipped.params), state=joined(own.state, skipped.state)
+        )
 
     def apply(params, state, x, key=None, train=False):
-        output, state = branch.apply(params, state, x, key, train)
-        return Applied(x + output, state)
+        keys = (key, key) if key is None or shortcut is None else jax.random.split(key)
+        (own_params, skip_params), (own_state, skip_state) = apart(params), apart(state)
+        with scope("shortcut"):
+            kept, skip_state = skip.apply(skip_params, skip_state, x, keys[1], train)
+        with scope("branch"):
+            added, own_state = branch.apply(own_params, own_state, x, keys[0], train)
+        output = _times(shortcut_scale, kept) + _times(branch_scale, added)
+        return Applied(output, joined(own_state, skip_state))
 
-    return Layer(init, apply)
+    def propagate(signal):
+        start = replace(signal.restarted(), fresh=False)
+
+        def inside(name: str) -> Signal:
+            return start if shortcut is None else replace(start, path=(*signal.path, name))
+
+        kept = layers_propagate(skip, inside("shortcut"))
+        added = layers_propagate(branch, inside("branch"))
+        if not (kept.fresh or added.fresh):
+            raise unknown(
+                "a residual branch without weights of its own is correlated with its input; theory "
+                "follows a branch with a dense or convolutional layer on every path.",
+                signal,
+            )
+        a, b = shortcut_scale, branch_scale
+        skip_gain = linear_gain(signal, 1.0) if shortcut is None else kept.gain
+        after = kept.then(
+            q=a**2 * kept.q + b**2 * added.q + 2 * a * b * kept.mean * added.mean,
+            difference=a**2 * kept.difference + b**2 * added.difference,
+            mean=a * kept.mean + b * added.mean,
+            gaussian=kept.gaussian and added.gaussian,
+            fresh=signal.fresh or (kept.fresh and added.fresh),
+            path=signal.path,
+            has_parameters=False,
+        )
+        rows = [replace(row, gain=row.gain.times(a**2)) for row in kept.rows]
+        rows += [replace(row, gain=row.gain.times(b**2)) for row in added.rows]
+        return replace(
+            after,
+            gain=signal.gain.after(skip_gain.times(a**2).plus(added.gain.times(b**2))),
+            rows=(*signal.rows, *rows, after.row(identity_gain(after.q))),
+            subnetworks=_with_paths(signal, (skip, branch)),
+        )
+
+    return Layer(init, apply, propagate)
+
+
+def _with_paths(signal: Signal, paths: tuple[Layer, ...]) -> Any:
+    """The largest value of a subnetwork so far, with those that these paths are by themselves."""
+    if signal.subnetworks is None:
+        return None
+    start, largest = signal.subnetworks
+    for path in paths:
+        alone = replace(signal.restarted(), q=jnp.ones_like(start), difference=start)
+        end = layers_propagate(path, alone)
+        largest = jnp.maximum(largest, jnp.maximum(end.difference, end.subnetworks[1]))
+    return (start, largest)
+
+
+def _times(scale: Scalar, x: Any) -> Any:
+    return x if isinstance(scale, float) and scale == 1.0 else scale * x
 
 
 def repeat(block: Layer, depth: int) -> Layer:
@@ -122,7 +242,7 @@ def repeat(block: Layer, depth: int) -> Layer:
 
     def init(key, x):
         first = jax.eval_shape(block.init, key, x)
-        _require_same_spec("repeat feeds a block's output to the next", x, block, first)
+        _require_spec(x, "repeat feeds a block's output to the next", x, block, first)
         params, state = jax.vmap(lambda key: block.init(key, x))(jax.random.split(key, depth))
         return Variables(params=Stacked(params), state=Stacked(state))
 
@@ -137,7 +257,61 @@ def repeat(block: Layer, depth: int) -> Layer:
         x, new_state = jax.lax.scan(step, x, (params.layers, state.layers, keys), length=depth)
         return Applied(x, Stacked(new_state))
 
-    return Layer(init, apply)
+    def propagate(signal):
+        start, end = _settled(block, replace(signal.restarted(), path=(*signal.path, DEPTH)))
+
+        def step(carry, _):
+            after = layers_propagate(block, carry)
+            rows = after.rows or (after.row(identity_gain(after.q)),)
+            return _alike(after.restarted(), start), (after.gain, rows)
+
+        last, (gains, rows) = jax.lax.scan(step, start, length=depth)
+        last = _alike(last, end)
+
+        def backward(above, gain):
+            return gain.after(above), above
+
+        total, above = jax.lax.scan(backward, identity_gain(signal.q), gains, reverse=True)
+        rows = tuple(replace(row, gain=row.gain.after(_spread(above, row))) for row in rows)
+        return replace(
+            last, path=signal.path, gain=signal.gain.after(total), rows=(*signal.rows, *rows)
+        )
+
+    return Layer(init, apply, propagate)
+
+
+def _settled(block: Layer, signal: Signal) -> tuple[Signal, Signal]:
+    """The signal as it may stand before any of a block's repetitions, and as it does after."""
+    after = jax.eval_shape(lambda s: layers_propagate(block, s), signal)
+    if after.shape != signal.shape:
+        raise unknown(
+            f"repeat feeds a block's output to the next, but the block maps {signal.shape} to "
+            f"{after.shape}; end it with a layer of the input's width.",
+            signal,
+        )
+    always_gaussian = signal.gaussian and after.gaussian
+    return replace(signal, gaussian=always_gaussian), after
+
+
+def _alike(signal: Signal, other: Signal) -> Signal:
+    """The signal with what another one knows for certain: a scan's carry keeps its structure."""
+    return replace(
+        signal,
+        gaussian=other.gaussian,
+        fresh=other.fresh,
+        has_parameters=other.has_parameters,
+        path=other.path,
+    )
+
+
+def _spread(above: Gain, row: Row) -> Gain:
+    """The gains above each block, with the axes of depth that the block's own rows have."""
+    inner = (1,) * (row.q.ndim - 1)
+    return Gain(
+        above.matrix.reshape(-1, *inner, 4, 4),
+        above.log_scale.reshape(-1, *inner),
+        above.log_variance.reshape(-1, *inner),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,10 +356,10 @@ def depth_axes(path: KeyPath) -> int:
     return sum(isinstance(key, DepthKey) for key in path)
 
 
-def _require_same_spec(why: str, x: Any, layer: Layer, variables: Variables) -> None:
+def _require_spec(like: Any, why: str, x: Any, layer: Layer, variables: Variables) -> None:
     output = output_spec(layer, variables, x)
-    if (output.shape, output.dtype) != (x.shape, x.dtype):
+    if (output.shape, output.dtype) != (like.shape, like.dtype):
         raise ValueError(
             f"{why}, but the block maps {x.dtype}{list(x.shape)} to {output.dtype}"
-            f"{list(output.shape)}; end it with a layer of the input's width."
+            f"{list(output.shape)}; end it with a layer of width {like.shape[-1]}."
         )

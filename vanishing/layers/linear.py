@@ -1,21 +1,25 @@
-"""Linear layers: dense, and the reshaping that leads into it."""
+"""Linear layers: dense, convolution, and the reshaping that leads from one to the other."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vanishing import initializers
 from vanishing.layers.base import Applied, Layer, Variables, stateless
+from vanishing.meanfield import Signal
+from vanishing.meanfield.signal import linear_gain, unknown
 
 Initializer = jax.nn.initializers.Initializer
 
 
 def dense(
     features: int,
-    kernel_init: Initializer = jax.nn.initializers.lecun_normal(),
-    bias_init: Initializer = jax.nn.initializers.zeros,
+    kernel_init: Initializer = initializers.lecun_normal(),
+    bias_init: Initializer = initializers.zeros,
 ) -> Layer:
     """The affine map of the last axis, `x @ kernel + bias`.
 
@@ -25,6 +29,7 @@ def dense(
     Args:
       features: width of the output; at least 1.
       kernel_init: an initialiser of `jax.nn.initializers`' form, `(key, shape, dtype) -> array`.
+        Theory follows those of `vanishing.initializers`, and any `initializers.ZeroMean`.
       bias_init: the same for the bias.
 
     Returns:
@@ -68,9 +73,134 @@ def dense(
         pre_activation = x @ kernel
         return Applied(pre_activation + jnp.broadcast_to(bias, pre_activation.shape), state)
 
-    return Layer(init, apply)
+    def propagate(signal: Signal) -> Signal:
+        *places, fan_in = signal.shape
+        return _affine(signal, (fan_in, features), kernel_init, bias_init, (*places, features))
+
+    return Layer(init, apply, propagate)
+
+
+def conv(
+    features: int,
+    kernel_size: Sequence[int],
+    *,
+    strides: int | Sequence[int] = 1,
+    padding: str | Sequence[tuple[int, int]] = "SAME",
+    kernel_init: Initializer = initializers.lecun_normal(),
+    bias_init: Initializer = initializers.zeros,
+) -> Layer:
+    """A convolution over the axes between the batch and the channels.
+
+    Parameters are spelt as Flax spells them: `kernel` of shape (*kernel_size, channels, features)
+    and `bias` of shape (features,).
+
+    Theory follows it as it does a dense layer: exactly with circular padding, and away from the
+    border with any other, for a signal alike at all places. What a border of zeros takes away, some
+    4 % of the mean square at the edge of 3 x 3 kernels on 28 x 28 places, it leaves out.
+
+    Args:
+      features: channels of the output; at least 1.
+      kernel_size: extent of the kernel along each of those axes.
+      strides: steps between places of the output, one for all axes or one for each.
+      padding: "SAME", "VALID", "CIRCULAR" (the image as a torus), or (before, after) for each axis.
+      kernel_init: an initialiser of `jax.nn.initializers`' form.
+      bias_init: the same for the bias.
+
+    Returns:
+      A layer from (batch, *places, channels) to (batch, *places, features).
+
+    Raises:
+      ValueError: `features` is under 1, or the input has another number of axes than the kernel.
+
+    Reference: Xiao et al., Dynamical isometry and a mean field theory of CNNs, ICML 2018, sec. 2.
+
+    >>> layer = conv(8, (3, 3), strides=2)
+    >>> params, state = layer.init(jax.random.key(0), jnp.ones((4, 28, 28, 1)))
+    >>> layer.apply(params, state, jnp.ones((4, 28, 28, 1))).output.shape
+    (4, 14, 14, 8)
+    """
+    if features < 1:
+        raise ValueError(f"conv has {features} features; it must have at least 1.")
+    kernel_size = tuple(kernel_size)
+    axes = len(kernel_size)
+    steps = (strides,) * axes if isinstance(strides, int) else tuple(strides)
+    names = "DHW"[-axes:]
+    numbers = (f"N{names}C", f"{names}IO", f"N{names}C")
+
+    def convolve(x, kernel):
+        pad = padding
+        if padding == "CIRCULAR":
+            around = [((k - 1) // 2, k // 2) for k in kernel_size]
+            x = jnp.pad(x, [(0, 0), *around, (0, 0)], mode="wrap")
+            pad = "VALID"
+        return jax.lax.conv_general_dilated(x, kernel, steps, pad, dimension_numbers=numbers)
+
+    def init(key, x):
+        if len(x.shape) != axes + 2:
+            raise ValueError(
+                f"conv with a kernel of {axes} axes takes inputs (batch, {axes} axes of places, "
+                f"channels), but its input has shape {x.shape}."
+            )
+        kernel_key, bias_key = jax.random.split(key)
+        params = {
+            "kernel": kernel_init(kernel_key, (*kernel_size, x.shape[-1], features), x.dtype),
+            "bias": bias_init(bias_key, (features,), x.dtype),
+        }
+        return Variables(params=params, state={})
+
+    def apply(params, state, x, key=None, train=False):
+        del key, train  # deterministic, and the same in training
+        pre_activation = convolve(x, params["kernel"])
+        bias = jnp.broadcast_to(params["bias"], pre_activation.shape)
+        return Applied(pre_activation + bias, state)
+
+    def propagate(signal: Signal) -> Signal:
+        if len(signal.shape) != axes + 1:
+            raise unknown(f"conv of {axes} axes meets inputs of shape {signal.shape}.", signal)
+        shape = (*kernel_size, signal.shape[-1], features)
+        x, kernel = jnp.zeros((1, *signal.shape)), jnp.zeros(shape)
+        output = jax.eval_shape(convolve, x, kernel)
+        return _affine(signal, shape, kernel_init, bias_init, output.shape[1:])
+
+    return Layer(init, apply, propagate)
+
+
+def _affine(
+    signal: Signal,
+    kernel_shape: tuple[int, ...],
+    kernel_init: Initializer,
+    bias_init: Initializer,
+    shape: tuple[int, ...],
+) -> Signal:
+    """The signal after a sum over fan_in units with weights of their own.
+
+    Reference: Poole et al., Exponential expressivity in deep neural networks through transient
+    chaos, NeurIPS 2016, eq. 3 and 5; Schoenholz et al., Deep information propagation, ICLR 2017,
+    eq. 14 for the gradient.
+    """
+    try:
+        kernel, bias = initializers.known(kernel_init), initializers.known(bias_init)
+    except ValueError as error:
+        raise unknown(str(error), signal) from None
+    sigma_w2 = math.prod(kernel_shape[:-1]) * kernel.mean_square(kernel_shape)
+    sigma_b2 = bias.mean_square((kernel_shape[-1],))
+    return signal.then(
+        q=sigma_w2 * signal.q + sigma_b2,
+        difference=sigma_w2 * signal.difference,  # both inputs get the same bias
+        mean=0.0,
+        # the length of a Gaussian vector: Hanin, Which neural net architectures give rise to
+        # exploding and vanishing gradients, NeurIPS 2018
+        gain=linear_gain(signal, sigma_w2, 0.0 if kernel.orthogonal else 2 / signal.shape[-1]),
+        shape=shape,
+        gaussian=True,
+        fresh=True,
+        has_parameters=True,
+    )
 
 
 def flatten() -> Layer:
     """Joins all axes but the first into one: (batch, ...) to (batch, features)."""
-    return stateless(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])))
+    return stateless(
+        lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])),
+        lambda signal: signal.then(shape=(signal.size,)),
+    )

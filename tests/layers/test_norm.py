@@ -1,0 +1,108 @@
+"""Normalisation against Flax, and dropout against its definition."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import assert_refuses, assert_trees_close
+from vanishing import layers
+from vanishing.meanfield import signal
+
+
+def squares(apply):
+    return lambda params, x: jnp.sum(jnp.sin(apply(params, x)))
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (3, 4, 4, 5)])
+def test_batch_norm_equals_flax_in_training_and_after(x64, key, shape):
+    x = 3 + 2 * jax.random.normal(key, shape)
+    ours = layers.batch_norm(momentum=0.9, epsilon=1e-3)
+    _, state = ours.init(key, x)
+    params = {"scale": jnp.arange(1.0, 6.0), "bias": jnp.linspace(-1, 1, 5)}
+    for train in (True, False):
+        flax = nn.BatchNorm(
+            use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=jnp.float64
+        )
+        variables = {"params": params, "batch_stats": state}
+        expected, updated = flax.apply(variables, x, mutable=["batch_stats"])
+        output, new_state = ours.apply(params, state, x, None, train)
+        np.testing.assert_allclose(output, expected, rtol=1e-9, atol=1e-9)  # Flax: E[x^2] - E[x]^2
+        assert_trees_close(new_state, dict(updated["batch_stats"]), rtol=1e-9)
+
+        def our_output(p, x, train=train, state=state):
+            return ours.apply(p, state, x, None, train).output
+
+        def flax_output(p, x, flax=flax, state=state):
+            return flax.apply({"params": p, "batch_stats": state}, x, mutable=["batch_stats"])[0]
+
+        mine, theirs = (jax.grad(squares(f), 1) for f in (our_output, flax_output))
+        np.testing.assert_allclose(mine(params, x), theirs(params, x), rtol=1e-6, atol=1e-9)
+        state = new_state
+
+
+def test_layer_norm_equals_flax(x64, key):
+    x = 3 + 2 * jax.random.normal(key, (4, 6, 5))
+    ours, flax = layers.layer_norm(), nn.LayerNorm(dtype=jnp.float64, use_fast_variance=False)
+    params, state = ours.init(key, x)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, flax.init(key, x)["params"])
+    params = {"scale": jnp.arange(1.0, 6.0), "bias": jnp.linspace(-1, 1, 5)}
+    mine = jax.value_and_grad(squares(lambda p, x: ours.apply(p, state, x).output), (0, 1))
+    theirs = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
+    assert_trees_close(mine(params, x), theirs(params, x), rtol=1e-9)
+
+
+def test_dropout_zeroes_its_share_and_keeps_the_mean(key):
+    x, n = jnp.ones((100, 1000)), 100_000
+    layer = layers.dropout(0.2)
+    output = np.asarray(layer.apply({}, {}, x, key, True).output)
+    assert set(np.unique(output)) == {0.0, np.float32(1.25)}
+    # five standard errors of a share of 0.2
+    assert abs(np.mean(output == 0) - 0.2) < 5 * (0.2 * 0.8 / n) ** 0.5
+    np.testing.assert_array_equal(layer.apply({}, {}, x).output, x)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: layers.dropout(1.0), "dropout has rate 1.0"),
+        (lambda: layers.batch_norm(momentum=2.0), "batch_norm has momentum 2.0"),
+        (lambda: layers.batch_norm(epsilon=-1.0), "batch_norm has epsilon -1.0"),
+        (lambda: layers.layer_norm(epsilon=-1.0), "layer_norm has epsilon -1.0"),
+        (lambda: layers.dropout(0.5).apply({}, {}, jnp.ones(3), None, True), "give apply a key"),
+        (
+            lambda: layers.propagate(layers.batch_norm(), signal(shape=(4, 4, 8), batch=16)),
+            "covariance between places",
+        ),
+        (lambda: layers.propagate(layers.batch_norm(), signal(batch=3)), "a batch of 4, not of 3"),
+    ],
+)
+def test_norms_refuse(call, message):
+    assert_refuses(call, message)
+
+
+# Luther's derivation of Yang et al., ICLR 2019: the squared gradient's factor a layer, of dense,
+# batch normalisation and ReLU, for a batch of this size
+@pytest.mark.parametrize(
+    ("batch", "factor"),
+    [(8, 1.7882), (16, 1.59), (32, 1.5219), (64, 1.4931), (128, 1.4797), (10**6, 1.4669)],
+)
+def test_batch_norm_with_relu_explodes_as_published(batch, factor):
+    block = layers.serial(
+        dense=layers.dense(64),
+        norm=layers.batch_norm(epsilon=0.0),
+        relu=layers.activation("relu"),
+    )
+    after = layers.propagate(layers.repeat(block, 20), signal(shape=(64,), batch=batch))
+    gradients = after.rows[0].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
+    assert np.exp(gradients[3] - gradients[4]) == pytest.approx(factor, rel=1e-4)
+
+
+@pytest.mark.parametrize("batch", [8, 32, 128])
+def test_linear_batch_norm_multiplies_by_b_minus_2_over_b_minus_3(batch):
+    block = layers.serial(dense=layers.dense(64), norm=layers.batch_norm(epsilon=0.0))
+    after = layers.propagate(layers.repeat(block, 20), signal(shape=(64,), batch=batch))
+    gradients = after.rows[0].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
+    # Yang et al., ICLR 2019: the linear network
+    assert np.exp(gradients[3] - gradients[4]) == pytest.approx((batch - 2) / (batch - 3), rel=1e-4)

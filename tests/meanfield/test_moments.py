@@ -1,0 +1,89 @@
+"""Closed forms against quadrature, and quadrature against sampling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vanishing.meanfield import moments
+from vanishing.meanfield.moments import by_quadrature, leaky
+
+CLOSED = {
+    "relu": (leaky(0.0), jax.nn.relu),
+    "leaky": (leaky(0.3), lambda x: jax.nn.leaky_relu(x, 0.3)),
+    "identity": (leaky(1.0), lambda x: x),
+    "erf": (moments.erf, jax.scipy.special.erf),
+    "sine": (moments.sine, jnp.sin),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_closed_forms_equal_quadrature(x64, name):
+    closed, function = CLOSED[name]
+    numeric = jax.jit(by_quadrature(function))
+    for q in (1e-4, 0.5, 5.0):
+        for correlation in (-0.7, 0.0, 0.9, 1 - 1e-7):
+            found, expected = (m(q, q * (1 - correlation)) for m in (closed, numeric))
+            for field, a, b in zip(found._fields, found, expected, strict=True):
+                # means of odd functions are 0 but for rounding
+                assert float(a) == pytest.approx(float(b), rel=1e-7, abs=1e-14), (field, q)
+
+
+@pytest.mark.parametrize("function", [jnp.tanh, jax.nn.gelu, jax.nn.selu, jax.nn.hard_tanh])
+def test_moments_equal_those_of_a_sample(function, key):
+    n, q, correlation = 1_000_000, 2.0, 0.4
+    u, w = q**0.5 * jax.random.normal(key, (2, n))
+    v = correlation * u + (1 - correlation**2) ** 0.5 * w
+    f_u, f_v = function(u), function(v)
+    slope = jax.vmap(jax.grad(function))
+    s_u, s_v = slope(u), slope(v)
+    samples = (
+        f_u,
+        f_u**2,
+        (f_u - f_v) ** 2 / 2,
+        s_u**2,
+        s_u * s_v,
+        s_u**2 * u**2,
+        s_u * s_v * u * v,
+        s_u**4,
+    )
+    kinks = (-1.0, 1.0) if function is jax.nn.hard_tanh else ()
+    found = by_quadrature(function, kinks)(q, q * (1 - correlation))
+    for field, moment, sample in zip(found._fields, found, samples, strict=True):
+        mean, error = float(jnp.mean(sample)), float(jnp.std(sample)) / n**0.5
+        assert abs(float(moment) - mean) < 5 * error, field
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_small_angles_keep_their_digits_in_float32(name):
+    """1 - c of 1e-6 is what float32 cannot hold as a correlation."""
+    closed, _ = CLOSED[name]
+    q, share = 0.7, 1e-6
+    narrow = closed(jnp.float32(q), jnp.float32(q * share))
+    with jax.enable_x64(True):
+        wide = closed(q, q * share)
+    np.testing.assert_allclose(narrow.difference, wide.difference, rtol=1e-5)
+
+
+def test_angle_and_moments_have_gradients_where_the_inputs_meet():
+    for get in (leaky(0.0), by_quadrature(jnp.tanh)):
+        slopes = jax.grad(lambda q, get=get: get(q, 0.0).square)(0.5)
+        assert np.isfinite(slopes)
+        assert float(get(0.0, 0.0).square) == 0.0
+
+
+def test_a_kink_away_from_0_loses_no_digits(x64):
+    """Of hard tanh E[f'(u) f'(v)] is P(|u| < 1, |v| < 1), an integral of a normal probability."""
+    q, correlation = 2.0, 0.4
+    found = by_quadrature(jax.nn.hard_tanh, (-1.0, 1.0))(q, q * (1 - correlation))
+    x, weight = np.polynomial.legendre.leggauss(200)
+    spread = (q * (1 - correlation**2)) ** 0.5
+    inside = jax.scipy.stats.norm.cdf((1 - correlation * x) / spread)
+    inside = inside - jax.scipy.stats.norm.cdf((-1 - correlation * x) / spread)
+    density = np.exp(-(x**2) / (2 * q)) / (2 * np.pi * q) ** 0.5
+    assert float(found.slope_product) == pytest.approx(
+        float(np.sum(weight * density * inside)), rel=1e-7
+    )
+    # narrow angles too: the whole of the slope's mass where the inputs meet
+    near = by_quadrature(jax.nn.hard_tanh, (-1.0, 1.0))(q, q * 1e-9)
+    assert float(near.slope_product) == pytest.approx(float(near.slope_square), rel=1e-4)

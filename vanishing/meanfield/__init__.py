@@ -1,0 +1,16 @@
+"""Mean-field theory of one layer: Gaussian moments, and the signal that `propagate` maps."""
+
+from vanishing.meanfield.moments import GetMoments, Moments, by_quadrature
+from vanishing.meanfield.quadrature import gaussian_mean
+from vanishing.meanfield.signal import Gain, Row, Signal, signal
+
+__all__ = [
+    "Gain",
+    "GetMoments",
+    "Moments",
+    "Row",
+    "Signal",
+    "by_quadrature",
+    "gaussian_mean",
+    "signal",
+]

@@ -1,0 +1,53 @@
+"""Questions about a whole network at initialisation, answered before a weight is drawn."""
+
+from vanishing.theory.critical import Critical, CriticalPoint, critical, critical_line
+from vanishing.theory.isometry import Spectrum, predict_spectrum, singular_values, spectrum
+from vanishing.theory.maps import (
+    DepthScales,
+    FixedPoint,
+    chi,
+    correlation_fixed_point,
+    covariance_map,
+    depth_scales,
+    fixed_point,
+    fixed_points,
+    variance_map,
+)
+from vanishing.theory.prediction import Prediction, predict, profile
+from vanishing.theory.recurrent import StepBound, chrono_gain, gate_gain, rnn_bound, rnn_chi
+from vanishing.theory.tailored import Tailored, maximal_curvature, maximal_slope, tailor
+from vanishing.theory.textbook import chain_factors, learning_speed_ratio
+
+__all__ = [
+    "Critical",
+    "CriticalPoint",
+    "DepthScales",
+    "FixedPoint",
+    "Prediction",
+    "Spectrum",
+    "StepBound",
+    "Tailored",
+    "chain_factors",
+    "chi",
+    "chrono_gain",
+    "correlation_fixed_point",
+    "covariance_map",
+    "critical",
+    "critical_line",
+    "depth_scales",
+    "fixed_point",
+    "fixed_points",
+    "gate_gain",
+    "learning_speed_ratio",
+    "maximal_curvature",
+    "maximal_slope",
+    "predict",
+    "predict_spectrum",
+    "profile",
+    "rnn_bound",
+    "rnn_chi",
+    "singular_values",
+    "spectrum",
+    "tailor",
+    "variance_map",
+]

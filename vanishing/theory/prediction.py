@@ -1,0 +1,224 @@
+"""Predictions: signal and gradient at every layer of a network, before a weight is drawn."""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from vanishing.layers import Layer, propagate
+from vanishing.layers.base import Spec
+from vanishing.meanfield import Row, Signal, signal
+from vanishing.meanfield.moments import Scalar
+from vanishing.meanfield.signal import DEPTH
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["q", "mean", "correlation", "log_gain", "log_variance"],
+    meta_fields=["names", "sizes"],
+)
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What theory expects at every row of a network, named as `vanishing.probe` names its rows.
+
+    A pytree whose names are static: it leaves a `jax.jit`, is stacked by `jax.vmap` and is
+    differentiated by `jax.grad`.
+    """
+
+    # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
+    q: Any  # mean square of the signal: E[h^2], of a unit
+    mean: Any  # E[h]
+    correlation: Any  # cosine of the angle between the signals of two inputs
+    log_gain: Any  # log of E|dL/dh|^2 over that of the output, both summed over units
+    log_variance: Any  # of the logarithm of one input's |dL/dh|^2, over networks of this width
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]  # units of each row
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def log_backward(self) -> Float[Array, "... row"]:
+        """log E[(dL/dh)^2] of a unit, over that of a unit of the last row."""
+        sizes = jnp.array(self.sizes, self.log_gain.dtype)
+        per_unit = self.log_gain - jnp.broadcast_to(jnp.log(sizes), self.log_gain.shape)
+        return per_unit - per_unit[..., -1:]
+
+    @property
+    def log_factor(self) -> Float[Array, "... row"]:
+        """What passing from the next row back to this one adds to `log_gain`; 0 at the last."""
+        return self.log_gain - jnp.concatenate(
+            [self.log_gain[..., 1:], self.log_gain[..., -1:]], axis=-1
+        )
+
+    def to_xarray(self):
+        """The prediction as a labelled `xarray.Dataset` with dimension `row`, as a trace's is.
+
+        Axes that `vmap` put in front are called `batch_0`, `batch_1`, and so on.
+        """
+        import xarray as xr
+
+        lead = [f"batch_{i}" for i in range(np.ndim(self.q) - 1)]
+        fields = (
+            "q",
+            "mean",
+            "correlation",
+            "log_gain",
+            "log_factor",
+            "log_variance",
+            "log_backward",
+        )
+        variables = {name: ([*lead, "row"], np.asarray(getattr(self, name))) for name in fields}
+        coords = {"row": list(self.names), "size": ("row", list(self.sizes))}
+        return xr.Dataset(variables, coords)
+
+
+def predict(
+    network: Layer,
+    x: Spec,
+    *,
+    q: Scalar | None = None,
+    correlation: Scalar | None = None,
+    train: bool = True,
+    gradient_correlation: Scalar = 0.0,
+) -> Prediction:
+    """The signal and the gradient at every layer of a network, from mean-field theory.
+
+    Exact for infinite width at initialisation, for any loss whose gradient at the output does not
+    depend on the weights. Of one network of finite width, the logarithm of one input's squared
+    gradient norm strays from its mean by about sqrt(log_variance), and that mean lies half a
+    `log_variance` under `log_gain`; averaged over a batch of unlike inputs both are smaller.
+
+    Args:
+      network: a layer, every part of which has a `propagate`.
+      x: a batch of inputs, (batch, ...), whose mean square, mean and correlation are taken; or a
+        spec of such, for inputs of mean square 1 at right angles to one another.
+      q: mean square of the inputs' features, in place of that of `x`.
+      correlation: cosine of the angle between two inputs, in place of that of `x`.
+      train: whether dropout and batch normalisation show their training face; the latter sees a
+        batch of `x.shape[0]`.
+      gradient_correlation: cosine of the angle between the loss gradients of two inputs, at the
+        network's output.
+
+    Returns:
+      A prediction with a row for each layer and each residual sum, in forward order.
+
+    Raises:
+      ValueError: theory cannot follow a layer; the message names it.
+
+    References: Poole et al., NeurIPS 2016; Schoenholz et al., Deep information propagation, ICLR
+    2017; Yang & Schoenholz, Mean field residual networks, NeurIPS 2017.
+
+    >>> from vanishing import networks
+    >>> net = networks.mlp(10, depth=50, width=64, activation="relu")
+    >>> prediction = predict(net, jax.ShapeDtypeStruct((32, 64), jnp.float32))
+    >>> prediction.names[-2:]
+    ('hidden/activation[48]', 'output.dense')
+    """
+    start = input_signal(x, q, correlation, train)
+    return profile(network, start, gradient_correlation)
+
+
+def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -> Prediction:
+    """The prediction for a signal of your own making; see `predict`."""
+    end = propagate(network, start)
+    rows = end.rows or (end.row(start.restarted().gain),)
+    places = list(_unroll(list(enumerate(rows)), 0))
+    order = _order(rows, places)
+
+    def collect(field):
+        return jnp.concatenate([jnp.ravel(field(row)) for row in rows])[order]
+
+    square = jnp.ones_like(end.q)
+    product = square * gradient_correlation
+    gradient = jnp.stack([square, product, end.q * square, end.covariance * product])
+    q, difference = collect(lambda row: row.q), collect(lambda row: row.difference)
+    return Prediction(
+        q=q,
+        mean=collect(lambda row: row.mean),
+        correlation=1 - jnp.where(q > 0, difference / jnp.where(q > 0, q, 1.0), 0.0),
+        log_gain=collect(lambda row: row.gain.log_of(gradient)),
+        log_variance=collect(lambda row: row.gain.log_variance),
+        names=tuple(label(rows[i], index) for i, index in places),
+        sizes=tuple(rows[i].size for i, _ in places),
+    )
+
+
+def label(row: Row, index: Sequence[int]) -> str:
+    """What a probe calls the row: the path of its parameters, or the scope of what has none.
+
+    An index stands behind each repeated layer's name in a path, and behind the whole of a scope.
+    """
+    indices = iter(index)
+    if not row.has_parameters:
+        names = [name for name in row.path if name != DEPTH]
+        return "/".join(names) + "".join(f"[{i}]" for i in index)
+    steps = [
+        f"[{next(indices)}]" if name == DEPTH else name if name.startswith("[") else f".{name}"
+        for name in row.path
+    ]
+    return "".join(steps).removeprefix(".")
+
+
+def input_signal(
+    x: Spec, q: Scalar | None = None, correlation: Scalar | None = None, train: bool = True
+) -> Signal:
+    """The signal that a batch of inputs is, or that a spec stands for; see `predict`."""
+    if len(x.shape) < 2:
+        raise ValueError(f"x has shape {x.shape}; it must be a batch of inputs, (batch, ...).")
+    given = not isinstance(x, jax.ShapeDtypeStruct)
+    flat = jnp.asarray(x).reshape(x.shape[0], -1) if given else jnp.zeros((1, 1))
+    measured = jnp.mean(flat**2) if given else 1.0
+    if correlation is None:
+        correlation = _mean_correlation(flat) if given and x.shape[0] > 1 else 0.0
+    return signal(
+        measured if q is None else q,
+        correlation,
+        mean=jnp.mean(flat) if given and q is None else 0.0,
+        shape=tuple(x.shape[1:]),
+        batch=x.shape[0],
+        train=train,
+    )
+
+
+def _mean_correlation(x: Float[Array, "batch features"]) -> Float[Array, ""]:
+    """The mean product of two different inputs over the mean square."""
+    n = x.shape[0]
+    total = jnp.sum(jnp.sum(x, axis=0) ** 2)
+    squares = jnp.sum(x**2)
+    return (total - squares) / (n - 1) / jnp.where(squares > 0, squares, 1.0)
+
+
+def _unroll(rows: list[tuple[int, Row]], level: int) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Rows in forward order: (which, its index along each axis of depth)."""
+    for _, group in itertools.groupby(rows, lambda item: _prefix(item[1].path, level + 1)):
+        members = list(group)
+        if members[0][1].path.count(DEPTH) <= level:
+            yield from ((which, ()) for which, _ in members)
+            continue
+        for i in range(members[0][1].q.shape[level]):
+            yield from ((which, (i, *rest)) for which, rest in _unroll(members, level + 1))
+
+
+def _prefix(path: tuple[str, ...], depths: int) -> tuple[str, ...]:
+    """The path through its given number of axes of depth, or the whole of one that has fewer."""
+    positions = [i for i, name in enumerate(path) if name == DEPTH]
+    return path[: positions[depths - 1] + 1] if len(positions) >= depths else path
+
+
+def _order(rows: Sequence[Row], places) -> np.ndarray:
+    """Where each place stands when the rows' arrays are flattened, one after another."""
+    offsets = np.cumsum([0, *(row.q.size for row in rows)])
+    return np.array(
+        [
+            offsets[i] + (np.ravel_multi_index(index, rows[i].q.shape) if index else 0)
+            for i, index in places
+        ],
+        dtype=int,
+    )
