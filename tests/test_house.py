@@ -34,10 +34,10 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "vanishing.views",
     "vanishing.budget",
     "vanishing.trace",
-    "vanishing.compare",
     "vanishing.plan",
     "vanishing.check",
     "vanishing.probe",
+    "vanishing.compare",
     "vanishing.diagnose",
     "vanishing.train",
     "vanishing.record",
@@ -46,6 +46,8 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "experiments.launch",
     "experiments.training",
     "experiments.activation",
+    "experiments.signal",
+    "experiments.phase_diagram",
 )
 
 

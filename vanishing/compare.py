@@ -1,12 +1,48 @@
 """Comparison: what theory predicts beside what the probe measured, row by row."""
 
+import re
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from vanishing.layers import Layer, Variables, output_spec
+from vanishing.probe import probe
 from vanishing.theory import Prediction
 from vanishing.trace import Trace
+
+
+def measure(
+    network: Layer,
+    variables: Variables,
+    x: Float[Array, "batch ..."],
+    key: PRNGKeyArray,
+) -> Trace:
+    """What the probe sees of one network whose loss theory can speak about.
+
+    The loss is a linear function of the output with random weights for every input, so that its
+    gradient knows nothing of the network. Runs under `jax.jit`, and under `jax.vmap` over networks.
+
+    Args:
+      network: a layer, read in training mode.
+      variables: what its `init` drew.
+      x: a batch of inputs.
+      key: of the loss's weights, and of layers that are random in training.
+
+    Returns:
+      The trace, with the summaries "rms" and "similarity".
+    """
+    loss_key, noise_key = jax.random.split(key)
+    spec = output_spec(network, variables, x)
+    weights = jax.random.normal(loss_key, spec.shape, spec.dtype)
+
+    def loss(params):
+        return jnp.sum(network.apply(params, variables.state, x, noise_key, True).output * weights)
+
+    return probe(loss, summaries=("rms", "similarity"))(variables.params).trace
 
 
 def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
@@ -85,18 +121,19 @@ def slope(comparison: xr.Dataset, rows: str, skip: int = 0) -> Slope:
 
     Args:
       comparison: what `compare` returned.
-      rows: part of the names of the rows to take, such as ".dense".
+      rows: a regular expression that the whole of a row's name must match, such as
+        r"hidden\\[\\d+\\]\\.dense".
       skip: how many of these to leave out at each end, where the signal has yet to come to its
         fixed point and the gradient still knows the loss.
 
     Raises:
       ValueError: fewer than two rows are left.
     """
-    names = [name for name in comparison["row"].values.tolist() if rows in name]
+    names = [name for name in comparison["row"].values.tolist() if re.fullmatch(rows, name)]
     names = names[skip : len(names) - skip]
     if len(names) < 2:
         raise ValueError(
-            f"{len(names)} rows have {rows!r} in their name once {skip} are left out at each end; "
+            f"{len(names)} rows match {rows!r} once {skip} are left out at each end; "
             "a slope takes at least 2."
         )
     chosen = comparison.sel(row=names)

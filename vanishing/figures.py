@@ -21,12 +21,18 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def panels(rows: int, columns: int, title: str) -> tuple[Figure, np.ndarray]:
-    """A figure with a title and a grid of axes, (rows, columns), that share each row's scale."""
+def panels(
+    rows: int, columns: int, title: str, size: tuple[float, float] | None = None
+) -> tuple[Figure, np.ndarray]:
+    """A figure with a title and a grid of axes, (rows, columns), that share each row's scale.
+
+    Its size in inches grows with the number of axes unless it is given.
+    """
     from matplotlib import rc_context
 
     with rc_context(_STYLE):
-        figure = Figure(figsize=(1.5 + 3.6 * columns, 1.0 + 3.1 * rows), layout="constrained")
+        size = size or (1.5 + 3.6 * columns, 1.0 + 3.1 * rows)
+        figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(
             textwrap.fill(title, 38 * columns), fontsize=14, fontweight="bold", x=0.01, ha="left"
         )
@@ -93,3 +99,31 @@ def curve(axes: Axes, values: xr.DataArray, **style) -> None:
             last = max(end - 1, 0)
             height = heights[last] if end else axes.get_ylim()[1]
             axes.plot(steps[last], height, "x", color=line.get_color(), ms=9, mew=2)
+
+
+def line_and_dots(
+    axes: Axes,
+    predicted: xr.DataArray,
+    measured: xr.DataArray,
+    spread: xr.DataArray | None = None,
+    **style,
+) -> None:
+    """A prediction by layer as a line, its spread as a band, the measured seeds as dots.
+
+    Args:
+      axes: where to draw.
+      predicted: dimension (layer,).
+      measured: dimensions (seed, layer); at most a dozen layers get dots.
+      spread: dimension (layer,); the band is two of it to each side.
+      **style: color and label.
+    """
+    axes.plot(predicted.layer, predicted, lw=1.5, **style)
+    if spread is not None:
+        low, high = predicted - 2 * spread, predicted + 2 * spread
+        axes.fill_between(
+            predicted.layer, low, high, color=style.get("color"), alpha=0.12, linewidth=0
+        )
+    shown = measured.isel(layer=slice(None, None, max(1, measured.sizes["layer"] // 12)))
+    for seed in shown.transpose("seed", "layer").values:
+        axes.plot(shown.layer, seed, "o", ms=2.5, alpha=0.5, color=style.get("color"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -12,8 +12,8 @@ from vanishing.meanfield.moments import Scalar
 from vanishing.theory.maps import Nonlinearity, variance_map
 from vanishing.theory.roots import crossings
 
-_LOG_Q = np.linspace(np.log(1e-6), np.log(1e6), 601)  # where crossings are looked for
-_ROUNDING = 1e-13  # of the differences whose sign is looked at
+_LOG_Q = np.linspace(np.log(1e-5), np.log(1e6), 601)  # where crossings are looked for
+_ROUNDING = 1e-11  # of quadrature, in the differences whose sign is looked at
 
 
 class CriticalPoint(NamedTuple):
