@@ -7,11 +7,11 @@ line of the predicted slope, within 5 % or 0.02 a layer, for every activation an
 
 Two causes make finite networks differ, and --depth=30 --initializers=derived shows both. Residual
 ReLU, x + relu(dense(x)), adds to every unit's mean, so that all inputs come to share a direction.
-Of the gradient only one part in `width` lies along it, which theory leaves out, but that part grows
-faster than the rest: at depth 14 the slope is off by 0.062 at width 128, by 0.023 at 512 and by
-0.007 at 2048; and at width 512 by 0.18 at depth 30. Plain GELU at He's scale has no variance to come
-to: its signal dies out ever faster, which multiplies the differences between one network and the
-next, and their mean logarithm is not the logarithm of the mean.
+Of the gradient only one part in `width` lies along it, which theory leaves out, but that part
+grows faster than the rest: at depth 14 the slope is off by 0.062 at width 128, by 0.023 at 512 and
+by 0.007 at 2048; and at width 512 by 0.18 at depth 30. Plain GELU at He's scale has no variance to
+come to: its signal dies out ever faster, which multiplies the differences between one network and
+the next, and their mean logarithm is not the logarithm of the mean.
 """
 
 import dataclasses

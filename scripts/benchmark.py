@@ -11,10 +11,11 @@ one layer: it is working space, the same at any depth.
 Then, for a tanh network of depth 50 with batch = width: milliseconds a training step, with every
 layer recorded at every step and at none but the first; and the share of the rate of a plain matrix
 product of the same size that the recorded step's own matrix products reach. Then the time to
-compile such a step at depths 10 to 10,000. What is compared is timed in turn, in one run: machines
-are shared and noisy, so read the ratios.
+compile such a step at depths 10 to 10,000. Then the time of predictions, once compiled. What is
+compared is timed in turn, in one run: machines are shared and noisy, so read the ratios.
 """
 
+import functools
 import os
 import statistics
 import time
@@ -25,7 +26,8 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
-from vanishing import losses, networks, optimizers, probe, record, train
+from experiments import phase_diagram
+from vanishing import initializers, losses, networks, optimizers, probe, record, theory, train
 
 DEPTH = flags.DEFINE_integer("depth", 50, "Hidden layers of the timed step.", lower_bound=1)
 WIDTHS = flags.DEFINE_list("widths", ["64", "128"], "Units of a layer, and examples of a batch.")
@@ -216,6 +218,39 @@ def probe_table() -> None:
         )
 
 
+def theory_table() -> None:
+    """Print how long predictions take once compiled."""
+    side = 200
+    sigma_w, sigma_b = jnp.linspace(0.5, 3.0, side), jnp.linspace(0.0, 1.0, side)
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+    calls = {}
+    for name in ("tanh", "relu"):
+        plane = jax.jit(functools.partial(phase_diagram.phase_map, name))
+        calls[f"phase diagram of {name}, {side} x {side}"] = (plane, (sigma_w, sigma_b))
+        for depth in (50, 1000):
+            calls[f"{name} network of depth {depth}"] = (predicted(name, depth, x), (1.0,))
+    say("\nPrediction, once compiled:\n")
+    say("| of | compiling | then |")
+    say("|---|---|---|")
+    for name, (function, args) in calls.items():
+        start = time.perf_counter()
+        program = function.lower(*args).compile()
+        compiling = time.perf_counter() - start
+        seconds = medians({"run": lambda p=program, a=args: p(*map(jnp.float32, a))})["run"]
+        say(f"| {name} | {compiling:.2f} s | {seconds * 1e3:.2f} ms |")
+
+
+def predicted(activation: str, depth: int, x: jax.ShapeDtypeStruct):
+    """The gains of a network at a scale of its weights, as a program."""
+
+    def log_gain(sigma_w):
+        weights = initializers.scaled(sigma_w, 0.1)
+        net = networks.mlp(10, depth=depth, width=64, activation=activation, weights=weights)
+        return theory.predict(net, x).log_gain
+
+    return jax.jit(log_gain)
+
+
 def main(argv: list[str]) -> None:
     """Print the tables."""
     if argv[1:]:
@@ -225,6 +260,7 @@ def main(argv: list[str]) -> None:
     probe_table()
     step_table()
     compile_table()
+    theory_table()
     if WRITE.value:
         text = Path(WRITE.value).read_text()
         before, rest = text.split(MARKS[0])

@@ -113,3 +113,17 @@ def test_dtype_is_kept(key):
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match="initializer is 'he'; it must be one of zeros, constant"):
         by_name("he")
+
+
+@pytest.mark.parametrize("name", [*STD, "orthogonal", "delta_orthogonal", "zeros"])
+def test_the_mean_square_that_theory_is_told_is_the_drawn_one(name, key):
+    shape = (3, 3, 40, 60) if name == "delta_orthogonal" else SHAPE
+    weights = by_name(name, Scales(scale=0.3, sigma_w=1.7, sigma_b=0.4))
+    drawn = np.asarray(weights.kernel_init(key, shape, jnp.float32), np.float64)
+    # five standard errors; var(w^2) is at most 2 std^4, that of a Gaussian
+    rtol = 5 * (2 / drawn.size) ** 0.5
+    told = float(weights.kernel_init.mean_square(shape))
+    assert np.mean(drawn**2) == pytest.approx(told, rel=rtol)
+    biases = np.asarray(weights.bias_init(key, (100_000,), jnp.float32), np.float64)
+    told = float(weights.bias_init.mean_square((100_000,)))
+    assert np.mean(biases**2) == pytest.approx(told, rel=5 * (2 / 100_000) ** 0.5)

@@ -38,6 +38,7 @@ def _count():
 
 def command(*flags, experiment="activation", cwd=None):
     environment = {k: v for k, v in os.environ.items() if k != "VANISHING_DATA_DIR"}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # it compiles much and runs little
     return subprocess.run(
         [sys.executable, "-m", f"experiments.{experiment}", *flags],
         capture_output=True,

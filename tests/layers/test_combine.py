@@ -198,3 +198,20 @@ def test_depth_axes_counts_the_repeats_above_a_leaf(key):
 )
 def test_combinators_refuse(make, message):
     assert_refuses(make, message)
+
+
+def test_a_residual_with_a_shortcut_adds_both_with_their_scales(key):
+    x = jax.random.normal(key, (3, 4))
+    block = residual(
+        serial(dense(5), layers.activation("tanh")),
+        shortcut=dense(5),
+        shortcut_scale=0.6,
+        branch_scale=0.8,
+    )
+    params, state = block.init(key, x)
+    skip, branch = params["shortcut"], params["branch"][0]
+    expected = 0.6 * (x @ skip["kernel"]) + 0.8 * jnp.tanh(x @ branch["kernel"])
+    np.testing.assert_allclose(block.apply(params, state, x).output, expected, rtol=1e-5)
+    assert not np.allclose(skip["kernel"], branch["kernel"])  # drawn from keys of their own
+    bad = residual(dense(5), shortcut=dense(4))
+    assert_refuses(lambda: bad.init(key, x), "residual adds its shortcut to its output")

@@ -64,3 +64,37 @@ def test_flatten_keeps_the_batch_axis(key):
 )
 def test_dense_refuses(make, message):
     assert_refuses(make, message)
+
+
+@pytest.mark.parametrize(
+    ("strides", "padding"),
+    [
+        (1, "SAME"),
+        (2, "SAME"),
+        (1, "VALID"),
+        (2, "CIRCULAR"),
+        (1, "CIRCULAR"),
+        (1, ((1, 0), (2, 1))),
+    ],
+)
+def test_conv_equals_flax_given_the_same_parameters(x64, key, strides, padding):
+    x = jax.random.normal(key, (2, 7, 6, 3))
+    ours = layers.conv(4, (3, 2), strides=strides, padding=padding)
+    flax = nn.Conv(4, (3, 2), strides=strides, padding=padding, dtype=jnp.float64)
+    params, state = ours.init(key, x)
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, flax.init(key, x)["params"])
+
+    def squares(apply):
+        return lambda params, x: jnp.sum(jnp.sin(apply(params, x)))
+
+    mine = jax.value_and_grad(squares(lambda p, x: ours.apply(p, state, x).output), (0, 1))
+    theirs = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
+    assert_trees_close(mine(params, x), theirs(params, x), rtol=1e-9)
+
+
+def test_conv_refuses_what_it_cannot_take(key):
+    assert_refuses(lambda: layers.conv(0, (3, 3)), "conv has 0 features")
+    assert_refuses(
+        lambda: layers.conv(4, (3, 3)).init(key, jnp.ones((2, 7, 3))),
+        "its input has shape (2, 7, 3)",
+    )

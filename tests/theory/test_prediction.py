@@ -46,14 +46,18 @@ def composed(blocks):
 
 
 def measured(net, key, x):
-    """Mean square, half mean-square difference, and log squared gradient norm at the input."""
+    """Mean square, half mean-square difference; at the input log gain and gradient correlation.
+
+    The loss asks the same of both inputs.
+    """
     init_key, noise_key, cotangent_key = jax.random.split(key, 3)
     params, state = net.init(init_key, x)
     y, pullback = jax.vjp(lambda x: net.apply(params, state, x, noise_key, True).output, x)
-    cotangent = jax.random.normal(cotangent_key, y.shape)
+    cotangent = jnp.broadcast_to(jax.random.normal(cotangent_key, y.shape[1:]), y.shape)
     (gradient,) = pullback(cotangent)
     gain = jnp.log(jnp.sum(gradient**2)) - jnp.log(jnp.sum(cotangent**2))
-    return jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, gain
+    angle = jnp.sum(gradient[0] * gradient[1]) / jnp.sum(gradient**2) * 2
+    return jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, gain, angle
 
 
 @settings(max_examples=5, deadline=None, derandomize=True)
@@ -63,16 +67,15 @@ def test_random_compositions_are_predicted_as_wide_networks_measure(blocks, q, c
     key, x_key = jax.random.split(jax.random.key(0))
     u, w = jax.random.normal(x_key, (2, WIDTH))
     x = q**0.5 * jnp.stack([u, correlation * u + (1 - correlation**2) ** 0.5 * w])
-    prediction = theory.predict(net, x)
     found = np.mean([measured(net, k, x) for k in jax.random.split(key, 4)], axis=0)
     start = theory.prediction.input_signal(x)
     after = layers.propagate(net, start)
     spread = float(jnp.sqrt(after.gain.log_variance)) + 0.01
     np.testing.assert_allclose(found[0], after.q, rtol=0.08)
     np.testing.assert_allclose(found[1], after.difference, rtol=0.12)
-    gradient = jnp.array([1.0, 0.0, 0.0, 0.0])
+    gradient = jnp.array([1.0, 1.0, after.q, after.covariance])
     assert abs(found[2] - float(after.gain.log_of(gradient))) < 3 * spread
-    assert len(prediction) > 0
+    assert found[3] == pytest.approx(float(after.gain.correlation_of(gradient)), abs=0.06)
 
 
 @settings(max_examples=5, deadline=None, derandomize=True)
@@ -102,7 +105,7 @@ def test_a_repeated_block_is_predicted_as_the_unrolled_one():
     x = jax.random.normal(jax.random.key(0), (16, 8))
     rolled = theory.predict(layers.repeat(block(), 3), x, gradient_correlation=0.2)
     flat = theory.predict(layers.serial(*(block() for _ in range(3))), x, gradient_correlation=0.2)
-    fields = ("q", "mean", "correlation", "log_gain", "log_variance")
+    fields = ("q", "mean", "correlation", "log_gain", "gradient_correlation", "log_variance")
     for field in fields:
         np.testing.assert_allclose(
             getattr(rolled, field), getattr(flat, field), rtol=1e-4, atol=1e-5, err_msg=field
@@ -203,6 +206,20 @@ def test_delta_orthogonal_convolutions_are_predicted_as_dense_layers():
     for field in ("q", "difference", "mean"):
         np.testing.assert_allclose(getattr(ends[0], field), getattr(ends[1], field), rtol=1e-6)
     assert_trees_close(Gain(*ends[0].gain), Gain(*ends[1].gain), rtol=1e-5)
+
+
+def test_circular_convolutions_are_predicted_as_they_measure(key):
+    conv = layers.conv(96, (3, 3), padding="CIRCULAR", kernel_init=initializers.lecun_normal())
+    net = layers.serial(
+        into=conv, rest=layers.repeat(layers.serial(act=layers.activation("tanh"), conv=conv), 3)
+    )
+    x = jax.random.normal(key, (2, 8, 8, 3))
+    found = np.mean([measured(net, k, x) for k in jax.random.split(key, 4)], axis=0)
+    after = layers.propagate(net, theory.prediction.input_signal(x))
+    assert found[0] == pytest.approx(float(after.q), rel=0.05)
+    assert found[1] == pytest.approx(float(after.difference), rel=0.08)
+    gradient = jnp.array([1.0, 1.0, after.q, after.covariance])
+    assert found[2] == pytest.approx(float(after.gain.log_of(gradient)), abs=0.1)
 
 
 def test_the_spread_of_relu_is_hanins():

@@ -56,6 +56,11 @@ class Gain(NamedTuple):
         """log E[g^2] before the layer for these moments after it."""
         return _log((self.matrix @ gradient)[..., 0]) + self.log_scale
 
+    def correlation_of(self, gradient: Float[Array, "4"]) -> Float[Array, "*rows"]:
+        """E[g g'] / E[g^2] before the layer for these moments after it."""
+        moments = self.matrix @ gradient
+        return moments[..., 1] / _nonzero(moments[..., 0])
+
 
 def _scaled(
     matrix: Float[Array, "*rows 4 4"],

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments import signal
+from tests.experiments.test_launch import command
+from tests.helpers import assert_refuses
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The experiment at its smallest size at which agreement means something."""
+    out = tmp_path_factory.mktemp("run")
+    ended = command(
+        "--activations=tanh,relu",
+        "--blocks=plain,batch_norm",
+        "--initializers=derived",
+        "--width=256",
+        "--depth=12",
+        f"--out={out}",
+        experiment="signal",
+    )
+    assert ended.returncode == 0, ended.stderr
+    with xr.open_dataset(out / "data.nc") as dataset:
+        return ended.stdout, dataset.load()
+
+
+def test_measured_slopes_are_within_5_percent_of_the_predicted_ones(run):
+    assert run[1].agrees.all()
+    assert run[1].sizes["seed"] == 8
+    chi = run[1].slope_predicted.sel(block="batch_norm", activation="relu", initializer="derived")
+    # Yang et al. 2019 with 64 inputs: 1.4931 a layer, whatever the scale
+    assert float(chi) == pytest.approx(np.log(1.4931), rel=1e-3)
+
+
+def test_signal_and_correlation_are_those_predicted_within_what_width_allows(run):
+    plain = run[1].sel(block="plain", initializer="derived")
+    for name, rtol in (("tanh", 0.05), ("relu", 0.3)):  # ReLU's variance grows with depth / width
+        cell = plain.sel(activation=name)
+        np.testing.assert_allclose(cell.q_measured.mean("seed"), cell.q_predicted, rtol=rtol)
+        apart = cell.correlation_measured.mean("seed") - cell.correlation_predicted
+        assert float(np.abs(apart).max()) < 0.06
+
+
+def test_the_verdict_and_the_figure_say_it(run):
+    said, dataset = run
+    assert "4 of 4 agree" in said
+    assert len([line for line in said.splitlines() if line.endswith("agrees")]) == 4
+    grid = signal.figure(dataset).axes
+    assert len(grid) == 3 * 2
+    assert {len(axes.collections) for axes in grid[-2:]} == {2}  # a band for each activation
+
+
+def test_a_slope_that_differs_is_said_to(run):
+    dataset = run[1].copy(deep=True)
+    dataset["agrees"][0, 0, 0] = False
+    assert "DIFFERS" in signal.verdict(dataset)
+    assert "3 of 4 agree" in signal.verdict(dataset)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"skip": 8}, "skip has 8; with a depth of 16 it must be at most 7"),
+        ({"correlation": 1.5}, "correlation has 1.5; it must be at most 1"),
+        ({"blocks": ("highway",)}, "blocks has 'highway'"),
+    ],
+)
+def test_bad_configurations_are_refused(change, message):
+    assert_refuses(lambda: signal.Config(**change), message)
+
+
+def test_critical_weights_are_theorys():
+    config = signal.Config(sigma_b=0.3)
+    net = signal.network(config, "tanh", "pre_activation", "critical")
+    prediction = signal.theory.predict(net, signal.inputs(config))
+    # x + dense(tanh(x)) at chi_1 = 1 doubles the gradient at most
+    assert float(prediction.log_gain[0]) < 16 * np.log(2)
+    assert prediction.names[1] == "hidden/activation[0]"
