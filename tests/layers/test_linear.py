@@ -6,6 +6,7 @@ import pytest
 
 from tests.helpers import assert_refuses, assert_trees_close, gradient_by_differences
 from vanishing import initializers, layers
+from vanishing.meanfield import signal
 
 
 def test_dense_equals_flax_given_the_same_parameters(x64, key):
@@ -98,3 +99,15 @@ def test_conv_refuses_what_it_cannot_take(key):
         lambda: layers.conv(4, (3, 3)).init(key, jnp.ones((2, 7, 3))),
         "its input has shape (2, 7, 3)",
     )
+
+
+def test_dense_maps_second_moments_and_sums_over_its_inputs():
+    """q -> sigma_w^2 q + sigma_b^2 (Poole et al. 2016, eq. 3); |W^T g|^2 is sigma_w^2 |g|^2."""
+    layer = layers.dense(6, *initializers.scaled(1.5, 0.4))
+    after = layers.propagate(layer, signal(2.0, 0.25, mean=0.7, shape=(4,)))
+    assert float(after.q) == pytest.approx(1.5**2 * 2.0 + 0.4**2)
+    assert float(after.covariance) == pytest.approx(1.5**2 * 0.5 + 0.4**2)
+    assert (float(after.mean), after.shape, after.gaussian) == (0.0, (6,), True)
+    gradient = jnp.array([1.0, 0.5, 0.0, 0.0])
+    assert float(after.gain.log_of(gradient)) == pytest.approx(2 * np.log(1.5))
+    assert float(after.gain.correlation_of(gradient)) == pytest.approx(0.5)
