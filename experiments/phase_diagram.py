@@ -101,17 +101,23 @@ def measure(config: Config, progress: Callable[..., Iterable] = launch.progress)
     sigma_w = jnp.linspace(config.sigma_w_from, config.sigma_w_to, config.points)
     sigma_b = jnp.linspace(config.sigma_b_from, config.sigma_b_to, config.points)
     q, chi = jax.jit(phase_map, static_argnums=0)(config.activation, sigma_w, sigma_b)
-    line = jax.jit(jax.vmap(lambda q: theory.critical_line(config.activation, q)))(
-        jnp.geomspace(1e-6, 1e4, 2000)
-    )
+
+    def critical(q):
+        point = theory.critical_line(config.activation, q)
+        scales = (point.sigma_w, point.sigma_b)
+        return *scales, jax.grad(theory.variance_map, 1)(config.activation, q, *scales)
+
+    line_q = jnp.geomspace(1e-6, 1e4, 2000)
+    line_w, line_b, line_slope = jax.jit(jax.vmap(critical))(line_q)
     dataset = xr.Dataset(
         {
             "q": (("sigma_b", "sigma_w"), q, {"long_name": "fixed point of the variance"}),
             "chi_1": (("sigma_b", "sigma_w"), chi, {"long_name": "gradient's factor a layer"}),
-            "line_sigma_w": ("line_q", line.sigma_w),
-            "line_sigma_b": ("line_q", line.sigma_b),
+            "line_sigma_w": ("line_q", line_w),
+            "line_sigma_b": ("line_q", line_b),
+            "line_lasts": ("line_q", line_slope < 1 + 1e-4, {"long_name": "q attracts"}),
         },
-        {"sigma_w": sigma_w, "sigma_b": sigma_b, "line_q": line.q},
+        {"sigma_w": sigma_w, "sigma_b": sigma_b, "line_q": line_q},
         {"activation": config.activation},
     )
     if not config.dots:
@@ -163,7 +169,7 @@ def verdict(dataset: xr.Dataset) -> str:
         lines.append(
             f"{float(cell.dot_sigma_w):>8.2f}{float(cell.dot_sigma_b):>9.2f}"
             f"{slope.predicted:>11.4f}{measured:>20}{slope.measured - slope.predicted:>+9.4f}  "
-            f"{'agrees' if slope.agrees else 'DIFFERS'}"
+            f"{slope.verdict}"
         )
     lines += ["", f"{sum(agreeing)} of {len(agreeing)} agree: within 0.02 or 5 % of log chi_1."]
     return "\n".join(lines)
@@ -187,7 +193,13 @@ def figure(dataset: xr.Dataset) -> Figure:
     )
     axes.clabel(contours, levels=_LEVELS[:-1], fmt="%g", fontsize=9)  # the last hugs the line
     axes.plot([], [], color="0.35", lw=0.8, label="depth scale, in layers")
-    axes.plot(dataset.line_sigma_w, dataset.line_sigma_b, "k", lw=2, label="critical line")
+    for lasts, style_of_line, label in (
+        (dataset.line_lasts, "-", "critical line"),
+        (~dataset.line_lasts, ":", "critical, but its variance does not last"),
+    ):
+        line = dataset.line_sigma_b.where(lasts)
+        if line.notnull().sum() > 1:
+            axes.plot(dataset.line_sigma_w, line, "k", ls=style_of_line, lw=2, label=label)
     if "dot" in dataset.dims:
         axes.scatter(
             dataset.dot_sigma_w,

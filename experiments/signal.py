@@ -102,7 +102,13 @@ def network(config: Config, activation: str, block: str, initializer: str) -> La
 
 def _weights(config: Config, activation: str, initializer: str) -> initializers.Weights:
     if initializer == CRITICAL:
-        point = theory.critical(activation, config.sigma_b)[0]
+        points = [p for p in theory.critical(activation, config.sigma_b) if p.stable]
+        if not points:
+            raise ValueError(
+                f"{activation} has no critical scale with a variance that lasts at "
+                f"sigma_b={config.sigma_b}; give another --sigma_b."
+            )
+        point = points[0]
         return initializers.scaled(point.sigma_w, point.sigma_b)
     if initializer == DERIVED:
         initializer = layers.ACTIVATIONS[activation].initializer
@@ -157,7 +163,7 @@ def _by_block(comparison: xr.Dataset, config: Config, block: str) -> xr.Dataset:
     )
     for field, value in zip(slope._fields, slope, strict=True):
         chosen[f"slope_{field}"] = value
-    return chosen.assign(agrees=slope.agrees)
+    return chosen.assign(agrees=slope.agrees, verdict=slope.verdict)
 
 
 def verdict(dataset: xr.Dataset) -> str:
@@ -181,7 +187,7 @@ def verdict(dataset: xr.Dataset) -> str:
                 lines.append(
                     f"{activation:<12}{block:<16}{initializer:<14}"
                     f"{float(cell.slope_predicted):>8.4f}{measured:>18}{off:>+9.4f}{ratio:>10.3f}"
-                    f"{apart:>+9.3f}  {'agrees' if cell.agrees else 'DIFFERS'}"
+                    f"{apart:>+9.3f}  {cell.verdict.item()}"
                 )
     return "\n".join(
         [

@@ -48,8 +48,9 @@ def measure(
 def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
     """Prediction and measurement on one axis.
 
-    The rows are those that both have, in forward order. Gradients are taken relative to the last of
-    them, as theory knows no loss.
+    The rows are those that both have, in forward order; attributes name the others. A layer without
+    parameters has a name that both know if `layers.serial` gave it one. Gradients are taken
+    relative to the last row, as theory knows no loss.
 
     Args:
       prediction: of a network.
@@ -66,6 +67,10 @@ def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
       ValueError: they have no row in common.
     """
     columns = [name for name in prediction.names if name in set(trace.names)]
+    apart = {
+        "only_predicted": [name for name in prediction.names if name not in columns],
+        "only_measured": [name for name in trace.names if name not in columns],
+    }
     if not columns:
         raise ValueError(
             f"the prediction has the rows {', '.join(prediction.names[:3])}, ... and the trace "
@@ -92,6 +97,7 @@ def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
             "log_backward_std": predicted(np.sqrt(np.asarray(prediction.log_variance))),
         },
         {"row": columns},
+        {name: ", ".join(rows) for name, rows in apart.items()},
     )
     for name in ("log_backward_predicted", "log_backward_measured"):
         dataset[name] = dataset[name] - dataset[name].isel(row=-1)
@@ -114,6 +120,14 @@ class Slope(NamedTuple):
     def agrees(self) -> bool:
         """Within 0.02, or 5 % of the predicted slope."""
         return abs(self.measured - self.predicted) <= max(0.02, 0.05 * abs(self.predicted))
+
+    @property
+    def verdict(self) -> str:
+        """Whether it agrees, in a word: what two standard errors could explain is left open."""
+        if self.agrees:
+            return "agrees"
+        off = abs(self.measured - self.predicted)
+        return "too few seeds" if off <= 2 * self.error else "DIFFERS"
 
 
 def slope(comparison: xr.Dataset, rows: str, skip: int = 0) -> Slope:

@@ -43,6 +43,8 @@ def known(initializer: Initializer) -> ZeroMean:
     """
     if isinstance(initializer, ZeroMean):
         return initializer
+    if initializer is jax_initializers.zeros:
+        return zeros
     raise ValueError(
         f"no mean square is known of the entries that {_name(initializer)} draws; take an "
         "initializer of vanishing.initializers, or wrap yours: "

@@ -54,6 +54,8 @@ def test_the_verdict_and_the_figure_say_it(run):
 def test_a_slope_that_differs_is_said_to(run):
     dataset = run[1].copy(deep=True)
     dataset["agrees"][0, 0, 0] = False
+    dataset["verdict"] = dataset["verdict"].astype(object)
+    dataset["verdict"][0, 0, 0] = "DIFFERS"
     assert "DIFFERS" in signal.verdict(dataset)
     assert "3 of 4 agree" in signal.verdict(dataset)
 
@@ -73,7 +75,13 @@ def test_bad_configurations_are_refused(change, message):
 def test_critical_weights_are_theorys():
     config = signal.Config(sigma_b=0.3)
     net = signal.network(config, "tanh", "pre_activation", "critical")
-    prediction = signal.theory.predict(net, signal.inputs(config))
-    # x + dense(tanh(x)) at chi_1 = 1 doubles the gradient at most
-    assert float(prediction.log_gain[0]) < 16 * np.log(2)
+    prediction = signal.theory.predict(net, signal.inputs(config), correlation=1.0)
     assert prediction.names[1] == "hidden/activation[0]"
+    plain = signal.network(config, "tanh", "plain", "critical")
+    gains = signal.theory.predict(plain, signal.inputs(config)).to_xarray().log_gain
+    # Poole's critical point at sigma_b = 0.3: chi_1 = 1 once the variance has come to q*
+    settled = gains.sel(row=[f"hidden[{i}].dense" for i in range(8, 15)])
+    np.testing.assert_allclose(np.diff(settled), 0, atol=2e-3)
+    assert_refuses(
+        lambda: signal.network(config, "gelu", "plain", "critical"), "gelu has no critical scale"
+    )

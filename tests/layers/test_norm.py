@@ -53,6 +53,10 @@ def test_layer_norm_equals_flax(x64, key):
     assert_trees_close(mine(params, x), theirs(params, x), rtol=1e-9)
 
 
+def normalised(**place):
+    return layers.propagate(layers.batch_norm(), signal(gaussian=True, **place))
+
+
 def test_dropout_zeroes_its_share_and_keeps_the_mean(key):
     x, n = jnp.ones((100, 1000)), 100_000
     layer = layers.dropout(0.2)
@@ -72,10 +76,10 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(key):
         (lambda: layers.layer_norm(epsilon=-1.0), "layer_norm has epsilon -1.0"),
         (lambda: layers.dropout(0.5).apply({}, {}, jnp.ones(3), None, True), "give apply a key"),
         (
-            lambda: layers.propagate(layers.batch_norm(), signal(shape=(4, 4, 8), batch=16)),
+            lambda: normalised(shape=(4, 4, 8), batch=16),
             "covariance between places",
         ),
-        (lambda: layers.propagate(layers.batch_norm(), signal(batch=3)), "a batch of 4, not of 3"),
+        (lambda: normalised(batch=3), "a batch of 4, not of 3"),
     ],
 )
 def test_norms_refuse(call, message):

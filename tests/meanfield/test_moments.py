@@ -65,11 +65,27 @@ def test_small_angles_keep_their_digits_in_float32(name):
     np.testing.assert_allclose(narrow.difference, wide.difference, rtol=1e-5)
 
 
-def test_angle_and_moments_have_gradients_where_the_inputs_meet():
-    for get in (leaky(0.0), by_quadrature(jnp.tanh)):
-        slopes = jax.grad(lambda q, get=get: get(q, 0.0).square)(0.5)
-        assert np.isfinite(slopes)
-        assert float(get(0.0, 0.0).square) == 0.0
+@pytest.mark.parametrize("share", [0.0, 1e-3, 0.7])
+def test_the_slope_of_the_difference_is_that_of_price(x64, share):
+    """Price 1958: d E[f f'] / d cov = E[slope slope'], also where the inputs meet."""
+    for get in (leaky(0.0), moments.erf, moments.sine, by_quadrature(jax.nn.gelu)):
+        q, difference = 0.8, jnp.asarray(0.8 * share)
+        slope = jax.grad(lambda d, get=get, q=q: get(q, d).difference)(difference)
+        assert float(slope) == pytest.approx(float(get(q, difference).slope_product), rel=1e-6)
+        step = 1e-6
+        numeric = (
+            get(q + step, difference + step * share).difference
+            - get(q - step, difference - step * share).difference
+        ) / (2 * step)
+        slopes = jax.grad(lambda q, d, get=get: get(q, d).difference, (0, 1))(q, difference)
+        assert float(slopes[0] + share * slopes[1]) == pytest.approx(float(numeric), abs=1e-7)
+
+
+def test_a_dead_signal_has_the_slopes_of_the_limit():
+    selu = by_quadrature(jax.nn.selu)
+    dead, dying = (selu(q, 0.0) for q in (0.0, 1e-9))
+    assert float(dead.slope_square) == pytest.approx(float(dying.slope_square), rel=1e-3)
+    assert float(dead.square) == 0.0
 
 
 def test_a_kink_away_from_0_loses_no_digits(x64):

@@ -61,6 +61,14 @@ def test_without_biases_tanh_is_critical_where_its_signal_dies_and_sigmoid_far_o
     assert sigmoid.q == pytest.approx(45.6, rel=1e-3)
 
 
+def test_small_biases_and_unstable_variances_are_told():
+    (small,) = theory.critical("tanh", 1e-7)
+    # sigma_b^2 = (4/3) q^3 + ..., from tanh x = x - x^3 / 3
+    assert small.q == pytest.approx((0.75 * 1e-14) ** (1 / 3), rel=0.05)
+    (gelu,) = theory.critical("gelu")  # at q = 0, from where every variance grows for ever
+    assert (gelu.sigma_w, gelu.stable) == (pytest.approx(2.0), False)
+
+
 def test_every_solution_is_critical_and_a_fixed_point():
     for name, sigma_b in (("tanh", 0.3), ("sigmoid", 0.5), ("silu", 0.1), ("erf", 0.2)):
         for point in theory.critical(name, sigma_b):
@@ -71,14 +79,9 @@ def test_every_solution_is_critical_and_a_fixed_point():
 
 
 def test_no_bias_is_no_number_and_a_negative_one_is_refused():
-    assert np.isnan(theory.critical_line("sigmoid", 100.0).sigma_b) == (
-        float(
-            theory.variance_map(
-                "sigmoid", 100.0, theory.critical_line("sigmoid", 100.0).sigma_w, 0.0
-            )
-        )
-        > 100
-    )
+    assert np.isnan(theory.critical_line("sigmoid", 10.0).sigma_b)
+    # at q = 10 the critical sigma_w is 7.0, which alone makes a variance over 10
+    assert float(theory.variance_map("sigmoid", 10.0, 7.0, 0.0)) > 10
     assert_refuses(lambda: theory.critical("tanh", -1.0), "sigma_b is -1.0")
     line = theory.critical_line("tanh", jnp.array(0.1))
     assert line.q == pytest.approx(0.1)

@@ -18,7 +18,6 @@ def drawn(name, sigma_w, sigma_b, orthogonal, key, width=WIDTH, depth=DEPTH):
     block = layers.serial(
         layers.dense(width, weights.kernel_init, bias_init), layers.activation(name)
     )
-    net = layers.serial(layers.dense(width, weights.kernel_init, bias_init), block)
     net = layers.repeat(block, depth)
     q = float(theory.fixed_point(name, sigma_w, sigma_b))
     if name == "identity":

@@ -131,13 +131,33 @@ def test_tanh_has_the_depth_scales_of_schoenholz(sigma_w2, scale):
     assert float(scales.correlation) == pytest.approx(scale, rel=0.01)
 
 
-def test_a_depth_scale_is_a_gradient_away(x64):
-    def scale(sigma_w):
-        return theory.depth_scales("tanh", sigma_w, 0.2).gradient
-
+@pytest.mark.parametrize("sigma_w", [1.0, 2.0])
+def test_depth_scales_are_a_gradient_away_on_both_sides_of_the_line(x64, sigma_w):
+    scales = jax.jit(lambda sigma_w: jnp.stack(theory.depth_scales("tanh", sigma_w, 0.3)))
     step = 1e-5
-    expected = (scale(1.0 + step) - scale(1.0 - step)) / (2 * step)
-    assert float(jax.grad(scale)(1.0)) == pytest.approx(float(expected), rel=1e-6)
+    expected = (scales(sigma_w + step) - scales(sigma_w - step)) / (2 * step)
+    found = jax.jit(jax.jacobian(scales))(sigma_w)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_fixed_point_of_1_has_its_gradient_and_a_dying_signal_its_scale(x64):
+    step = 1e-6
+    q = jax.jit(lambda sigma_w: theory.fixed_point("selu", sigma_w, 0.0))
+    expected = (q(1.0 + step) - q(1.0 - step)) / (2 * step)
+    assert float(jax.grad(q)(1.0)) == pytest.approx(float(expected), rel=1e-4)
+    # tanh is x near 0: V' = sigma_w^2
+    scale = theory.depth_scales("tanh", 0.9, 0.0).q
+    assert float(scale) == pytest.approx(-1 / np.log(0.81), rel=1e-4)
+
+
+def test_one_is_a_correlation_that_is_always_kept():
+    point, one = theory.correlation_fixed_points("tanh", 4.079124, 2.5)
+    assert (point.stable, one.correlation, one.stable) == (True, 1.0, False)
+    (only,) = theory.correlation_fixed_points("relu", 1.0, 2**0.5)
+    assert (only.correlation, only.slope) == pytest.approx((1.0, 1.0))
+
+
+def test_xavier_relu_has_a_chi_of_one_half():
     # chi_1 = 1 / 2 of Xavier's ReLU, at every variance
     assert float(theory.chi("relu", 3.0, 1.0)) == 0.5
 

@@ -192,6 +192,19 @@ def test_xavier_halves_both_signals_of_relu_where_he_keeps_them(name, factor):
     np.testing.assert_allclose(back[:-2] / back[1:-1], factor, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64, jnp.uint8])
+@pytest.mark.parametrize("wide", [False, True])
+def test_inputs_of_any_dtype_are_predicted(dtype, wide):
+    with jax.enable_x64(wide):
+        x = (np.arange(48).reshape(4, 12) * 5).astype(dtype)
+        net = networks.mlp(3, depth=3, width=8, activation="tanh")
+        prediction = theory.predict(net, x)
+        mean_square = np.mean((np.arange(48) * 5.0) ** 2)
+        assert prediction.log_gain.dtype == jnp.zeros(()).dtype
+        kernel = 2 / (12 + 8) * 12  # Glorot's
+        assert float(prediction.q[0]) == pytest.approx(kernel * mean_square, rel=0.01)
+
+
 def test_delta_orthogonal_convolutions_are_predicted_as_dense_layers():
     """Xiao et al., ICML 2018: the same maps, for a circular image."""
     weights = initializers.by_name("delta_orthogonal", initializers.Scales(scale=1.05**0.5))
@@ -284,9 +297,13 @@ def test_tanh_residuals_explode_like_the_root_of_depth():
             layers.serial(d=layers.dense(3, jax.nn.initializers.constant(1.0))),
             "d: no mean square is known",
         ),
+        (
+            layers.serial(d=layers.dense(3), a=layers.activation("relu"), bn=layers.batch_norm()),
+            "bn: batch_norm meets a signal that is not normal",
+        ),
         (layers.repeat(layers.dense(2), 3), "repeat feeds a block's output to the next"),
     ],
-    ids=["activation first", "bare residual", "unknown layer", "unknown weights", "width"],
+    ids=["activation first", "bare residual", "unknown layer", "unknown weights", "norm", "width"],
 )
 def test_what_theory_cannot_follow_is_named(net, message):
     assert_refuses(lambda: theory.predict(net, jax.ShapeDtypeStruct((8, 3), jnp.float32)), message)

@@ -124,14 +124,15 @@ ACTIVATIONS = {
 }
 
 
-def activation(function: str | Elementwise | Activation) -> Layer:
+def activation(function: str | Elementwise | Activation, kinks: tuple[float, ...] = ()) -> Layer:
     """A nonlinearity, element by element.
 
     Args:
       function: a name of `ACTIVATIONS`, any elementwise function, or an `Activation`. All are free
         of parameters but "prelu", whose slope for negative inputs is learnt (`negative_slope`, a
-        scalar). Theory takes a function of your own to be smooth but for 0; one with other kinks
-        comes as an `Activation` that names them.
+        scalar).
+      kinks: of a function of your own, where it or its slope jumps, other than at 0. Theory relies
+        on it, and on a function that turns over lengths of about 1.
 
     Returns:
       A layer whose output has the shape of its input.
@@ -145,11 +146,13 @@ def activation(function: str | Elementwise | Activation) -> Layer:
     Array([0., 0., 2.], dtype=float32)
     """
     facts = facts_of(function)
+    if kinks:
+        facts = facts._replace(kinks=kinks, closed_form=None)
     if facts is ACTIVATIONS["prelu"]:
         return _prelu()
     if facts is ACTIVATIONS["identity"]:
         return stateless(facts.function, lambda signal: signal)
-    return stateless(facts.function, _propagate(facts.moments, has_parameters=False))
+    return stateless(facts.function, _propagate(facts.moments))
 
 
 def facts_of(function: str | Elementwise | Activation) -> Activation:
@@ -173,7 +176,7 @@ def facts_of(function: str | Elementwise | Activation) -> Activation:
     return Activation(function, math.nan, (-math.nan, math.nan), "lecun_normal", "a function")
 
 
-def _propagate(get_moments: GetMoments, has_parameters: bool) -> Propagate:
+def _propagate(get_moments: GetMoments) -> Propagate:
     def propagate(signal: Signal) -> Signal:
         if not signal.gaussian:
             raise unknown(
@@ -195,7 +198,7 @@ def _propagate(get_moments: GetMoments, has_parameters: bool) -> Propagate:
                 log_variance=3 * spread / signal.shape[-1],
             ),
             gaussian=False,
-            has_parameters=has_parameters,
+            has_parameters=False,  # a probe calls it by its scope, even with a slope to learn
         )
 
     return propagate
@@ -210,4 +213,4 @@ def _prelu() -> Layer:
         del key, train  # deterministic, and the same in training
         return Applied(jnp.where(x > 0, x, params["negative_slope"] * x), state)
 
-    return Layer(init, apply, _propagate(moments.leaky(_PRELU_SLOPE), has_parameters=True))
+    return Layer(init, apply, _propagate(moments.leaky(_PRELU_SLOPE)))

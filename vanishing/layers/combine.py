@@ -79,12 +79,7 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
         for i, layer in enumerate(chain):
             name = names[i] or f"[{i}]"
             after = layers_propagate(layer, replace(signal.restarted(), path=(*path, name)))
-            changed = any(
-                getattr(after, field) is not getattr(signal, field)
-                for field in ("q", "difference", "mean")
-            )
-            own = [after.row(identity_gain(after.q))] if changed and not after.rows else []
-            rows.append([*after.rows, *own])
+            rows.append(_rows(signal, after))
             gains.append(after.gain)
             signal = after
         total = identity_gain(before.q)
@@ -99,6 +94,14 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
         )
 
     return Layer(init, apply, propagate)
+
+
+def _rows(before: Signal, after: Signal) -> tuple[Row, ...]:
+    """The rows within a layer, or one of its own if it is made of none and changes the signal."""
+    fields = ("q", "difference", "mean")
+    if after.rows or all(getattr(after, f) is getattr(before, f) for f in fields):
+        return after.rows
+    return (after.row(identity_gain(after.q)),)
 
 
 def residual(
@@ -189,8 +192,8 @@ def residual(
             path=signal.path,
             has_parameters=False,
         )
-        rows = [replace(row, gain=row.gain.times(a**2)) for row in kept.rows]
-        rows += [replace(row, gain=row.gain.times(b**2)) for row in added.rows]
+        rows = [replace(row, gain=row.gain.times(a**2)) for row in _rows(start, kept)]
+        rows += [replace(row, gain=row.gain.times(b**2)) for row in _rows(start, added)]
         return replace(
             after,
             gain=signal.gain.after(skip_gain.times(a**2).plus(added.gain.times(b**2))),
@@ -262,7 +265,7 @@ def repeat(block: Layer, depth: int) -> Layer:
 
         def step(carry, _):
             after = layers_propagate(block, carry)
-            rows = after.rows or (after.row(identity_gain(after.q)),)
+            rows = _rows(carry, after)
             return _alike(after.restarted(), start), (after.gain, rows)
 
         last, (gains, rows) = jax.lax.scan(step, start, length=depth)

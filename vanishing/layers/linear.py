@@ -110,7 +110,7 @@ def conv(
       A layer from (batch, *places, channels) to (batch, *places, features).
 
     Raises:
-      ValueError: `features` is under 1, or the input has another number of axes than the kernel.
+      ValueError: `features` is under 1, or kernel, strides and input differ in their axes.
 
     Reference: Xiao et al., Dynamical isometry and a mean field theory of CNNs, ICML 2018, sec. 2.
 
@@ -124,6 +124,11 @@ def conv(
     kernel_size = tuple(kernel_size)
     axes = len(kernel_size)
     steps = (strides,) * axes if isinstance(strides, int) else tuple(strides)
+    if not 1 <= axes <= 3 or len(steps) != axes:
+        raise ValueError(
+            f"conv has a kernel of size {kernel_size} and strides {strides}; both take one number "
+            "for each of 1 to 3 axes of places."
+        )
     names = "DHW"[-axes:]
     numbers = (f"N{names}C", f"{names}IO", f"N{names}C")
 
@@ -158,8 +163,8 @@ def conv(
         if len(signal.shape) != axes + 1:
             raise unknown(f"conv of {axes} axes meets inputs of shape {signal.shape}.", signal)
         shape = (*kernel_size, signal.shape[-1], features)
-        x, kernel = jnp.zeros((1, *signal.shape)), jnp.zeros(shape)
-        output = jax.eval_shape(convolve, x, kernel)
+        specs = (jax.ShapeDtypeStruct(s, signal.q.dtype) for s in ((1, *signal.shape), shape))
+        output = jax.eval_shape(convolve, *specs)
         return _affine(signal, shape, kernel_init, bias_init, output.shape[1:])
 
     return Layer(init, apply, propagate)

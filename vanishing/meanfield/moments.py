@@ -30,6 +30,7 @@ class Moments(NamedTuple):
 
 
 _FAR = 1e6  # standard deviations: where no weight is left
+_NEAR = 1e-6  # of the standard deviation: as good as 0
 
 GetMoments = Callable[[Scalar, Scalar], Moments]  # of (q, difference)
 
@@ -58,7 +59,10 @@ def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments
         sigma = _root(q)
         bends = [jnp.sign(b) * _ratio(abs(b), sigma, _FAR) if b else 0.0 for b in breaks]
         one = nodes(bends)
-        f, slope = _value_and_slope(function, sigma * one.z)
+        # at q = 0 a kink's slope is the mean of its two sides, as it is in the limit
+        near = jnp.where(q > 0, sigma, _NEAR)
+        f, slope = _value_and_slope(function, near * one.z)
+        f = jnp.where(q > 0, f, function(jnp.zeros_like(f)))
         u = sigma * one.z
         alone = Moments(
             mean=jnp.sum(one.weight * f),
@@ -76,9 +80,14 @@ def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments
         pair = pair_nodes(angle_of(q, difference), off_center)
         f_u, slope_u = _value_and_slope(function, sigma * pair.u)
         f_v, slope_v = _value_and_slope(function, sigma * pair.v)
+        slope_product = jnp.sum(pair.weight * slope_u * slope_v)
+        # d E[f f'] / d cov = E[slope slope'] (Price 1958): at angle 0 the nodes do not know it
+        still = jax.lax.stop_gradient(jnp.asarray(difference))
+        slope_at_0 = jnp.where(still == 0, jax.lax.stop_gradient(slope_product), 0.0)
+        price = slope_at_0 * (difference - still)
         return alone._replace(
-            difference=jnp.sum(pair.weight * (f_u - f_v) ** 2) / 2,
-            slope_product=jnp.sum(pair.weight * slope_u * slope_v),
+            difference=jnp.sum(pair.weight * (f_u - f_v) ** 2) / 2 + price,
+            slope_product=slope_product,
             weighted_product=q * jnp.sum(pair.weight * slope_u * slope_v * pair.u * pair.v),
         )
 

@@ -210,11 +210,11 @@ def signal(
     >>> print(f"{signal(2.0, 0.5).difference:.1f}")
     1.0
     """
-    dtype = jnp.result_type(float, q, correlation, mean)
+    dtype = jax.dtypes.canonicalize_dtype(float)
     q = jnp.asarray(q, dtype)
     return Signal(
         q=q,
-        difference=jnp.asarray(q * (1 - correlation), dtype),
+        difference=jnp.asarray(q * (1 - jnp.asarray(correlation, dtype)), dtype),
         mean=jnp.asarray(mean, dtype),
         gain=identity_gain(q),
         shape=shape,

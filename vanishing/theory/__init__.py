@@ -3,10 +3,12 @@
 from vanishing.theory.critical import Critical, CriticalPoint, critical, critical_line
 from vanishing.theory.isometry import Spectrum, predict_spectrum, singular_values, spectrum
 from vanishing.theory.maps import (
+    CorrelationFixedPoint,
     DepthScales,
     FixedPoint,
     chi,
     correlation_fixed_point,
+    correlation_fixed_points,
     covariance_map,
     depth_scales,
     fixed_point,
@@ -19,6 +21,7 @@ from vanishing.theory.tailored import Tailored, maximal_curvature, maximal_slope
 from vanishing.theory.textbook import chain_factors, learning_speed_ratio
 
 __all__ = [
+    "CorrelationFixedPoint",
     "Critical",
     "CriticalPoint",
     "DepthScales",
@@ -31,6 +34,7 @@ __all__ = [
     "chi",
     "chrono_gain",
     "correlation_fixed_point",
+    "correlation_fixed_points",
     "covariance_map",
     "critical",
     "critical_line",

@@ -61,12 +61,8 @@ class Critical(NamedTuple):
     sigma_w: float
     sigma_b: float
     q: float  # variance of the pre-activations there; at 0 the signal itself dies out slowly
-    slope: float  # V'(q): under 1, or 1 itself, the variance stays near q
-
-    @property
-    def stable(self) -> bool:
-        """Whether variances near q stay near it."""
-        return abs(self.slope) <= 1 + 1e-6
+    slope: float  # V'(q)
+    stable: bool  # whether variances near q stay near it
 
 
 def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, ...]:
@@ -104,7 +100,12 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
         def solution(q: float) -> Critical:
             near = max(q, 1e-14)  # at 0 itself quadrature has no slope
             sigma_w = float(moments(near, 0.0).slope_square) ** -0.5
-            return Critical(sigma_w, sigma_b, q, float(slope(near, sigma_w)))
+            steepness = abs(float(slope(near, sigma_w)))
+            above = 1e-4 + 1.001 * q
+            grows = float(variance_map(activation, above, sigma_w, sigma_b)) > above * (1 + 1e-12)
+            # where the slope is 1 itself, what comes next decides
+            stable = steepness < 1 - 1e-6 or (steepness < 1 + 1e-6 and not grows)
+            return Critical(sigma_w, sigma_b, q, steepness, stable)
 
         grid = np.exp(_LOG_Q)
         shares = np.asarray(jax.vmap(share)(jnp.asarray(grid)))
@@ -117,9 +118,17 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
             roots += crossings(lambda q: float(share(q)) - sigma_b**2 / q, grid, gaps)
             solutions = tuple(solution(q) for q in roots)
     if not solutions:
+        biases = np.sqrt(np.maximum(shares * grid, 0.0))
+        advice = (
+            f"there is one at sigma_b from {np.min(biases[biases > 0]):.2g} to {biases.max():.2g}"
+            if np.max(shares) > 1e-9
+            else "without biases there is one"
+            if np.max(np.abs(shares)) < 1e-9
+            else "there is none at any sigma_b"
+        )
         raise ValueError(
             f"{_name(activation)} has no critical sigma_w at sigma_b = {sigma_b:g}: no variance of "
-            "the pre-activations is kept together with the gradient; try another sigma_b."
+            f"the pre-activations is kept together with the gradient; {advice}."
         )
     return solutions
 

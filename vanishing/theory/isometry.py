@@ -54,7 +54,7 @@ def predict_spectrum(
     1.00 8.00 23.09
     """
     facts = facts_of(activation)
-    q = fixed_point(activation, sigma_w, sigma_b)
+    q = jnp.clip(fixed_point(activation, sigma_w, sigma_b), 1e-9, 1e6)
     m = facts.moments(q, 0.0)
     of_weights = 0.0 if orthogonal else 1.0
     mean = (sigma_w**2 * m.slope_square) ** depth
@@ -66,8 +66,8 @@ def _largest(
     facts: Activation, q: Scalar, sigma_w: Scalar, depth: Scalar, of_weights: float
 ) -> Float[Array, ""]:
     """The edge of the spectrum; see `predict_spectrum`."""
-    rule = nodes([0.0])
     sigma = jnp.sqrt(q)
+    rule = nodes([kink / sigma for kink in sorted({0.0, *facts.kinks})])
     slopes = jax.jvp(facts.function, (sigma * rule.z,), (jnp.ones_like(rule.z),))[1] ** 2
     top = jnp.max(slopes)
 
@@ -83,11 +83,12 @@ def _largest(
         values = jax.vmap(log_edge)(grid)
         best = jnp.nanargmin(values)
         around = (grid[jnp.maximum(best - 1, 0)], grid[jnp.minimum(best + 1, _GRID - 1)])
-        return around, jnp.nanmin(values)
+        return around, grid[best]
 
     bounds = (jnp.asarray(-25.0, top.dtype), jnp.asarray(12.0, top.dtype))
     _, lowest = jax.lax.scan(zoom, bounds, length=3)
-    return jnp.exp(lowest[-1])
+    # at a minimum its place does not matter to the first order
+    return jnp.exp(log_edge(jax.lax.stop_gradient(lowest[-1])))
 
 
 def singular_values(

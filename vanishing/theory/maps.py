@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vanishing.layers import Activation, facts_of
@@ -14,7 +15,23 @@ from vanishing.theory.roots import crossings
 
 Nonlinearity = str | Elementwise | Activation
 _LOG_Q = np.linspace(np.log(1e-12), np.log(1e8), 401)  # where fixed points are looked for
-_NEWTON_STEPS = 8  # from a bracket of 12 %: the error is squared at each
+_LEAST, _MOST = 1e-9, 1e6  # variances in place of 0 and infinity, where the maps have no slope
+_NEWTON_STEPS = 5  # from a bracket of 12 %: the error is squared at each
+
+
+def _require_scales(**scales: Scalar) -> None:
+    """Refuse what cannot be the scale of an initialisation; traced numbers are taken on trust.
+
+    Raises:
+      ValueError: an array (`jax.vmap` runs over those), or a number that is negative or no number.
+    """
+    for name, scale in scales.items():
+        if jnp.ndim(scale):
+            raise ValueError(
+                f"{name} has shape {jnp.shape(scale)}; it must be a scalar: use jax.vmap for many."
+            )
+        if not isinstance(scale, Tracer) and not float(scale) >= 0:
+            raise ValueError(f"{name} is {scale}; a standard deviation must be at least 0.")
 
 
 def variance_map(
@@ -92,6 +109,7 @@ def fixed_points(
     0.0000 False
     0.4090 True
     """
+    _require_scales(sigma_w=sigma_w, sigma_b=sigma_b)
     moments = facts_of(activation).moments
     with jax.enable_x64(True):
         excess = jax.jit(lambda q: variance_map(activation, q, sigma_w, sigma_b) - q)
@@ -107,6 +125,7 @@ def fixed_points(
         if np.max(np.abs(excesses) / grid) < 1e-9:
             return (point(1.0),)
         roots = [0.0] if sigma_b == 0 and float(moments(0.0, 0.0).square) == 0 else []
+        excesses = np.where(np.abs(excesses) < 1e-11 * grid, 0.0, excesses)  # rounding
         roots += crossings(lambda q: float(excess(q)), grid, excesses)
         return tuple(point(q) for q in roots)
 
@@ -128,8 +147,9 @@ def fixed_point(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> F
     >>> print(f"{fixed_point('tanh', 1.3, 0.3):.4f}")
     0.6070
     """
+    _require_scales(sigma_w=sigma_w, sigma_b=sigma_b)
     moments = facts_of(activation).moments
-    dtype = jnp.result_type(float, sigma_w, sigma_b)
+    dtype = jax.dtypes.canonicalize_dtype(float)
     grid = jnp.concatenate([jnp.exp(jnp.asarray(_LOG_Q, dtype)), jnp.ones(1, dtype)]).sort()
     start = int(np.searchsorted(np.exp(_LOG_Q), 1.0))
     squares = jax.vmap(lambda q: moments(q, 0.0).square)(grid)
@@ -144,10 +164,12 @@ def fixed_point(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> F
     low = jnp.where(rises, grid[first - 1], grid[last])
     high = jnp.where(rises, grid[first], grid[jnp.minimum(last + 1, grid.size - 1)])
     found = jnp.where(rises, jnp.any(ends_rise), jnp.any(ends_fall))
-    stays = jnp.abs(excess[start]) <= tolerance[start]
 
     def value_and_slope(q):
         return jax.value_and_grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
+
+    level = jnp.abs(1 - value_and_slope(jnp.ones((), dtype))[1]) < 1e-4
+    stays = level & (jnp.abs(excess[start]) <= tolerance[start])  # the map is the identity
 
     def newton(q, _):
         value, slope = value_and_slope(q)
@@ -181,7 +203,7 @@ def correlation_fixed_point(
     0.1221
     """
     moments = facts_of(activation).moments
-    q = jnp.asarray(q)
+    q = jnp.asarray(q, float)
 
     def growth(share):  # of 1 - c, over a layer: above 1 below the fixed point
         return sigma_w**2 * moments(q, q * share).difference / (q * share)
@@ -195,15 +217,59 @@ def correlation_fixed_point(
     smallest = np.log(np.finfo(q.dtype).eps)
     bounds = (jnp.full_like(q, smallest), jnp.full_like(q, np.log(2.0)))
     (low, high), _ = jax.lax.scan(halve, bounds, length=60)
-    share = jnp.exp((low + high) / 2)
+    share = jax.lax.stop_gradient(jnp.exp((low + high) / 2))
+    # one Newton step, which is the one that `jax.grad` sees: d share = dF / (1 - F')
+    value = sigma_w**2 * moments(q, q * share).difference / q
+    slope = chi(activation, q, sigma_w, 1 - share)
+    share = share + (value - share) / jax.lax.stop_gradient(_away_from_0(1 - slope))
     return jnp.where(chi(activation, q, sigma_w) <= 1, 1.0, 1 - share)
 
 
-class DepthScales(NamedTuple):
-    """How many layers it takes a deviation to shrink (or grow) by the factor e."""
+class CorrelationFixedPoint(NamedTuple):
+    """A correlation of two inputs that a layer leaves as it is."""
 
-    q: Float[Array, ""]  # of the variance, towards q*
-    correlation: Float[Array, ""]  # of the correlation of two inputs, towards c*
+    correlation: float
+    slope: float  # of the correlation map: under 1 the fixed point attracts
+
+    @property
+    def stable(self) -> bool:
+        """Whether correlations near it come to it."""
+        return abs(self.slope) < 1
+
+
+def correlation_fixed_points(
+    activation: Nonlinearity, q: float, sigma_w: float
+) -> tuple[CorrelationFixedPoint, ...]:
+    """The correlations that two inputs of variance q* keep: 1 always, and c* where 1 repels.
+
+    Args:
+      activation: a name of `layers.ACTIVATIONS`, a function, or an `Activation`.
+      q: a fixed point q* of the variance, over 0.
+      sigma_w: weights have the variance sigma_w^2 / fan_in.
+
+    >>> q = fixed_points("tanh", 2.5, 0.3)[0].q
+    >>> for point in correlation_fixed_points("tanh", q, 2.5):
+    ...     print(f"{point.correlation:.3f} {point.slope:.3f} {point.stable}")
+    0.122 0.822 True
+    1.000 1.585 False
+    """
+    with jax.enable_x64(True):
+        c = float(correlation_fixed_point(activation, float(q), sigma_w))
+        found = [c, 1.0] if c < 1 - 1e-9 else [1.0]
+        return tuple(
+            CorrelationFixedPoint(c, float(chi(activation, float(q), sigma_w, c))) for c in found
+        )
+
+
+class DepthScales(NamedTuple):
+    """How many layers it takes to change by the factor e; infinite where nothing changes.
+
+    Deviations of the variance and of the correlation shrink, or grow where their scale is negative;
+    the gradient vanishes where chi_1 is under 1 and explodes where it is over.
+    """
+
+    q: Float[Array, ""]  # of the variance, from q*
+    correlation: Float[Array, ""]  # of the correlation of two inputs, from c*
     gradient: Float[Array, ""]  # of the mean-square gradient: 1 / |log chi_1|
 
 
@@ -222,11 +288,14 @@ def depth_scales(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> 
     4.01 20.5
     """
     q = fixed_point(activation, sigma_w, sigma_b)
-    c = correlation_fixed_point(activation, jax.lax.stop_gradient(q), sigma_w)
-    slope = jax.grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
+    q = jnp.clip(q, _LEAST, _MOST)
+    value, slope = jax.value_and_grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
+    # where the variance dies or grows for ever, correlations follow what is left of the map
+    relative_w = sigma_w * jnp.sqrt(q / value)
+    c = correlation_fixed_point(activation, q, relative_w)
     return DepthScales(
         q=-1 / jnp.log(jnp.abs(slope)),
-        correlation=-1 / jnp.log(chi(activation, q, sigma_w, jax.lax.stop_gradient(c))),
+        correlation=-1 / jnp.log(chi(activation, q, relative_w, c)),
         gradient=1 / jnp.abs(jnp.log(chi(activation, q, sigma_w))),
     )
 

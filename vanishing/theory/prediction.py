@@ -136,7 +136,7 @@ def predict(
       network: a layer, every part of which has a `propagate`.
       x: a batch of inputs, (batch, ...), whose mean square, mean and correlation are taken; or a
         spec of such, for inputs of mean square 1 at right angles to one another.
-      q: mean square of the inputs' features, in place of that of `x`.
+      q: mean square of the inputs' features, in place of that of `x`; their mean goes with it.
       correlation: cosine of the angle between two inputs, in place of that of `x`.
       train: whether dropout and batch normalisation show their training face; the latter sees a
         batch of `x.shape[0]`.
@@ -144,10 +144,12 @@ def predict(
         network's output.
 
     Returns:
-      A prediction with a row for each layer and each residual sum, in forward order.
+      A prediction with a row for each layer and each residual sum, in forward order. The first call
+      for a network compiles it (about a second), later ones take milliseconds; many scales of one
+      network run under one `jax.vmap`.
 
     Raises:
-      ValueError: theory cannot follow a layer; the message names it.
+      ValueError: theory cannot follow a layer; the message names it. Or a number is out of range.
 
     References: Poole et al., NeurIPS 2016; Schoenholz et al., Deep information propagation, ICLR
     2017; Yang & Schoenholz, Mean field residual networks, NeurIPS 2017.
@@ -158,6 +160,16 @@ def predict(
     >>> prediction.names[-2:]
     ('hidden/activation[48]', 'output.dense')
     """
+    for name, value, low in (
+        ("q", q, 0.0),
+        ("correlation", correlation, -1.0),
+        ("gradient_correlation", gradient_correlation, -1.0),
+    ):
+        high = np.inf if name == "q" else 1.0
+        if value is None or isinstance(value, Tracer):
+            continue
+        if not low <= float(value) <= high:
+            raise ValueError(f"{name} is {value}; it must be in [{low:g}, {high:g}].")
     start = input_signal(x, q, correlation, train)
     return profile(network, start, gradient_correlation)
 
@@ -166,7 +178,8 @@ def predict(
 def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -> Prediction:
     """The prediction for a signal of your own making; see `predict`.
 
-    Compiled once for a network: from the second call on it takes milliseconds.
+    Compiled once for a network: from the second call on it takes milliseconds. A network built anew
+    is another one; many scales of one network run under one `jax.vmap`.
     """
     end = propagate(network, start)
     rows = end.rows or (end.row(start.restarted().gain),)
@@ -215,14 +228,17 @@ def input_signal(
     if len(x.shape) < 2:
         raise ValueError(f"x has shape {x.shape}; it must be a batch of inputs, (batch, ...).")
     given = not isinstance(x, jax.ShapeDtypeStruct)
-    flat = jnp.asarray(x).reshape(x.shape[0], -1) if given else jnp.zeros((1, 1))
+    flat = jnp.asarray(x, float).reshape(x.shape[0], -1) if given else jnp.zeros((1, 1))
     measured = jnp.mean(flat**2) if given else 1.0
+    mean = jnp.mean(flat) if given else 0.0
+    if q is not None and given:  # the same inputs, longer or shorter
+        mean = mean * jnp.sqrt(q / jnp.where(measured > 0, measured, 1.0))
     if correlation is None:
         correlation = _mean_correlation(flat) if given and x.shape[0] > 1 else 0.0
     return signal(
         measured if q is None else q,
         correlation,
-        mean=jnp.mean(flat) if given and q is None else 0.0,
+        mean=mean,
         shape=tuple(x.shape[1:]),
         batch=x.shape[0],
         train=train,

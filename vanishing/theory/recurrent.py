@@ -84,7 +84,8 @@ def gate_gain(steps: Scalar, bias: Scalar = 1.0, sigma: Scalar = 0.0) -> Float[A
     >>> print(f"{gate_gain(100, bias=1.0):.0e} {gate_gain(100, bias=5.0):.2f}")
     2e-14 0.51
     """
-    rule = nodes([0.0])
+    bend = -jnp.asarray(bias, float) / jnp.maximum(sigma, 1e-9)  # where the gate turns
+    rule = nodes([jnp.minimum(bend, 0.0), jnp.maximum(bend, 0.0)])
     return jnp.sum(rule.weight * jax.nn.sigmoid(bias + sigma * rule.z)) ** steps
 
 
@@ -99,11 +100,16 @@ def chrono_gain(steps: Scalar, longest: Scalar) -> Float[Array, ""]:
       steps: of time.
       longest: T_max, the longest dependency to be learnt, over 2.
 
+    Raises:
+      ValueError: `longest` is 2 or less.
+
     Reference: Tallec & Ollivier, Can recurrent neural networks warp time?, ICLR 2018, sec. 2.
 
     >>> print(f"{chrono_gain(100, 1000):.2f} {chrono_gain(0, 1000):.2f}")
     0.72 1.00
     """
+    if isinstance(longest, (int, float)) and longest <= 2:
+        raise ValueError(f"longest is {longest}; it must be over 2 steps.")
     x, weight = np.polynomial.legendre.leggauss(256)
     u = 1 + (longest - 2) * (x + 1) / 2
     return jnp.sum(weight / 2 * jnp.exp(-steps * jnp.log1p(1 / u)))

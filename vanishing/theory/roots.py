@@ -24,6 +24,11 @@ def crossings(
     grid: Float[np.ndarray, " point"],
     values: Float[np.ndarray, " point"],
 ) -> list[float]:
-    """All roots of f that a grid tells apart, given its values there, in ascending order."""
-    changes = np.flatnonzero(values[:-1] * values[1:] < 0)
-    return [root(f, float(grid[i]), float(grid[i + 1])) for i in changes]
+    """All roots of f that a grid tells apart, given its values there, in ascending order.
+
+    Points whose value is 0 are passed over: give rounding errors as such.
+    """
+    clear = np.flatnonzero(values != 0)  # a value that was rounded to 0 tells nothing
+    sides = np.sign(values[clear])
+    changes = np.flatnonzero(sides[:-1] * sides[1:] < 0)
+    return [root(f, float(grid[clear[i]]), float(grid[clear[i + 1]])) for i in changes]
