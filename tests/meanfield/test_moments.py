@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from vanishing.meanfield import moments
-from vanishing.meanfield.moments import by_quadrature, leaky
+from vanishing.meanfield.moments import Leaky, by_quadrature
 
 CLOSED = {
-    "relu": (leaky(0.0), jax.nn.relu),
-    "leaky": (leaky(0.3), lambda x: jax.nn.leaky_relu(x, 0.3)),
-    "identity": (leaky(1.0), lambda x: x),
+    "relu": (Leaky(0.0), jax.nn.relu),
+    "leaky": (Leaky(0.3), lambda x: jax.nn.leaky_relu(x, 0.3)),
+    "identity": (Leaky(1.0), lambda x: x),
     "erf": (moments.erf, jax.scipy.special.erf),
     "sine": (moments.sine, jnp.sin),
 }
@@ -68,7 +68,7 @@ def test_small_angles_keep_their_digits_in_float32(name):
 @pytest.mark.parametrize("share", [0.0, 1e-3, 0.7])
 def test_the_slope_of_the_difference_is_that_of_price(x64, share):
     """Price 1958: d E[f f'] / d cov = E[slope slope'], also where the inputs meet."""
-    for get in (leaky(0.0), moments.erf, moments.sine, by_quadrature(jax.nn.gelu)):
+    for get in (Leaky(0.0), moments.erf, moments.sine, by_quadrature(jax.nn.gelu)):
         q, difference = 0.8, jnp.asarray(0.8 * share)
         slope = jax.grad(lambda d, get=get, q=q: get(q, d).difference)(difference)
         assert float(slope) == pytest.approx(float(get(q, difference).slope_product), rel=1e-6)

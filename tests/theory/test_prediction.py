@@ -73,7 +73,7 @@ def test_random_compositions_are_predicted_as_wide_networks_measure(blocks, q, c
     spread = float(jnp.sqrt(after.gain.log_variance)) + 0.01
     np.testing.assert_allclose(found[0], after.q, rtol=0.08)
     np.testing.assert_allclose(found[1], after.difference, rtol=0.12)
-    gradient = jnp.array([1.0, 1.0, after.q, after.covariance])
+    gradient = jnp.array([1.0, 1.0, 1.0, after.correlation])
     assert abs(found[2] - float(after.gain.log_of(gradient))) < 3 * spread
     assert found[3] == pytest.approx(float(after.gain.correlation_of(gradient)), abs=0.06)
 
@@ -165,6 +165,22 @@ def test_a_gain_that_no_float_could_hold_stays_a_number():
     assert float(2 * slope) == pytest.approx(float(jnp.log(chi)), rel=1e-3)
 
 
+@pytest.mark.parametrize("wrap", [lambda block: block, layers.residual])
+@pytest.mark.parametrize("sigma_w", [1.0, 2.0])
+def test_a_signal_that_no_float_could_hold_spoils_nothing(sigma_w, wrap):
+    """ReLU multiplies mean squares by sigma_w^2 / 2, a thousand times over."""
+    weights = initializers.scaled(sigma_w)
+    net = networks.mlp(64, depth=1000, width=64, weights=weights, wrap=wrap)
+    prediction = theory.predict(net, jax.ShapeDtypeStruct((2, 64), jnp.float32))
+    factor = sigma_w**2 / 2 + (wrap is layers.residual)
+    gains = prediction.to_xarray().log_gain
+    name = "hidden[{}]" if wrap is layers.residual else "hidden[{}].dense"
+    first, last = (float(gains.sel(row=name.format(i))) for i in (0, 998))
+    assert (first - last) / 998 == pytest.approx(np.log(factor), rel=1e-4)
+    assert float(prediction.correlation[-2]) == pytest.approx(1, abs=1e-4)
+    assert np.all(np.isfinite(prediction.correlation))
+
+
 def test_a_prediction_lives_inside_jit_vmap_and_grad():
     def slope(sigma_w):
         weights = initializers.scaled(sigma_w, 0.1)
@@ -231,7 +247,7 @@ def test_circular_convolutions_are_predicted_as_they_measure(key):
     after = layers.propagate(net, theory.prediction.input_signal(x))
     assert found[0] == pytest.approx(float(after.q), rel=0.05)
     assert found[1] == pytest.approx(float(after.difference), rel=0.08)
-    gradient = jnp.array([1.0, 1.0, after.q, after.covariance])
+    gradient = jnp.array([1.0, 1.0, 1.0, after.correlation])
     assert found[2] == pytest.approx(float(after.gain.log_of(gradient)), abs=0.1)
 
 

@@ -42,7 +42,7 @@ ACTIVATIONS = {
         (-_NEVER, _NEVER),
         "lecun_normal",
         "the linear network",
-        closed_form=moments.leaky(1.0),
+        closed_form=moments.Leaky(1.0),
     ),
     "sigmoid": Activation(
         jax.nn.sigmoid, 0.25, (-5.9864, 5.9864), "glorot_normal", "Rumelhart et al. 1986"
@@ -54,7 +54,7 @@ ACTIVATIONS = {
         (0.0, _NEVER),
         "he_normal",
         "Nair & Hinton 2010",
-        closed_form=moments.leaky(0.0),
+        closed_form=moments.Leaky(0.0),
     ),
     "leaky_relu": Activation(
         jax.nn.leaky_relu,
@@ -62,7 +62,7 @@ ACTIVATIONS = {
         (-_NEVER, _NEVER),
         "he_normal",
         "Maas et al. 2013, slope 0.01",
-        closed_form=moments.leaky(0.01),
+        closed_form=moments.Leaky(0.01),
     ),
     "prelu": Activation(
         lambda x: jax.nn.leaky_relu(x, _PRELU_SLOPE),
@@ -70,7 +70,7 @@ ACTIVATIONS = {
         (-_NEVER, _NEVER),
         "he_normal",
         "He et al. 2015; facts for the slope that training starts at",
-        closed_form=moments.leaky(_PRELU_SLOPE),
+        closed_form=moments.Leaky(_PRELU_SLOPE),
     ),
     "elu": Activation(jax.nn.elu, 1.0, (-4.6052, _NEVER), "he_normal", "Clevert et al. 2016"),
     "selu": Activation(
@@ -184,17 +184,21 @@ def _propagate(get_moments: GetMoments) -> Propagate:
                 "dense or convolutional layer, or a norm of such.",
                 signal,
             )
-        m = get_moments(signal.q, signal.difference)
+        # what scales with its input is looked at in units of the signal, whatever that may be
+        scales = isinstance(get_moments, moments.Leaky)
+        q = jnp.ones_like(signal.log_q) if scales else signal.q
+        m = get_moments(q, q * signal.share)
         spread = jnp.where(m.slope_square > 0, m.slope_fourth / m.slope_square**2 - 1, 0.0)
-        return signal.then(
+        some = jnp.where(q > 0, q, 1.0)
+        return (signal.scaled if scales else signal.then)(
             q=m.square,
             difference=m.difference,
             mean=m.mean,
             gain=elementwise_gain(
                 m.slope_square,
                 m.slope_product,
-                m.weighted_square,
-                m.weighted_product,
+                m.weighted_square / some,
+                m.weighted_product / some,
                 log_variance=3 * spread / signal.shape[-1],
             ),
             gaussian=False,
@@ -213,4 +217,4 @@ def _prelu() -> Layer:
         del key, train  # deterministic, and the same in training
         return Applied(jnp.where(x > 0, x, params["negative_slope"] * x), state)
 
-    return Layer(init, apply, _propagate(moments.leaky(_PRELU_SLOPE)))
+    return Layer(init, apply, _propagate(moments.Leaky(_PRELU_SLOPE)))

@@ -82,7 +82,7 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
             rows.append(_rows(signal, after))
             gains.append(after.gain)
             signal = after
-        total = identity_gain(before.q)
+        total = identity_gain(before.log_q)
         for i in reversed(range(len(chain))):
             rows[i] = [replace(row, gain=row.gain.after(total)) for row in rows[i]]
             total = gains[i].after(total)
@@ -98,10 +98,10 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
 
 def _rows(before: Signal, after: Signal) -> tuple[Row, ...]:
     """The rows within a layer, or one of its own if it is made of none and changes the signal."""
-    fields = ("q", "difference", "mean")
+    fields = ("log_q", "share", "relative_mean")
     if after.rows or all(getattr(after, f) is getattr(before, f) for f in fields):
         return after.rows
-    return (after.row(identity_gain(after.q)),)
+    return (after.row(identity_gain(after.log_q)),)
 
 
 def residual(
@@ -181,23 +181,32 @@ def residual(
                 "follows a branch with a dense or convolutional layer on every path.",
                 signal,
             )
-        a, b = shortcut_scale, branch_scale
+        # in units of the larger of the two, so that no depth is too deep
+        unit = jnp.maximum(kept.log_q, added.log_q)
+        some = jnp.where(jnp.isfinite(unit), unit, 0.0)
+        a, b = (
+            scale * jnp.exp((log_q - some) / 2)
+            for scale, log_q in ((shortcut_scale, kept.log_q), (branch_scale, added.log_q))
+        )
+        keep, add = shortcut_scale**2, branch_scale**2
         skip_gain = linear_gain(signal, 1.0) if shortcut is None else kept.gain
-        after = kept.then(
-            q=a**2 * kept.q + b**2 * added.q + 2 * a * b * kept.mean * added.mean,
-            difference=a**2 * kept.difference + b**2 * added.difference,
-            mean=a * kept.mean + b * added.mean,
+        means = a * kept.relative_mean, b * added.relative_mean
+        after = kept.scaled(
+            q=a**2 + b**2 + 2 * means[0] * means[1],
+            difference=a**2 * kept.share + b**2 * added.share,
+            mean=means[0] + means[1],
+            log_unit=some,
             gaussian=kept.gaussian and added.gaussian,
             fresh=signal.fresh or (kept.fresh and added.fresh),
             path=signal.path,
             has_parameters=False,
         )
-        rows = [replace(row, gain=row.gain.times(a**2)) for row in _rows(start, kept)]
-        rows += [replace(row, gain=row.gain.times(b**2)) for row in _rows(start, added)]
+        rows = [replace(row, gain=row.gain.times(keep)) for row in _rows(start, kept)]
+        rows += [replace(row, gain=row.gain.times(add)) for row in _rows(start, added)]
         return replace(
             after,
-            gain=signal.gain.after(skip_gain.times(a**2).plus(added.gain.times(b**2))),
-            rows=(*signal.rows, *rows, after.row(identity_gain(after.q))),
+            gain=signal.gain.after(skip_gain.times(keep).plus(added.gain.times(add))),
+            rows=(*signal.rows, *rows, after.row(identity_gain(after.log_q))),
             subnetworks=_with_paths(signal, (skip, branch)),
         )
 
@@ -210,9 +219,9 @@ def _with_paths(signal: Signal, paths: tuple[Layer, ...]) -> Any:
         return None
     start, largest = signal.subnetworks
     for path in paths:
-        alone = replace(signal.restarted(), q=jnp.ones_like(start), difference=start)
+        alone = replace(signal.restarted(), log_q=jnp.zeros_like(start), share=start)
         end = layers_propagate(path, alone)
-        largest = jnp.maximum(largest, jnp.maximum(end.difference, end.subnetworks[1]))
+        largest = jnp.maximum(largest, jnp.maximum(end.share, end.subnetworks[1]))
     return (start, largest)
 
 
@@ -274,7 +283,7 @@ def repeat(block: Layer, depth: int) -> Layer:
         def backward(above, gain):
             return gain.after(above), above
 
-        total, above = jax.lax.scan(backward, identity_gain(signal.q), gains, reverse=True)
+        total, above = jax.lax.scan(backward, identity_gain(signal.log_q), gains, reverse=True)
         rows = tuple(replace(row, gain=row.gain.after(_spread(above, row))) for row in rows)
         return replace(
             last, path=signal.path, gain=signal.gain.after(total), rows=(*signal.rows, *rows)
@@ -309,7 +318,7 @@ def _alike(signal: Signal, other: Signal) -> Signal:
 
 def _spread(above: Gain, row: Row) -> Gain:
     """The gains above each block, with the axes of depth that the block's own rows have."""
-    inner = (1,) * (row.q.ndim - 1)
+    inner = (1,) * (row.log_q.ndim - 1)
     return Gain(
         above.matrix.reshape(-1, *inner, 4, 4),
         above.log_scale.reshape(-1, *inner),

@@ -163,7 +163,7 @@ def conv(
         if len(signal.shape) != axes + 1:
             raise unknown(f"conv of {axes} axes meets inputs of shape {signal.shape}.", signal)
         shape = (*kernel_size, signal.shape[-1], features)
-        specs = (jax.ShapeDtypeStruct(s, signal.q.dtype) for s in ((1, *signal.shape), shape))
+        specs = (jax.ShapeDtypeStruct(s, signal.log_q.dtype) for s in ((1, *signal.shape), shape))
         output = jax.eval_shape(convolve, *specs)
         return _affine(signal, shape, kernel_init, bias_init, output.shape[1:])
 
@@ -189,10 +189,15 @@ def _affine(
         raise unknown(str(error), signal) from None
     sigma_w2 = math.prod(kernel_shape[:-1]) * kernel.mean_square(kernel_shape)
     sigma_b2 = bias.mean_square((kernel_shape[-1],))
-    return signal.then(
-        q=sigma_w2 * signal.q + sigma_b2,
-        difference=sigma_w2 * signal.difference,  # both inputs get the same bias
+    biased = not (isinstance(sigma_b2, float) and sigma_b2 == 0)
+    # relative to the larger of signal and bias, whichever that is
+    unit = jnp.maximum(signal.log_q, 0.0) if biased else signal.log_q
+    kept = sigma_w2 * (jnp.exp(signal.log_q - unit) if biased else 1.0)
+    return signal.scaled(
+        q=kept + sigma_b2 * jnp.exp(-unit) if biased else kept,
+        difference=kept * signal.share,  # both inputs get the same bias
         mean=0.0,
+        log_unit=unit,
         # the length of a Gaussian vector: Hanin, Which neural net architectures give rise to
         # exploding and vanishing gradients, NeurIPS 2018
         gain=linear_gain(signal, sigma_w2, 0.0 if kernel.orthogonal else 2 / signal.shape[-1]),
@@ -207,5 +212,5 @@ def flatten() -> Layer:
     """Joins all axes but the first into one: (batch, ...) to (batch, features)."""
     return stateless(
         lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])),
-        lambda signal: signal.then(shape=(signal.size,)),
+        lambda signal: signal.unmoved(shape=(signal.size,)),
     )

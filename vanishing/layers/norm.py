@@ -66,10 +66,10 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
     def propagate(signal: Signal) -> Signal:
         if not signal.train:
             gain = 1 / (1 + epsilon)
-            return signal.then(
-                q=gain * signal.q,
-                difference=gain * signal.difference,
-                mean=gain**0.5 * signal.mean,
+            return signal.scaled(
+                q=gain,
+                difference=gain * signal.share,
+                mean=gain**0.5 * signal.relative_mean,
                 gain=linear_gain(signal, gain),
                 has_parameters=True,
             )
@@ -91,8 +91,8 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
                 f"batch_norm has a finite gradient on average from a batch of 4, not of {n}.",
                 signal,
             )
-        variance = signal.difference * (n - 1) / n  # within the batch
-        share = variance / (variance + epsilon)
+        variance = signal.share * (n - 1) / n  # within the batch, over the mean square
+        share = variance / (variance + epsilon * jnp.exp(-signal.log_q))
         return signal.then(
             q=share,
             difference=share * n / (n - 1),  # a batch of mean 0: its correlation is -1 / (n - 1)
@@ -113,14 +113,15 @@ def _batch_norm_gain(before: Signal, epsilon: float) -> Gain:
     E[n / s^2] = n / (difference (n - 3)). With E[g^2] = a, E[g g'] = b, E[g^2 y^2] = c and
     E[g g' y y'] = d the projection keeps a - (a + (n - 1) b) / n - (c + (n - 1) d) / n.
     """
-    n, dtype = before.batch, before.q.dtype
-    inverse_variance = n / (before.difference * (n - 3) + epsilon * n)
+    n, dtype = before.batch, before.log_q.dtype
+    # over the mean square, which goes into the scale
+    inverse_variance = n / (before.share * (n - 3) + epsilon * n * jnp.exp(-before.log_q))
     kept = jnp.array([1 - 1 / n, -(n - 1) / n, -1 / n, -(n - 1) / n], dtype)
     square = inverse_variance * kept
     product = -square / (n - 1)  # the batch's cotangents add up to 0
     return Gain(
-        jnp.stack([square, product, before.q * square, before.covariance * product]),
-        jnp.zeros((), dtype),
+        jnp.stack([square, product, square, before.correlation * product]),
+        -before.log_q,
         jnp.zeros((), dtype),
     )
 
@@ -160,13 +161,14 @@ def layer_norm(epsilon: float = 1e-6) -> Layer:
         return Applied(_normalised(params, x, mean, var, epsilon), state)
 
     def propagate(signal: Signal) -> Signal:
-        variance = signal.q - signal.mean**2
-        factor = 1 / (variance + epsilon)
+        variance = 1 - signal.relative_mean**2  # over the mean square
+        factor = 1 / (variance + epsilon * jnp.exp(-signal.log_q))
+        gain = linear_gain(signal, factor)
         return signal.then(
             q=factor * variance,
-            difference=factor * signal.difference,
+            difference=factor * signal.share,
             mean=0.0,
-            gain=linear_gain(signal, factor),
+            gain=gain._replace(log_scale=gain.log_scale - signal.log_q),
             has_parameters=True,
         )
 
@@ -218,12 +220,12 @@ def dropout(rate: float) -> Layer:
     def propagate(signal: Signal) -> Signal:
         if not signal.train or rate == 0:
             return signal
-        q = signal.q / keep
-        one = jnp.ones_like(q)
-        return signal.then(
-            q=q,
-            difference=q - signal.covariance,  # each input has a mask of its own
-            gain=elementwise_gain(one / keep, one, q, signal.covariance),
+        one = jnp.ones_like(signal.log_q)
+        return signal.scaled(
+            q=one / keep,
+            difference=one / keep - signal.correlation,  # each input has a mask of its own
+            mean=signal.relative_mean,
+            gain=elementwise_gain(one / keep, one, one / keep, signal.correlation),
             gaussian=False,
             has_parameters=False,
         )

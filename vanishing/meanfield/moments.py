@@ -94,14 +94,19 @@ def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments
     return moments
 
 
-def leaky(slope: Scalar) -> GetMoments:
+class Leaky(NamedTuple):
     """Closed form for x where x > 0 and slope * x elsewhere: ReLU at 0, the identity at 1.
+
+    It scales with its input, so that all its moments are proportional to q.
 
     Reference: Cho & Saul, Kernel methods for deep learning, NeurIPS 2009, eq. 6 (ReLU).
     """
-    even, odd = (1 - slope) / 2, (1 + slope) / 2  # f(x) = odd x + even |x|
 
-    def moments(q: Scalar, difference: Scalar) -> Moments:
+    slope: Scalar
+
+    def __call__(self, q: Scalar, difference: Scalar) -> Moments:
+        """The moments; see `Moments`."""
+        even, odd = (1 - self.slope) / 2, (1 + self.slope) / 2  # f(x) = odd x + even |x|
         q, difference = jnp.asarray(q), jnp.asarray(difference)
         angle = angle_of(q, difference)
         # q - E|u||v| = q (1 - cos a) - (2 q / pi) (sin a - a cos a)
@@ -116,10 +121,8 @@ def leaky(slope: Scalar) -> GetMoments:
             slope_product=odd**2 + even**2 * (1 - 2 * angle / jnp.pi),
             weighted_square=square,  # x f'(x) = f(x)
             weighted_product=square - apart,
-            slope_fourth=jnp.full_like(angle, (1 + slope**4) / 2),
+            slope_fourth=jnp.full_like(angle, (1 + self.slope**4) / 2),
         )
-
-    return moments
 
 
 def erf(q: Scalar, difference: Scalar) -> Moments:

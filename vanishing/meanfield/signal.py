@@ -18,9 +18,9 @@ class Gain(NamedTuple):
     """How a layer maps the gradient's second moments from its output back to its input.
 
     The moments are those of the cotangents g of a unit h, for one input and for two (primed):
-    (E[g^2], E[g g'], E[g^2 h^2], E[g g' h h']), the first two summed over units. The last two are
-    what batch normalisation projects away; they are the layer above's to know. The matrix is kept
-    near 1 and its scale as a logarithm, so that no depth makes it underflow.
+    (E[g^2], E[g g'], E[g^2 h^2] / q, E[g g' h h'] / q), summed over units, where q = E[h^2]. The
+    last two are what batch normalisation projects away, and the layer above knows them. The matrix
+    is kept near 1 and its scale as a logarithm, so that no depth makes it underflow.
 
     All this is of infinite width. `log_variance` says how far a network of finite width strays: the
     variance of the logarithm of its squared gradient norm, to the first order in 1 / width.
@@ -83,7 +83,7 @@ def _log(x: Array) -> Array:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["q", "difference", "mean", "gain"],
+    data_fields=["log_q", "share", "relative_mean", "gain"],
     meta_fields=["path", "has_parameters", "size"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Row:
     """The signal after one layer of a network, and the gain from there to the network's end."""
 
     # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
-    q: Any  # each with the axes of depth
-    difference: Any
-    mean: Any
+    log_q: Any  # each with the axes of depth; see `Signal`
+    share: Any
+    relative_mean: Any
     gain: Gain
     path: tuple[str, ...]  # names of the layers around it; `DEPTH` for each axis of depth
     has_parameters: bool
@@ -102,7 +102,7 @@ class Row:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["q", "difference", "mean", "gain", "rows", "subnetworks"],
+    data_fields=["log_q", "share", "relative_mean", "gain", "rows", "subnetworks"],
     meta_fields=[
         "shape",
         "batch",
@@ -118,13 +118,14 @@ class Signal:
     """What a layer's `propagate` maps: the signal at one place of an infinitely wide network.
 
     A batch of inputs that are alike in norm and in the angle between any two, and a unit h of the
-    place, random over the weights.
+    place, random over the weights. Its size is kept as a logarithm and the rest relative to it: a
+    thousand layers of a factor 2 are more than a float holds.
     """
 
     # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
-    q: Any  # E[h^2]
-    difference: Any  # E[(h - h')^2] / 2 for two inputs: q minus their covariance
-    mean: Any  # E[h]
+    log_q: Any  # log E[h^2]
+    share: Any  # E[(h - h')^2] / 2 for two inputs, over E[h^2]: 1 minus their correlation
+    relative_mean: Any  # E[h] / sqrt(E[h^2])
     gain: Gain  # of the layers since the innermost combinator began
     shape: tuple[int, ...]  # of one input at this place, without the batch axis
     batch: int  # how many inputs are normalised together
@@ -134,17 +135,34 @@ class Signal:
     path: tuple[str, ...] = ()
     has_parameters: bool = False  # whether the last layer has
     rows: tuple[Row, ...] = ()
-    subnetworks: Any = None  # of `theory.tailored`: the start and the largest value so far
+    # Where `theory.tailored` asks for the largest value that a path of the network makes of a
+    # start, travelling as `share`: the start, and the largest so far of the paths passed.
+    subnetworks: Any = None
+
+    @property
+    def q(self) -> Array:
+        """E[h^2]."""
+        return jnp.exp(self.log_q)
+
+    @property
+    def difference(self) -> Array:
+        """E[(h - h')^2] / 2 for two inputs: q minus their covariance."""
+        return self.q * self.share
+
+    @property
+    def mean(self) -> Array:
+        """E[h]."""
+        return jnp.exp(self.log_q / 2) * self.relative_mean
 
     @property
     def covariance(self) -> Array:
         """E[h h'] for two inputs."""
-        return self.q - self.difference
+        return self.q * (1 - self.share)
 
     @property
     def correlation(self) -> Array:
-        """E[h h'] / E[h^2]; 1 where the signal is 0."""
-        return 1 - jnp.where(self.q > 0, self.difference / jnp.where(self.q > 0, self.q, 1), 0.0)
+        """E[h h'] / E[h^2] for two inputs; 1 where the signal is 0."""
+        return 1 - self.share
 
     @property
     def size(self) -> int:
@@ -158,27 +176,42 @@ class Signal:
 
     def restarted(self) -> "Signal":
         """The same signal with no history: no rows, and a gain of one."""
-        return dataclasses.replace(self, gain=identity_gain(self.q), rows=())
+        return dataclasses.replace(self, gain=identity_gain(self.log_q), rows=())
 
-    def then(self, **changes: Any) -> "Signal":
-        """The signal after a layer: these fields changed, the numbers of this one's dtype.
+    def scaled(self, q: Scalar, difference: Scalar, mean: Scalar, **changes: Any) -> "Signal":
+        """The signal after a layer that makes these moments of a signal of mean square 1.
 
-        `gain` is the layer's own, put behind the gain so far.
+        Args:
+          q: mean square; likewise `difference` and `mean`.
+          **changes: other fields of the signal; `gain` is the layer's own.
         """
+        dtype = self.log_q.dtype
+        q = jnp.asarray(q, dtype)
+        some = _nonzero(q)
         if "gain" in changes:
             changes["gain"] = self.gain.after(changes["gain"])
-        dtype = jnp.asarray(self.q).dtype
-        for name in ("q", "difference", "mean"):
-            if name in changes:
-                changes[name] = jnp.asarray(changes[name], dtype)
+        return dataclasses.replace(
+            self,
+            log_q=changes.pop("log_unit", self.log_q) + _log(q),
+            share=jnp.asarray(difference, dtype) / some,
+            relative_mean=jnp.asarray(mean, dtype) / jnp.sqrt(some),
+            **changes,
+        )
+
+    def then(self, q: Scalar, difference: Scalar, mean: Scalar, **changes: Any) -> "Signal":
+        """The signal after a layer, with these moments; see `scaled`."""
+        return self.scaled(q, difference, mean, log_unit=jnp.zeros_like(self.log_q), **changes)
+
+    def unmoved(self, **changes: Any) -> "Signal":
+        """The signal after a layer that changes none of its moments; see `scaled`."""
         return dataclasses.replace(self, **changes)
 
     def row(self, gain: Gain) -> Row:
         """This place as a row, with the gain from here to the end of the layer around it."""
         return Row(
-            q=self.q,
-            difference=self.difference,
-            mean=self.mean,
+            log_q=self.log_q,
+            share=self.share,
+            relative_mean=self.relative_mean,
             gain=gain,
             path=self.path,
             has_parameters=self.has_parameters,
@@ -210,18 +243,18 @@ def signal(
     >>> print(f"{signal(2.0, 0.5).difference:.1f}")
     1.0
     """
-    dtype = jax.dtypes.canonicalize_dtype(float)
-    q = jnp.asarray(q, dtype)
-    return Signal(
-        q=q,
-        difference=jnp.asarray(q * (1 - jnp.asarray(correlation, dtype)), dtype),
-        mean=jnp.asarray(mean, dtype),
-        gain=identity_gain(q),
+    zero = jnp.zeros((), jax.dtypes.canonicalize_dtype(float))
+    start = Signal(
+        log_q=zero,
+        share=zero,
+        relative_mean=zero,
+        gain=identity_gain(zero),
         shape=shape,
         batch=batch,
         train=train,
         gaussian=gaussian,
     )
+    return start.then(q, q * (1 - jnp.asarray(correlation, zero.dtype)), mean)
 
 
 def identity_gain(like: Array) -> Gain:
@@ -242,8 +275,8 @@ def elementwise_gain(
     Args:
       square: what it multiplies E[g^2] by.
       product: what it multiplies E[g g'] by.
-      weighted_square: E[g^2 h^2] at its input, of an E[g^2] of 1 at its output.
-      weighted_product: E[g g' h h'] at its input, of an E[g g'] of 1 at its output.
+      weighted_square: E[g^2 h^2] / q at its input, of an E[g^2] of 1 at its output.
+      weighted_product: E[g g' h h'] / q at its input, of an E[g g'] of 1 at its output.
       log_variance: see `Gain`.
     """
     entries = jnp.stack(
@@ -257,10 +290,14 @@ def elementwise_gain(
 
 def linear_gain(before: Signal, square: Scalar, log_variance: Scalar = 0.0) -> Gain:
     """The gain of a layer whose cotangents do not depend on the value at its input."""
-    square = jnp.asarray(square, before.q.dtype)
-    return elementwise_gain(
-        square, square, square * before.q, square * before.covariance, log_variance
-    )
+    square = jnp.asarray(square, before.log_q.dtype)
+    return elementwise_gain(square, square, square, square * before.correlation, log_variance)
+
+
+def output_gradient(end: Signal, correlation: Scalar) -> Float[Array, "4"]:
+    """Moments of a loss gradient at a network's output that knows nothing of the network."""
+    one = jnp.ones_like(end.log_q)
+    return jnp.stack([one, correlation * one, one, correlation * end.correlation])
 
 
 def unknown(what: str, before: Signal) -> ValueError:

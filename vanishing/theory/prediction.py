@@ -17,7 +17,7 @@ from vanishing.layers import Layer, propagate
 from vanishing.layers.base import Spec
 from vanishing.meanfield import Row, Signal, signal
 from vanishing.meanfield.moments import Scalar
-from vanishing.meanfield.signal import DEPTH
+from vanishing.meanfield.signal import DEPTH, output_gradient
 
 
 @functools.partial(
@@ -189,14 +189,11 @@ def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -
     def collect(field):
         return jnp.concatenate([jnp.ravel(field(row)) for row in rows])[order]
 
-    square = jnp.ones_like(end.q)
-    product = square * gradient_correlation
-    gradient = jnp.stack([square, product, end.q * square, end.covariance * product])
-    q, difference = collect(lambda row: row.q), collect(lambda row: row.difference)
+    gradient = output_gradient(end, gradient_correlation)
     return Prediction(
-        q=q,
-        mean=collect(lambda row: row.mean),
-        correlation=1 - jnp.where(q > 0, difference / jnp.where(q > 0, q, 1.0), 0.0),
+        q=jnp.exp(collect(lambda row: row.log_q)),
+        mean=collect(lambda row: jnp.exp(row.log_q / 2) * row.relative_mean),
+        correlation=1 - collect(lambda row: row.share),
         log_gain=collect(lambda row: row.gain.log_of(gradient)),
         gradient_correlation=collect(lambda row: row.gain.correlation_of(gradient)),
         log_variance=collect(lambda row: row.gain.log_variance),
@@ -260,7 +257,7 @@ def _unroll(rows: list[tuple[int, Row]], level: int) -> Iterator[tuple[int, tupl
         if members[0][1].path.count(DEPTH) <= level:
             yield from ((which, ()) for which, _ in members)
             continue
-        for i in range(members[0][1].q.shape[level]):
+        for i in range(members[0][1].log_q.shape[level]):
             yield from ((which, (i, *rest)) for which, rest in _unroll(members, level + 1))
 
 
@@ -272,10 +269,10 @@ def _prefix(path: tuple[str, ...], depths: int) -> tuple[str, ...]:
 
 def _order(rows: Sequence[Row], places) -> np.ndarray:
     """Where each place stands when the rows' arrays are flattened, one after another."""
-    offsets = np.cumsum([0, *(row.q.size for row in rows)])
+    offsets = np.cumsum([0, *(row.log_q.size for row in rows)])
     return np.array(
         [
-            offsets[i] + (np.ravel_multi_index(index, rows[i].q.shape) if index else 0)
+            offsets[i] + (np.ravel_multi_index(index, rows[i].log_q.shape) if index else 0)
             for i, index in places
         ],
         dtype=int,

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 from vanishing.layers import ACTIVATIONS, Activation, Layer, facts_of, propagate
 from vanishing.layers.base import Spec
 from vanishing.meanfield import Moments, signal
-from vanishing.meanfield.moments import leaky
+from vanishing.meanfield.moments import Leaky
 from vanishing.meanfield.quadrature import nodes
 from vanishing.theory.roots import root
 
@@ -162,7 +162,7 @@ def maximal_curvature(network: Network, x: Spec) -> Callable[[float], float]:
 def _leaky_relu(network: Network, x: Spec, correlation: float) -> Tailored:
     def local_map(negative_slope):
         def value(c_minus_1):  # the correlation map of variance-preserving leaky ReLU, less 1
-            m = leaky(negative_slope)(1.0, -c_minus_1)
+            m = Leaky(negative_slope)(1.0, -c_minus_1)
             return -m.difference / m.square
 
         return value
@@ -183,8 +183,8 @@ def _leaky_relu(network: Network, x: Spec, correlation: float) -> Tailored:
 def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[float], float]:
     """The largest of a value over subnetworks, which every nonlinearity maps and sums average.
 
-    The value travels as the signal's `difference`, which dense layers keep and residual sums weigh
-    as they weigh correlations.
+    The value travels as the signal's `share`, which dense layers keep and residual sums weigh as
+    they weigh correlations.
     """
 
     def run(parameter):
@@ -201,11 +201,11 @@ def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[fl
         begin = jnp.asarray(start, jnp.float64)
         before = dataclasses.replace(
             signal(1.0, shape=tuple(x.shape[1:]), batch=x.shape[0]),
-            difference=begin,
+            share=begin,
             subnetworks=(begin, begin),
         )
         after = propagate(network(stand_in), before)
-        return after.q, jnp.maximum(after.difference, after.subnetworks[1])
+        return after.q, jnp.maximum(after.share, after.subnetworks[1])
 
     jitted = jax.jit(run)
 
