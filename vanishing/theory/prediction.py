@@ -130,7 +130,8 @@ def predict(
     Exact for infinite width at initialisation, for any loss whose gradient at the output does not
     depend on the weights. Of one network of finite width, the logarithm of one input's squared
     gradient norm strays from its mean by about sqrt(log_variance), and that mean lies half a
-    `log_variance` under `log_gain`; averaged over a batch of unlike inputs both are smaller.
+    `log_variance` under `log_gain`; averaged over a batch of unlike inputs both are smaller. For
+    convolutions it is an upper end: it counts channels, not places.
 
     Args:
       network: a layer, every part of which has a `propagate`.
