@@ -1,5 +1,6 @@
 """Linear layers: dense, convolution, and the reshaping that leads from one to the other."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -212,5 +213,5 @@ def flatten() -> Layer:
     """Joins all axes but the first into one: (batch, ...) to (batch, features)."""
     return stateless(
         lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])),
-        lambda signal: signal.unmoved(shape=(signal.size,)),
+        lambda signal: dataclasses.replace(signal, shape=(signal.size,)),
     )

@@ -178,11 +178,19 @@ class Signal:
         """The same signal with no history: no rows, and a gain of one."""
         return dataclasses.replace(self, gain=identity_gain(self.log_q), rows=())
 
-    def scaled(self, q: Scalar, difference: Scalar, mean: Scalar, **changes: Any) -> "Signal":
+    def scaled(
+        self,
+        q: Scalar,
+        difference: Scalar,
+        mean: Scalar,
+        log_unit: Array | None = None,
+        **changes: Any,
+    ) -> "Signal":
         """The signal after a layer that makes these moments of a signal of mean square 1.
 
         Args:
           q: mean square; likewise `difference` and `mean`.
+          log_unit: logarithm of the unit of these; by default the mean square before the layer.
           **changes: other fields of the signal; `gain` is the layer's own.
         """
         dtype = self.log_q.dtype
@@ -192,7 +200,7 @@ class Signal:
             changes["gain"] = self.gain.after(changes["gain"])
         return dataclasses.replace(
             self,
-            log_q=changes.pop("log_unit", self.log_q) + _log(q),
+            log_q=(self.log_q if log_unit is None else log_unit) + _log(q),
             share=jnp.asarray(difference, dtype) / some,
             relative_mean=jnp.asarray(mean, dtype) / jnp.sqrt(some),
             **changes,
@@ -200,11 +208,7 @@ class Signal:
 
     def then(self, q: Scalar, difference: Scalar, mean: Scalar, **changes: Any) -> "Signal":
         """The signal after a layer, with these moments; see `scaled`."""
-        return self.scaled(q, difference, mean, log_unit=jnp.zeros_like(self.log_q), **changes)
-
-    def unmoved(self, **changes: Any) -> "Signal":
-        """The signal after a layer that changes none of its moments; see `scaled`."""
-        return dataclasses.replace(self, **changes)
+        return self.scaled(q, difference, mean, jnp.zeros_like(self.log_q), **changes)
 
     def row(self, gain: Gain) -> Row:
         """This place as a row, with the gain from here to the end of the layer around it."""

@@ -195,9 +195,7 @@ def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[fl
             fields |= {"mean": nothing, "square": q, "difference": local_map(parameter)(value)}
             return Moments(**fields)
 
-        stand_in = ACTIVATIONS["tanh"]._replace(
-            function=jnp.tanh, kinks=(np.nan,), closed_form=get_moments, initializer="lecun_normal"
-        )
+        stand_in = ACTIVATIONS["tanh"]._replace(closed_form=get_moments, initializer="lecun_normal")
         begin = jnp.asarray(start, jnp.float64)
         before = dataclasses.replace(
             signal(1.0, shape=tuple(x.shape[1:]), batch=x.shape[0]),
