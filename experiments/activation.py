@@ -9,7 +9,7 @@ learns nothing at depths 10 and 30; with tanh and ReLU the signal arrives and th
 
 import dataclasses
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import xarray as xr
@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from experiments import launch, training
 from experiments.launch import option
-from vanishing import figures, initializers, layers, networks, train
+from vanishing import figures, initializers, layers, networks, sweep, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Config(training.Config):
     depths: tuple[int, ...] = option((2, 10, 30), "Numbers of hidden layers.", at_least=1)
 
 
-def measure(config: Config, progress: Callable[..., Iterable] = launch.progress) -> xr.Dataset:
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every activation at every depth, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
 
-    def cell(activation: str, depth: int) -> xr.Dataset:
+    def cell(activation: str, depth: int) -> sweep.Cell:
         name = training.initializer_name(config, activation)
         network = networks.mlp(
             classes,
@@ -43,38 +43,20 @@ def measure(config: Config, progress: Callable[..., Iterable] = launch.progress)
             activation=activation,
             weights=initializers.by_name(name, config.scales()),
         )
-        label = f"{activation}, depth {depth}"
-        return training.train_grid(config, network, examples, lambda it: progress(it, label))
+        return training.cell(config, network)
 
-    return (
-        xr.concat(
-            [
-                xr.concat(
-                    [cell(activation, depth) for depth in config.depths],
-                    xr.Variable(
-                        "depth",
-                        list(config.depths),
-                        {"long_name": "number of hidden layers", "units": "1"},
-                    ),
-                    join="outer",
-                )
-                for activation in config.activations
-            ],
-            xr.Variable("activation", list(config.activations)),
-            join="outer",
-        )
-        .set_coords("explanation")
-        .assign_coords(
-            initializer=(
-                "activation",
-                [training.initializer_name(config, a) for a in config.activations],
-            ),
-            chance=xr.Variable(
-                (),
-                _chance(examples),
-                {"long_name": "accuracy of naming the commonest class", "units": "1"},
-            ),
-        )
+    grid = sweep.Grid(
+        structural={"activation": config.activations, "depth": config.depths},
+        numeric=training.numeric_axes(config),
+    )
+    dataset = run(grid, cell, shared=examples).set_coords("explanation")
+    dataset.depth.attrs.update(long_name="number of hidden layers", units="1")
+    return dataset.assign_coords(
+        initializer=(
+            "activation",
+            [training.initializer_name(config, a) for a in config.activations],
+        ),
+        chance=training.chance(examples),
     )
 
 
@@ -104,6 +86,8 @@ def answer(accuracy: float, chance: float, diverged: int) -> str:
     """What a network did, in a word or two."""
     if diverged:
         return "diverges"
+    if np.isnan(accuracy):
+        return "failed"
     if accuracy < 2 * chance:
         return "does not learn"
     return "learns" if accuracy >= 0.9 else "learns in part"
@@ -141,7 +125,11 @@ def verdict(dataset: xr.Dataset) -> str:
         f"where the error signal went, at depth {int(dataset.depth[-1])}:",
     ]
     for activation in dataset.activation.values:
-        why = dataset.explanation.sel(activation=activation).isel(depth=-1).item()
+        why = (
+            dataset.explanation.sel(activation=activation)
+            .isel(depth=-1, learning_rate=0, seed=0)
+            .item()
+        )
         lines += textwrap.wrap(f"{activation}: {why}", 90, subsequent_indent="  ")
     return "\n".join(lines)
 
@@ -187,11 +175,6 @@ def _power(log10: float) -> str:
         return "nan" if np.isnan(log10) else "inf" if log10 > 0 else "0"
     exponent = int(np.floor(round(log10, 2)))
     return f"{10 ** (log10 - exponent):.1f}e{exponent:+03d}"
-
-
-def _chance(examples: train.Data) -> float:
-    """Accuracy of naming the commonest class of the test examples every time."""
-    return float(np.bincount(np.asarray(examples.y_test)).max() / len(examples.y_test))
 
 
 if __name__ == "__main__":

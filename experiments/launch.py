@@ -1,24 +1,23 @@
-"""Launching: flags as a view of an experiment's Config, its folder, its progress bar."""
+"""Launching: flags as a view of an experiment's Config, its answer, its progress bar."""
 
-import contextlib
 import dataclasses
-import json
+import functools
 import math
-import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import xarray as xr
 from absl import app, flags, logging
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from vanishing import record
+from experiments import machine
+from vanishing import folder, record, sweep
 
 flags.disclaim_key_flags()  # `--help` then lists these flags under the experiment itself
 
@@ -41,12 +40,26 @@ class Config:
     """What every experiment can be told; each adds fields of its own."""
 
     out: str = option("", "Folder of the results; runs/<experiment> if empty.")
+    overwrite: bool = option(False, "Start afresh where the folder holds results already.")
     host_devices: int = option(
         0,
         "Devices that a CPU is presented as, which runs are dealt out to; 0: one a core.",
         at_least=0,
     )
-    overwrite: bool = option(False, "Start afresh where the folder holds results already.")
+    memory_gb: float = option(
+        0.0, "Gigabytes that one device may use; 0: most of what it has.", at_least=0
+    )
+    checkpoint_every: float = option(
+        60.0, "Seconds after which a long run keeps a checkpoint; 0: never.", at_least=0
+    )
+    distributed: bool = option(
+        False,
+        "Work together with the other processes that the cluster (Slurm, Kubernetes, Open MPI, "
+        "Cloud TPU) has started, in a folder that they all see.",
+    )
+    coordinator: str = option("", "The first process's host:port, where no cluster tells it.")
+    num_processes: int = option(0, "How many processes work together; 0: unknown.", at_least=0)
+    process_id: int = option(-1, "The number of this one, from 0; -1: unknown.", at_least=-1)
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -91,7 +104,7 @@ def main(
 
     Args:
       defaults: the experiment's Config, whose fields become the flags.
-      measure: maps (config, progress) to the dataset.
+      measure: maps (config, run) to the dataset, where `run` is called as `sweep.run` is.
       verdict: maps the dataset to the answer in words.
       figure: maps the dataset to a picture.
     """
@@ -115,17 +128,24 @@ def main(
             sys.exit(f"{program}: unexpected argument {argv[1]!r}; flags are written --name=value.")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of backends that are absent
+        out = f"runs/{program}"
         try:
             values = {field.name: flags.FLAGS[field.name].value for field in fields}
             config = dataclasses.replace(defaults, **values)
-            config = dataclasses.replace(config, out=config.out or f"runs/{program}")
-            jax.config.update("jax_num_cpu_devices", config.host_devices or os.cpu_count())
-            execute(config, measure, verdict, figure)
+            out = config.out or out
+            config = dataclasses.replace(config, out=out)
+            machine.set_up(config)
+            failed = failures(execute(config, measure, verdict, figure))
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
             sys.exit(f"{program}: {' '.join(str(error).split())}")
         except KeyboardInterrupt:
-            sys.exit(f"{program}: interrupted; no dataset was written.")
+            sys.exit(f"{program}: interrupted; the same command goes on from what is in {out}.")
+        if failed:
+            sys.exit(
+                f"{program}: {len(failed)} of the networks failed, {failed[0]}; the same command "
+                "tries them again."
+            )
 
     app.run(from_flags, flags_parser=parse)
 
@@ -136,47 +156,72 @@ def execute(
     verdict: Callable[[xr.Dataset], str],
     figure: Callable[[xr.Dataset], Figure],
 ) -> xr.Dataset:
-    """Measure, unless the folder holds the answer already; then save, draw and say it.
+    """Measure what the folder does not hold already; then save, draw and say it.
 
     Leaves `data.nc`, `config.json`, `figure.png` and `figure.svg` in the folder `config.out`.
 
     Raises:
-      ValueError: the folder holds the results of another configuration.
+      ValueError: the folder holds the results of another configuration or code version, or another
+        process works in it.
       OSError: the folder cannot be written to.
     """
-    folder = Path(config.out)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"out is {folder}, which is a file; name a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=folder).close()  # better to fail now than after the run
-    path = folder / "data.nc"
-    question = json.loads(json.dumps(config.question()))  # tuples as JSON has them
-    if path.exists() and not config.overwrite:
-        dataset = record.load(path)
-        if "config" not in dataset.attrs:
-            raise ValueError(f"{path} was not written by an experiment; give another --out.")
-        _require_same(question, json.loads(dataset.attrs["config"]), folder)
-        print(f"Reusing {path} (--overwrite starts afresh).")
-    else:
-        print(f"Running on {record.devices()}.", flush=True)
-        with _precision(question.get("precision", "float32")):
-            dataset = measure(config, progress).assign_attrs(record.provenance(question))
-        config_text = json.dumps(question, indent=2) + "\n"
-        record.write(folder / "config.json", lambda draft: draft.write_text(config_text))
-        record.save(dataset, path)
-    drawing = figure(dataset)
+    question = config.question()
+    code = folder.code_version(("vanishing", "experiments"))
+    with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
+        dataset = record.load(store.data) if store.data.exists() else None
+        if dataset is not None and not failures(dataset):
+            _say(f"Reusing {store.data} (--overwrite starts afresh).")
+        else:
+            _say(f"Running on {record.devices()}.")
+            run = functools.partial(
+                sweep.run,
+                store=store,
+                memory=config.memory_gb * 1e9 or math.inf,
+                checkpoint_every=config.checkpoint_every or math.inf,
+                progress=progress,
+            )
+            with machine.precision(question.get("precision", "float32")):
+                dataset = measure(config, run)
+            dataset = dataset.assign_attrs(record.provenance(question), **code)
+            if jax.process_index() == 0:
+                store.finish(dataset, complete=not failures(dataset))
+        if jax.process_index() == 0:
+            _draw(figure(dataset), store.path)
+            lines = [f"FAILED {failure}" for failure in failures(dataset)]
+            _say("\n".join(["", verdict(dataset), "", *lines]))
+            _say(f"Dataset: {store.data}\nFigure:  {store.path / 'figure.png'}")
+    return dataset
+
+
+def failures(dataset: xr.Dataset) -> list[str]:
+    """What each failed cell of a sweep was, and why it failed."""
+    if "failure" not in dataset:
+        return []
+    reasons = dataset.failure
+
+    def cell(at: tuple[int, ...]) -> str:
+        return ", ".join(str(reasons[a].values[i]) for a, i in zip(reasons.dims, at, strict=True))
+
+    return [f"{cell(at)}: {why}" for at, why in np.ndenumerate(reasons.values) if why]
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)
+
+
+def _draw(drawing: Figure, place: Path) -> None:
     for suffix in ("svg", "png"):
         record.write(
-            folder / f"figure.{suffix}",
+            place / f"figure.{suffix}",
             lambda draft: drawing.savefig(draft, dpi=150, metadata=_undated(draft)),
         )
-    print(f"\n{verdict(dataset)}\n\nDataset: {path}\nFigure:  {folder / 'figure.png'}")
-    return dataset
 
 
 def progress(items: Iterable, label: str = "") -> Iterable:
     """The items, with a bar on a terminal that shows how many are done."""
-    return tqdm(items, desc=label, disable=None, leave=False)
+    off = True if jax.process_index() else None  # None: where there is no terminal
+    return tqdm(items, desc=label, disable=off, leave=False)
 
 
 def _define_flag(field: dataclasses.Field, default: Any) -> None:
@@ -232,22 +277,6 @@ class _TupleParser(flags.ArgumentParser):
 class _TupleSerializer(flags.ArgumentSerializer):
     def serialize(self, value: tuple) -> str:
         return ",".join(map(str, value))
-
-
-@contextlib.contextmanager
-def _precision(name: str):
-    # Accelerators round float32 products to TF32 or bfloat16 unless told to keep float32.
-    with jax.enable_x64(name == "float64"), jax.default_matmul_precision("highest"):
-        yield
-
-
-def _require_same(asked: dict, found: dict, folder: Path) -> None:
-    for name in {**found, **asked}:
-        if asked.get(name) != found.get(name):
-            raise ValueError(
-                f"{folder} holds a run with {name}={found.get(name)}, not {asked.get(name)}; "
-                "give another --out, or --overwrite."
-            )
 
 
 def _undated(path: Path) -> dict[str, None]:

@@ -9,7 +9,7 @@ agree with the map within 5 %, or 0.02 a layer.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 
 from experiments import launch
 from experiments.launch import option
-from vanishing import compare, figures, initializers, layers, theory
+from vanishing import compare, figures, initializers, layers, sweep, theory
+from vanishing.fleet import Task
 
 _LEVELS = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the depth scale, in layers
 
@@ -48,92 +49,99 @@ class Config(launch.Config):
                 raise ValueError(f"{name}_to has {high}; it must be over {name}_from, {low}.")
 
 
-def phase_map(
-    activation: str, sigma_w: Float[Array, " w"], sigma_b: Float[Array, " b"]
-) -> tuple[Float[Array, "b w"], Float[Array, "b w"]]:
-    """q* and chi_1 on a grid of scales, in one program."""
-
-    def at(sigma_w, sigma_b):
-        q = theory.fixed_point(activation, sigma_w, sigma_b)
-        inside = jnp.isfinite(q)
-        # where the variance grows for ever, the slopes are those of the largest variances
-        chi = theory.chi(activation, jnp.where(inside, q, 1e6), sigma_w)
-        return q, chi
-
-    return jax.vmap(jax.vmap(at, (0, None)), (None, 0))(sigma_w, sigma_b)
+def fixed_point(activation: str, sigma_w: Float[Array, ""], sigma_b: Float[Array, ""]):
+    """q* and chi_1 at a pair of scales."""
+    q = theory.fixed_point(activation, sigma_w, sigma_b)
+    # where the variance grows for ever, the slopes are those of the largest variances
+    chi = theory.chi(activation, jnp.where(jnp.isfinite(q), q, 1e6), sigma_w)
+    return q, chi
 
 
-def measured_slopes(
-    config: Config, sigma_w: Float[Array, " dot"], sigma_b: Float[Array, " dot"]
-) -> Float[Array, "dot seed"]:
-    """The slope of the log mean-square gradient of drawn networks at their fixed point."""
+def drawn_network(config: Config) -> sweep.Cell:
+    """The slope of the log mean-square gradient of networks drawn at their fixed point."""
 
-    def network(sigma_w, sigma_b):
+    def network(point):
+        weights = initializers.scaled(point["sigma_w"], point["sigma_b"])
         block = layers.serial(
-            dense=layers.dense(config.width, *initializers.scaled(sigma_w, sigma_b)),
+            dense=layers.dense(config.width, *weights),
             activation=layers.activation(config.activation),
         )
         return layers.repeat(block, config.depth)
 
-    def slope(key, sigma_w, sigma_b):
+    def init(point, _):
+        sigma_w, sigma_b = point["sigma_w"], point["sigma_b"]
         q = theory.fixed_point(config.activation, sigma_w, sigma_b)
         # inputs at which the first pre-activations have the variance q*
         size = jnp.clip((q - sigma_b**2) / sigma_w**2, 1e-6, 1e6)
-        init_key, x_key, loss_key = jax.random.split(key, 3)
+        init_key, x_key, loss_key = jax.random.split(jax.random.key(point["seed"]), 3)
         x = size**0.5 * jax.random.normal(x_key, (64, config.width))
-        net = network(sigma_w, sigma_b)
-        trace = compare.measure(net, net.init(init_key, x), x, loss_key)
+        return network(point).init(init_key, x), x, loss_key
+
+    def slope(drawn, point, _):
+        trace = compare.measure(network(point), *drawn)
         rows = np.array([i for i, name in enumerate(trace.names) if name.endswith("dense")])[2:-2]
         logs = 2 * jnp.log(trace.backward.rms[rows])
         steps = jnp.arange(len(rows)) - (len(rows) - 1) / 2
-        return -jnp.sum(steps * logs) / jnp.sum(steps**2)
+        return drawn, -jnp.sum(steps * logs) / jnp.sum(steps**2)
 
-    def over_seeds(scales):
-        keys = jax.random.split(jax.random.key(0), config.seeds)
-        return jax.vmap(slope, (0, None, None))(keys, *scales)
-
-    return jax.lax.map(over_seeds, (sigma_w, sigma_b))
-
-
-def measure(config: Config, progress: Callable[..., Iterable] = launch.progress) -> xr.Dataset:
-    """The map, the critical line, and the slopes of drawn networks."""
-    del progress  # the map is one program, and so are the dots
-    sigma_w = jnp.linspace(config.sigma_w_from, config.sigma_w_to, config.points)
-    sigma_b = jnp.linspace(config.sigma_b_from, config.sigma_b_to, config.points)
-    q, chi = jax.jit(phase_map, static_argnums=0)(config.activation, sigma_w, sigma_b)
-
-    def critical(q):
-        point = theory.critical_line(config.activation, q)
-        scales = (point.sigma_w, point.sigma_b)
-        return *scales, jax.grad(theory.variance_map, 1)(config.activation, q, *scales)
-
-    line_q = jnp.geomspace(1e-6, 1e4, 2000)
-    line_w, line_b, line_slope = jax.jit(jax.vmap(critical))(line_q)
-    dataset = xr.Dataset(
-        {
-            "q": (("sigma_b", "sigma_w"), q, {"long_name": "fixed point of the variance"}),
-            "chi_1": (("sigma_b", "sigma_w"), chi, {"long_name": "gradient's factor a layer"}),
-            "line_sigma_w": ("line_q", line_w),
-            "line_sigma_b": ("line_q", line_b),
-            "line_lasts": ("line_q", line_slope < 1 + 1e-4, {"long_name": "q attracts"}),
-        },
-        {"sigma_w": sigma_w, "sigma_b": sigma_b, "line_q": line_q},
-        {"activation": config.activation},
+    return sweep.Cell(
+        Task(init, slope), lambda slope: xr.Dataset({"dot_measured": ("point", slope)})
     )
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """The map, the critical line, and the slopes of drawn networks."""
+
+    def on_the_map() -> sweep.Cell:
+        return sweep.once(
+            lambda point, _: fixed_point(config.activation, point["sigma_w"], point["sigma_b"]),
+            lambda found: xr.Dataset(
+                {
+                    "q": ("point", found[0], {"long_name": "fixed point of the variance"}),
+                    "chi_1": ("point", found[1], {"long_name": "gradient's factor a layer"}),
+                }
+            ),
+        )
+
+    sigma_b = np.linspace(config.sigma_b_from, config.sigma_b_to, config.points, dtype=np.float32)
+    sigma_w = np.linspace(config.sigma_w_from, config.sigma_w_to, config.points, dtype=np.float32)
+    plane = sweep.Grid(numeric={"sigma_b": sigma_b, "sigma_w": sigma_w})
+    dataset = run(plane, on_the_map, name="map").merge(_critical_line(config.activation))
+    dataset.attrs["activation"] = config.activation
     if not config.dots:
         return dataset
     middles = (np.arange(config.dots) + 0.5) / config.dots
-    w = config.sigma_w_from + middles * (config.sigma_w_to - config.sigma_w_from)
-    b = config.sigma_b_from + middles * (config.sigma_b_to - config.sigma_b_from)
-    w, b = (jnp.asarray(x.ravel(), jnp.float32) for x in np.meshgrid(w, b))
-    slopes = jax.jit(lambda w, b: measured_slopes(config, w, b))(w, b)
-    _, at_dots = jax.jit(jax.vmap(lambda w, b: phase_map(config.activation, w[None], b[None])))(
-        w, b
+    w = np.asarray(
+        config.sigma_w_from + middles * (config.sigma_w_to - config.sigma_w_from), np.float32
     )
-    return dataset.assign(
-        dot_predicted=("dot", np.log(np.asarray(at_dots)[:, 0, 0])),
-        dot_measured=(("dot", "seed"), slopes),
-    ).assign_coords(dot_sigma_w=("dot", w), dot_sigma_b=("dot", b))
+    b = np.asarray(
+        config.sigma_b_from + middles * (config.sigma_b_to - config.sigma_b_from), np.float32
+    )
+    dots = {"sigma_b": b, "sigma_w": w}
+    predicted = run(sweep.Grid(numeric=dots), on_the_map, name="map at the dots")
+    seeds = {"seed": range(config.seeds)}
+    measured = run(sweep.Grid(numeric=dots | seeds), lambda: drawn_network(config), name="dots")
+    at_dots = measured.assign(dot_predicted=np.log(predicted.chi_1))
+    at_dots = at_dots.stack(dot=tuple(dots)).reset_index("dot").drop_attrs(deep=False)
+    return dataset.merge(at_dots.rename(sigma_b="dot_sigma_b", sigma_w="dot_sigma_w"))
+
+
+def _critical_line(activation: str) -> xr.Dataset:
+    def critical(q):
+        point = theory.critical_line(activation, q)
+        scales = (point.sigma_w, point.sigma_b)
+        return *scales, jax.grad(theory.variance_map, 1)(activation, q, *scales)
+
+    q = jnp.geomspace(1e-6, 1e4, 2000)
+    sigma_w, sigma_b, slope = jax.jit(jax.vmap(critical))(q)
+    return xr.Dataset(
+        {
+            "line_sigma_w": ("line_q", sigma_w),
+            "line_sigma_b": ("line_q", sigma_b),
+            "line_lasts": ("line_q", slope < 1 + 1e-4, {"long_name": "q attracts"}),
+        },
+        {"line_q": q},
+    )
 
 
 def verdict(dataset: xr.Dataset) -> str:

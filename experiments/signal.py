@@ -16,7 +16,8 @@ the next, and their mean logarithm is not the logarithm of the mean.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +28,10 @@ from matplotlib.figure import Figure
 
 from experiments import launch
 from experiments.launch import option
-from vanishing import compare, figures, initializers, layers, theory
+from vanishing import compare, figures, initializers, layers, sweep, theory
+from vanishing.fleet import Task
 from vanishing.layers import Layer
+from vanishing.trace import Trace
 
 BLOCKS = ("plain", "residual", "pre_activation", "batch_norm", "layer_norm")
 DERIVED, CRITICAL = "derived", "critical"
@@ -125,45 +128,59 @@ def inputs(config: Config) -> Float[Array, "batch width"]:
     return c**0.5 * jnp.broadcast_to(common, apart.shape) + (1 - c) ** 0.5 * apart
 
 
-def measure(config: Config, progress: Callable[..., Iterable] = launch.progress) -> xr.Dataset:
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every activation, block and initialiser: predicted, and drawn `seeds` times."""
+
+    def cell(activation: str, block: str, initializer: str) -> sweep.Cell:
+        net = network(config, activation, block, initializer)
+
+        def init(point, x):
+            init_key, measure_key = jax.random.split(jax.random.key(point["seed"]))
+            return net.init(init_key, x), measure_key
+
+        def measure(drawn, point, x):
+            variables, key = drawn
+            return drawn, compare.measure(net, variables, x, key)
+
+        def label(trace: Trace) -> xr.Dataset:
+            return _by_block(compare.compare(theory.predict(net, x), trace), config, block)
+
+        return sweep.Cell(Task(init, measure), label)
+
     x = inputs(config)
-    cells = [(activation, block) for activation in config.activations for block in config.blocks]
-    found = []
-    for activation, block in progress(cells):
-        # the program that measures does not depend on how the weights are drawn
-        net = network(config, activation, block, DERIVED)
-        traces = jax.jit(
-            jax.vmap(lambda variables, key, net=net: compare.measure(net, variables, x, key))
-        )
-        for initializer in config.initializers:
-            drawn = network(config, activation, block, initializer)
-            keys = jax.random.split(jax.random.key(1), (2, config.seeds))
-            variables = jax.jit(jax.vmap(lambda key, drawn=drawn: drawn.init(key, x)))(keys[0])
-            comparison = compare.compare(theory.predict(drawn, x), traces(variables, keys[1]))
-            labels = {"activation": [activation], "block": [block], "initializer": [initializer]}
-            found.append(_by_block(comparison, config, block).expand_dims(labels))
-    dataset = xr.combine_by_coords(found, combine_attrs="override")
-    assert isinstance(dataset, xr.Dataset)
-    return dataset.sel(
-        activation=list(config.activations),
-        block=list(config.blocks),
-        initializer=list(config.initializers),
+    grid = sweep.Grid(
+        structural={
+            "activation": config.activations,
+            "block": config.blocks,
+            "initializer": config.initializers,
+        },
+        numeric={"seed": range(config.seeds)},
     )
+    return _with_slopes(run(grid, cell, shared=x), config.skip)
 
 
 def _by_block(comparison: xr.Dataset, config: Config, block: str) -> xr.Dataset:
-    """The rows of the blocks' pre-activations, or of a residual network's sums, and the slope."""
-    rows = r"hidden\[\d+\]" + ("" if block in _TRUNK else r"\.dense")
-    slope = compare.slope(comparison, rows, config.skip)
+    """The rows of the blocks' pre-activations, or of a residual network's sums."""
     names = [f"hidden[{i}]" + ("" if block in _TRUNK else ".dense") for i in range(config.depth)]
-    chosen = comparison.sel(row=names).rename(row="layer", batch_0="seed")
-    chosen = chosen.assign_coords(
-        layer=np.arange(1, config.depth + 1), seed=np.arange(config.seeds)
-    )
-    for field, value in zip(slope._fields, slope, strict=True):
-        chosen[f"slope_{field}"] = value
-    return chosen.assign(agrees=slope.agrees, verdict=slope.verdict)
+    chosen = comparison.sel(row=names).rename(row="layer", batch_0="point")
+    return chosen.assign_coords(layer=np.arange(1, config.depth + 1)).drop_attrs(deep=False)
+
+
+def _with_slopes(dataset: xr.Dataset, skip: int) -> xr.Dataset:
+    """The dataset, and how the gradient of each kind of network grows from block to block."""
+    axes = ("activation", "block", "initializer")
+    found = {}
+    for names in itertools.product(*(dataset[axis].values for axis in axes)):
+        cell = dataset.sel(dict(zip(axes, names, strict=True))).rename(layer="row")
+        slope = compare.slope(cell.assign_coords(row=cell["row"].astype(str)), r"\d+", skip)
+        found[names] = {f"slope_{k}": v for k, v in slope._asdict().items()}
+        found[names] |= {"agrees": slope.agrees, "verdict": slope.verdict}
+    sizes = [dataset.sizes[axis] for axis in axes]
+    tables = {
+        name: (axes, np.array([of[name] for of in found.values()]).reshape(sizes))
+        for name in next(iter(found.values()))
+    }
+    return dataset.assign(tables)
 
 
 def verdict(dataset: xr.Dataset) -> str:

@@ -1,7 +1,7 @@
 """What the training experiments share: their options, and one network trained over a grid."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,9 @@ import xarray as xr
 
 from experiments import launch
 from experiments.launch import option
-from vanishing import data, initializers, layers, losses, optimizers, record, train
+from vanishing import data, initializers, layers, losses, optimizers, record, sweep, train
+
+Settings = Mapping[str, Any]  # a value for each numeric axis of the sweep
 
 PENALTIES = {"none": lambda params: jnp.zeros(()), "l1": losses.l1, "l2": losses.l2}
 
@@ -54,6 +56,9 @@ class Config(launch.Config):
     record_every: int = option(10, "Steps from one record to the next.", at_least=1)
     seeds: int = option(3, "Independent runs of every network, side by side.", at_least=1)
     precision: str = option("float32", "Arithmetic of the networks.", choices=tuple(train.DTYPES))
+    abort_nonfinite: bool = option(
+        False, "Give a network up, as failed, when the loss of any of its runs is infinite or nan."
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -96,22 +101,35 @@ def load(config: Config) -> tuple[train.Data, int]:
     return train.Data(*map(jnp.asarray, (*dataset.train, *dataset.test))), dataset.classes
 
 
-def train_grid(
-    config: Config,
-    network: layers.Layer,
-    examples: train.Data,
-    progress: Callable[[Iterable], Iterable],
-) -> xr.Dataset:
-    """One network trained at every learning rate from every seed: all runs at once.
+def chance(examples: train.Data) -> xr.Variable:
+    """Accuracy of naming the commonest class of the test examples every time."""
+    share = np.bincount(np.asarray(examples.y_test)).max() / len(examples.y_test)
+    named = {"long_name": "accuracy of naming the commonest class", "units": "1"}
+    return xr.Variable((), float(share), named)
 
-    Returns:
-      A dataset with dimensions learning_rate, seed, step and layer; its `explanation` says in a
-      sentence where the gradient was lost at initialisation.
+
+def numeric_axes(config: Config) -> dict[str, Sequence[float]]:
+    """The numeric axes that every network is trained over."""
+    # Every learning rate meets the same seeds: the same initial weights and the same batches.
+    return {"learning_rate": config.learning_rates, "seed": range(config.seeds)}
+
+
+def cell(
+    config: Config,
+    network: layers.Layer | Callable[[Settings], layers.Layer],
+    label: Callable[[train.Record], xr.Dataset] | None = None,
+) -> sweep.Cell:
+    """One network trained at every point of the numeric axes.
+
+    Args:
+      config: everything but the network.
+      network: the network, or what makes it from the point's settings.
+      label: maps records to a dataset with the dimension `point`; `labelled` if None.
     """
 
     def problem(settings):
         return train.Problem(
-            network=network,
+            network=network(settings) if not isinstance(network, layers.Layer) else network,
             loss=losses.LOSSES[config.loss],
             optimizer=optimizers.by_name(
                 config.optimizer,
@@ -133,22 +151,28 @@ def train_grid(
         record_every=config.record_every,
         precision=config.precision,
     )
-    # Every learning rate meets the same seeds: the same initial weights and the same batches.
-    keys = jnp.tile(jax.random.split(jax.random.key(0), config.seeds), len(config.learning_rates))
-    rates = jnp.repeat(jnp.asarray(config.learning_rates), config.seeds)
-    history = train.fit(
-        run,
-        keys,
-        {"learning_rate": rates},
-        examples,
-        records=config.steps // config.record_every,
-        progress=progress,
-    )
-    dataset = record.labelled(
-        history, learning_rate=config.learning_rates, seed=range(config.seeds)
-    )
-    initial = jax.tree.map(lambda leaf: leaf[:, 0], history.trace)
-    return dataset.assign(explanation=((), initial.budget().sentence()))
+    records = config.steps // config.record_every
+
+    def of_all_records(record: train.Record) -> xr.Dataset:
+        trimmed = jax.tree.map(lambda leaf: leaf[:, : records + 1], record)
+        return (label or labelled)(trimmed)
+
+    def inspect(record: train.Record) -> None:
+        if config.abort_nonfinite and not np.isfinite(record.loss).all():
+            at = record.step[0][~np.isfinite(record.loss).all(0)][0]
+            raise FloatingPointError(f"a loss is infinite or nan at step {at}.")
+
+    return sweep.Cell(train.task(run, records=records), of_all_records, inspect)
+
+
+def labelled(history: train.Record) -> xr.Dataset:
+    """Everything recorded, and a sentence on where each run's gradient was lost at its start."""
+    starts = [
+        jax.tree.map(lambda leaf, run=run: leaf[run, 0], history.trace)
+        for run in range(len(history.loss))
+    ]
+    sentences = np.array([start.budget().sentence() for start in starts], dtype=object)
+    return record.labelled(history).assign(explanation=("point", sentences))
 
 
 def best_learning_rate(dataset: xr.Dataset, last: int = 5) -> xr.DataArray:

@@ -225,7 +225,8 @@ def theory_table() -> None:
     x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
     calls = {}
     for name in ("tanh", "relu"):
-        plane = jax.jit(functools.partial(phase_diagram.phase_map, name))
+        point = functools.partial(phase_diagram.fixed_point, name)
+        plane = jax.jit(jax.vmap(jax.vmap(point, (0, None)), (None, 0)))
         calls[f"phase diagram of {name}, {side} x {side}"] = (plane, (sigma_w, sigma_b))
         for depth in (50, 1000):
             calls[f"{name} network of depth {depth}"] = (predicted(name, depth, x), (1.0,))

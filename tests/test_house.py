@@ -39,15 +39,21 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "vanishing.probe",
     "vanishing.compare",
     "vanishing.diagnose",
+    "vanishing.fleet",
     "vanishing.train",
     "vanishing.record",
+    "vanishing.folder",
+    "vanishing.sweep",
     "vanishing.figures",
     "experiments.diagnose",
+    "experiments.machine",
     "experiments.launch",
     "experiments.training",
     "experiments.activation",
     "experiments.signal",
     "experiments.phase_diagram",
+    "experiments.extreme_depth",
+    "experiments.trainability",
 )
 
 

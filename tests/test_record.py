@@ -30,7 +30,8 @@ def made_record(runs=6, steps=4, layers=3):
 
 def test_labelled_puts_every_run_in_its_place():
     made = made_record()
-    dataset = record.labelled(made, learning_rate=[0.1, 0.2], seed=range(3))
+    axes = {"learning_rate": [0.1, 0.2], "seed": range(3)}
+    dataset = record.spread(record.labelled(made), axes)
     assert dataset.cotangent_rms.dims == ("learning_rate", "seed", "step", "layer")
     for i in range(6):
         run = dataset.sel(learning_rate=[0.1, 0.2][i // 3], seed=i % 3)
@@ -53,21 +54,33 @@ def test_labelled_puts_every_run_in_its_place():
 def test_labelled_says_which_runs_diverged():
     made = made_record()
     made.loss[4, 2] = np.nan
-    dataset = record.labelled(made, learning_rate=[0.1, 0.2], seed=range(3))
-    assert dataset.outcome.values.tolist() == [[0, 0, 0], [0, 1, 0]]
+    dataset = record.labelled(made)
+    assert dataset.outcome.values.tolist() == [0, 0, 0, 0, 1, 0]
     assert dataset.outcome.attrs["flag_meanings"].split()[1] == "diverged"
 
 
-def test_labelled_refuses_axes_that_do_not_fit():
-    with pytest.raises(ValueError, match="5} for 6 runs"):
-        record.labelled(made_record(), seed=range(5))
+def test_spread_keeps_what_has_no_points_and_needs_no_axes():
+    made = xr.Dataset(
+        {"y": (("layer", "point"), [[1.0], [2.0]]), "z": 3.0}, {"w": ("point", [4.0])}
+    )
+    bare = record.spread(made, {})
+    assert bare.y.values.tolist() == [1.0, 2.0]
+    assert "w" in bare.coords
+    assert record.spread(made, {"seed": [7]}).y.sel(seed=7, layer=1) == 2.0
+    assert float(bare.z) == 3.0
+
+
+def test_spread_refuses_axes_that_do_not_fit():
+    with pytest.raises(ValueError, match="5} for 6 points"):
+        record.spread(record.labelled(made_record()), {"seed": range(5)})
 
 
 def test_a_dataset_comes_back_whole_and_opens_with_xarray_alone(tmp_path):
     made = made_record()
     made.loss[0, 1:] = np.inf, np.nan, 1e-30
     attributes = record.provenance({"depths": [2, 3], "data": "digits"})
-    dataset = record.labelled(made, activation=["tanh"], seed=range(6)).assign_attrs(attributes)
+    axes = {"activation": ["tanh"], "seed": range(6)}
+    dataset = record.spread(record.labelled(made), axes).assign_attrs(attributes)
     record.save(dataset, tmp_path / "data.nc")
     xr.testing.assert_identical(record.load(tmp_path / "data.nc"), dataset)
     with xr.open_dataset(tmp_path / "data.nc") as opened:

@@ -40,9 +40,11 @@ def fit(records=4, record_every=5, rates=(0.05,), seeds=1, **more):
     run = train.make_run(
         more.pop("problem", problem), **{"batch_size": 10, **options}, record_every=record_every
     )
-    keys = jnp.tile(jax.random.split(jax.random.key(0), seeds), len(rates))
-    settings = {"learning_rate": jnp.repeat(jnp.asarray(rates), seeds)}
-    return train.fit(run, keys, settings, more.pop("data", examples()), records=records, **more)
+    settings = {
+        "learning_rate": jnp.repeat(jnp.asarray(rates), seeds),
+        "seed": jnp.tile(jnp.arange(seeds), len(rates)),
+    }
+    return train.fit(run, settings, more.pop("data", examples()), records=records, **more)
 
 
 def test_a_run_equals_a_plain_loop_with_optax(x64):
@@ -52,7 +54,7 @@ def test_a_run_equals_a_plain_loop_with_optax(x64):
 
     run = train.make_run(problem, batch_size=10, precision="float64")
     settings = {"learning_rate": 0.05}
-    state = run.init(jax.random.split(jax.random.key(0), 1)[0], settings, data)
+    state = run.init(jax.random.key(0), settings, data)
     network = problem(settings).network
     params, optimizer = state.params, optax.sgd(0.05, momentum=0.9)
     opt_state = optimizer.init(params)
@@ -104,18 +106,19 @@ def test_runs_side_by_side_equal_runs_alone():
     together = fit(rates=(0.01, 0.1), seeds=2)
     for i, rate, seed in ((0, 0.01, 0), (3, 0.1, 1)):
         run = train.make_run(problem, batch_size=10, record_every=5)
-        key = jax.random.split(jax.random.key(0), 2)[seed]
-        alone = train.fit(
-            run, key[None], {"learning_rate": jnp.array([rate])}, examples(), records=4
-        )
+        settings = {"learning_rate": jnp.array([rate]), "seed": jnp.array([seed])}
+        alone = train.fit(run, settings, examples(), records=4)
         np.testing.assert_allclose(together.loss[i], alone.loss[0], rtol=1e-4)
 
 
 def test_the_scale_of_the_weights_can_be_a_grid_too():
     run = train.make_run(problem, batch_size=10, record_every=5)
-    settings = {"learning_rate": jnp.full(3, 0.05), "sigma_w": jnp.array([0.1, 1.0, 3.0])}
-    keys = jnp.tile(jax.random.split(jax.random.key(0), 1), 3)
-    trace = train.fit(run, keys, settings, examples(), records=2).trace
+    settings = {
+        "learning_rate": jnp.full(3, 0.05),
+        "sigma_w": jnp.array([0.1, 1.0, 3.0]),
+        "seed": jnp.zeros(3, int),
+    }
+    trace = train.fit(run, settings, examples(), records=2).trace
     rms = trace.backward.rms[:, 0]
     left = rms[:, 0] / rms[:, -2]
     assert left[0] < 0.1 < left[1], "a tenth of the scale loses a tenth a layer"
@@ -180,8 +183,7 @@ def test_the_penalty_is_added_to_the_loss_and_shrinks_the_weights():
 
     plain, decayed = fit(), fit(problem=penalised)
     run = train.make_run(problem, batch_size=10)
-    key = jax.random.split(jax.random.key(0), 1)[0]
-    params = run.init(key, {"learning_rate": 0.05}, examples()).params
+    params = run.init(jax.random.key(0), {"learning_rate": 0.05}, examples()).params
     difference = decayed.loss[0, 0] - plain.loss[0, 0]
     np.testing.assert_allclose(difference, 0.5 * losses.l2(params), rtol=1e-4)
 
@@ -273,11 +275,6 @@ def test_progress_sees_every_chunk():
     fit(records=12, record_every=1, chunks=5, progress=progress)
     assert seen == [0, 1, 2, 3, 4]  # of three records each: twelve, and one more
     assert fit(records=7, record_every=1, chunks=3).step.tolist()[0] == list(range(8))
-
-
-def test_runs_are_dealt_out_to_the_devices_evenly():
-    assert train._mesh(6).size in (1, 2, 3, 6)
-    assert 6 % train._mesh(6).size == 0
 
 
 def test_x64_is_needed_for_float64():

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import tempfile
@@ -32,6 +33,7 @@ _PROFILES = {
     "kernel_gradient_norm": "L2 norm of the gradient with respect to the layer's kernel",
     "bias_gradient_norm": "L2 norm of the gradient with respect to the layer's bias",
 }
+DRAFT = ".draft-"  # begins the name of a file that is being written
 _LAYER = "1 is the layer next to the input, the last is the read-out; nan beyond a network's depth"
 
 
@@ -70,35 +72,27 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
     }
 
 
-def labelled(record: train.Record, **axes: Sequence) -> xr.Dataset:
+def labelled(record: train.Record) -> xr.Dataset:
     """A dataset of what `train.fit` returned.
 
     Args:
       record: leaves of shape (runs, step), and (runs, step, row) in the trace.
-      **axes: name and coordinates of the axes that the runs are the product of, the last varying
-        fastest.
 
     Returns:
-      A dataset with dimensions (*axes, step) and (*axes, step, layer), where layers count from 1.
-
-    Raises:
-      ValueError: the axes do not multiply up to the number of runs.
+      A dataset with dimensions (point, step) and (point, step, layer), where the points are the
+      runs and layers count from 1; `spread` gives the runs axes of their own.
     """
-    sizes = tuple(len(values) for values in axes.values())
-    if np.prod(sizes) != len(record.loss):
-        raise ValueError(f"axes {dict(zip(axes, sizes, strict=True))} for {len(record.loss)} runs.")
 
     def variable(value: np.ndarray, long_name: str, unit: str) -> xr.Variable:
-        dims = (*axes, "step", "layer")[: len(sizes) + value.ndim - 1]
-        attributes = {"long_name": long_name, "units": unit}
-        return xr.Variable(dims, value.reshape(*sizes, *value.shape[1:]), attributes)
+        dims = ("point", "step", "layer")[: value.ndim]
+        return xr.Variable(dims, value, {"long_name": long_name, "units": unit})
 
     of_layers = profiles(record.trace)
     variables = {name: variable(getattr(record, name), *rest) for name, rest in _CURVES.items()}
     variables |= {name: variable(of_layers[name], rest, "1") for name, rest in _PROFILES.items()}
     variables["outcome"] = xr.Variable(
-        tuple(axes),
-        train.outcome(record).reshape(sizes),
+        "point",
+        train.outcome(record),
         {
             "long_name": "how the run ended",
             "flag_values": np.array(list(train.Outcome), np.int8),
@@ -111,8 +105,33 @@ def labelled(record: train.Record, **axes: Sequence) -> xr.Dataset:
         np.arange(1, of_layers["signal_rms"].shape[-1] + 1),
         {"long_name": _LAYER, "units": "1"},
     )
-    coordinates = {name: (name, list(values), {"units": "1"}) for name, values in axes.items()}
-    return xr.Dataset(variables, coords={**coordinates, "step": step, "layer": layer})
+    return xr.Dataset(variables, coords={"step": step, "layer": layer})
+
+
+def spread(dataset: xr.Dataset, axes: Mapping[str, Sequence | np.ndarray]) -> xr.Dataset:
+    """A dataset whose dimension `point` is replaced by the axes that the points are the product of.
+
+    Args:
+      dataset: what is known of every point.
+      axes: name and coordinates of each axis, the last one varying fastest.
+
+    Raises:
+      ValueError: the axes do not multiply up to the number of points.
+    """
+    sizes = {name: len(values) for name, values in axes.items()}
+    if math.prod(sizes.values()) != dataset.sizes["point"]:
+        raise ValueError(f"axes {sizes} for {dataset.sizes['point']} points.")
+
+    def variable(found: xr.Variable) -> xr.Variable:
+        if "point" not in found.dims:
+            return found
+        found = found.transpose("point", ...)
+        values = found.values.reshape(*sizes.values(), *found.shape[1:])
+        return xr.Variable((*sizes, *found.dims[1:]), values, found.attrs)
+
+    variables = {name: variable(found) for name, found in dataset.variables.items()}
+    variables |= {name: (name, list(values), {"units": "1"}) for name, values in axes.items()}
+    return xr.Dataset(variables, attrs=dataset.attrs).set_coords([*dataset.coords, *axes])
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, str]:
@@ -156,12 +175,14 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
     The temporary name keeps the suffix, by which writers choose the format, and is removed when the
     writer fails.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=DRAFT, suffix=path.suffix, dir=path.parent)
     os.close(handle)
     draft = Path(name)
     try:
         writer(draft)
         draft.chmod(0o666 & ~_umask())
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())  # the new name must not reach the disk before the contents
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

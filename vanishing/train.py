@@ -1,19 +1,18 @@
-"""Training: one run as pure functions of a key and scalar settings, and a fleet of them at once."""
+"""Training: one run as pure functions of a key and scalar settings, and many of them at once."""
 
 import enum
 import functools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
+from vanishing import fleet
 from vanishing.layers import Layer
 from vanishing.layers.base import PyTree
 from vanishing.losses import Loss
@@ -84,9 +83,9 @@ class Run(NamedTuple):
     They take part in `jax.jit`, `jax.vmap` (over keys, states and settings) and `jax.lax.scan`.
 
     `init(key, settings, data)` returns a `State`;
-    `advance(state, settings, data, records, batches=None)` trains until so many records are taken
-    and returns the new state and the records; `batches(state, data, records)` returns the numbers
-    of the examples that it uses for that, with the shape (records, record_every, batch).
+    `advance(state, settings, data, records)` trains until so many records are taken and returns
+    the new state and the records; `batches(state, data, records)` returns the numbers of the
+    examples that it uses for that, with the shape (records, record_every, batch).
     """
 
     init: Callable[[PRNGKeyArray, Any, Data], State]
@@ -182,7 +181,7 @@ def make_run(
         flat = _batches(state.key, state.step, len(data.x_train), batch_size, steps)
         return flat.reshape(records, record_every, flat.shape[-1])
 
-    def advance(state, settings, data, records: int, batches=None):
+    def advance(state, settings, data, records: int):
         def one_record(state, batches):
             state, record = recorded(state, settings, data, batches[0])
             state, _ = jax.lax.scan(
@@ -192,36 +191,56 @@ def make_run(
             )
             return state, record
 
-        batches = batches_of(state, data, records) if batches is None else batches
-        return jax.lax.scan(one_record, state, batches)
+        return jax.lax.scan(one_record, state, batches_of(state, data, records))
 
     return Run(init, advance, batches_of)
 
 
+def task(run: Run, *, records: int, chunks: int = 20) -> fleet.Task:
+    """A run as the task of a fleet, whose points are settings with a `seed` among them.
+
+    Args:
+      run: what `make_run` returned.
+      records: how many records to take while training; at least 1. One more is taken of the trained
+        network, on a batch that it is not trained on any more.
+      chunks: into about how many pieces to cut the run.
+
+    Raises:
+      ValueError: `records` is under 1.
+    """
+    if records < 1:
+        raise ValueError(f"records is {records}; it must be at least 1.")
+    length = math.ceil(records / chunks)  # of all chunks, which share one program
+
+    def init(settings, data):
+        return run.init(jax.random.key(settings["seed"]), settings, data)
+
+    def advance(state, settings, data):
+        return run.advance(state, settings, data, length)
+
+    return fleet.Task(init, advance, math.ceil((records + 1) / length))
+
+
 def fit(
     run: Run,
-    keys: Shaped[PRNGKeyArray, " runs"],
-    settings: Any,
+    settings: Mapping[str, Shaped[Array, " runs"]],
     data: Data,
     *,
     records: int,
     chunks: int = 20,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
 ) -> Record:
-    """Train several runs side by side, each from its key and its row of the settings.
+    """Train several runs side by side, each from its row of the settings.
 
-    The runs are compiled once and advance together in chunks, between which the host collects the
-    records and `progress` may draw a bar; the state never leaves the device and its buffers are
-    reused (donated).
+    They share one program and advance together in chunks, between which the host collects the
+    records and `progress` may draw a bar; the states never leave the devices.
 
     Args:
       run: what `make_run` returned.
-      keys: one key a run.
-      settings: a tree whose leaves have the runs as first axis.
+      settings: arrays with the runs as first axis; `seed`, an integer, is among them.
       data: the examples, shared by all runs.
-      records: how many records to take while training; at least 1. One more is taken of the trained
-        network, on a batch that it is not trained on any more.
-      chunks: into about how many pieces to cut the run.
+      records: as for `task`.
+      chunks: as for `task`.
       progress: maps the chunk numbers to themselves, such as `tqdm.tqdm`.
 
     Returns:
@@ -230,39 +249,9 @@ def fit(
     Raises:
       ValueError: `records` is under 1, or a batch is larger than the data.
     """
-    if records < 1:
-        raise ValueError(f"records is {records}; it must be at least 1.")
-    length = math.ceil(records / chunks)
-    # Not under jit: random draws are slow to compile; eagerly they do it once for each shape.
-    state = jax.vmap(run.init, in_axes=(0, 0, None))(keys, settings, data)
-    mesh = _mesh(len(keys))
-    split, whole = NamedSharding(mesh, P("runs")), NamedSharding(mesh, P())
-    state, settings = jax.device_put((state, settings), split)
-    data = jax.device_put(data, whole)
-    side_by_side = jax.shard_map(
-        jax.vmap(lambda s, t, d, b: run.advance(s, t, d, length, b), in_axes=(0, 0, None, 0)),
-        mesh=mesh,
-        in_specs=(split.spec, split.spec, whole.spec, split.spec),
-        out_specs=split.spec,
-        check_vma=False,  # nothing is exchanged between runs
-    )
-    advance = jax.jit(side_by_side, donate_argnums=0)
-    # Apart from `advance`: sorting is slow to compile, and the same for every network.
-    batches_of = jax.vmap(lambda state: run.batches(state, data, length))
-
-    history = []
-    for _ in progress(range(math.ceil((records + 1) / length))):  # all of one compiled length
-        batches = jax.device_put(batches_of(state), split)
-        state, record = advance(state, settings, data, batches)
-        history.append(jax.device_get(record))
-    return jax.tree.map(lambda *parts: np.concatenate(parts, axis=1)[:, : records + 1], *history)
-
-
-def _mesh(runs: int) -> Mesh:
-    """As many devices as the runs can be dealt out to evenly."""
-    devices = jax.devices()
-    count = max(n for n in range(1, len(devices) + 1) if runs % n == 0)
-    return jax.make_mesh((count,), ("runs",), devices=devices[:count])
+    work = task(run, records=records, chunks=chunks)
+    history = fleet.gather(work, settings, data, progress=progress)
+    return jax.tree.map(lambda leaf: leaf[:, : records + 1], history)
 
 
 def outcome(record: Record) -> np.ndarray:

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments import launch
 from tests.helpers import assert_refuses
+from vanishing import folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +21,8 @@ class Config(launch.Config):
     rate: float = launch.option(0.1, "Rate.", more_than=0)
 
 
-def measure(config, progress):
-    del progress
+def measure(config, run):
+    del run
     measure.calls += 1
     return xr.Dataset({"depth": ("i", list(config.depths))})
 
@@ -50,13 +52,13 @@ def command(*flags, experiment="activation", cwd=None):
 
 def test_execute_leaves_all_files_and_says_the_answer(tmp_path, capsys):
     execute(Config(out=str(tmp_path)))
-    names = {path.name for path in tmp_path.iterdir()}
+    names = {path.name for path in tmp_path.iterdir() if path.name != ".lock"}
     assert names == {"data.nc", "config.json", "figure.png", "figure.svg"}
     said = capsys.readouterr().out
     assert "sum 5" in said
     assert str(tmp_path / "figure.png") in said
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config == {"depths": [2, 3], "name": "a", "rate": 0.1}
+    assert config["config"] == {"depths": [2, 3], "name": "a", "rate": 0.1}
 
 
 def test_the_same_question_is_answered_from_the_folder(tmp_path, capsys):
@@ -78,13 +80,39 @@ def test_another_question_is_not_mixed_in(tmp_path):
     assert (tmp_path / "data.nc").read_bytes() == before
 
 
+def test_results_of_another_code_version_are_not_mixed_in(tmp_path, monkeypatch):
+    execute(Config(out=str(tmp_path)))
+    version = folder.code_version(("vanishing", "experiments"))["code"]
+    monkeypatch.setattr(folder, "code_version", lambda names: {"code": "0.1.0+other"})
+    message = f"holds a run with code={version}, not 0.1.0+other; give another --out, or --overwr"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        execute(Config(out=str(tmp_path)))
+    execute(Config(out=str(tmp_path), overwrite=True))
+    assert measure.calls == 2
+
+
 def test_a_failed_measurement_leaves_no_results(tmp_path):
-    def broken(config, progress):
+    def broken(config, run):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError):
         launch.execute(Config(out=str(tmp_path)), broken, str, lambda d: Figure())
-    assert list(tmp_path.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
+
+
+def test_failed_cells_are_said_and_tried_again(tmp_path, capsys):
+    def half(config, run):
+        del run
+        half.calls += 1
+        cells = {"depth": [2, 3], "failure": ("depth", ["", "out of memory."])}
+        return xr.Dataset({"y": ("depth", [1.0, float("nan")])}, cells).reset_coords("failure")
+
+    half.calls = 0
+    for _ in range(2):
+        dataset = launch.execute(Config(out=str(tmp_path)), half, str, lambda d: Figure())
+    assert launch.failures(dataset) == ["3: out of memory."]
+    assert "FAILED 3: out of memory." in capsys.readouterr().out
+    assert half.calls == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 import xarray as xr
 
 from experiments import training
-from vanishing import networks
+from vanishing import networks, sweep
 
 
 def test_the_grid_has_every_rate_and_seed_and_they_share_their_start():
@@ -12,13 +12,31 @@ def test_the_grid_has_every_rate_and_seed_and_they_share_their_start():
     )
     examples, classes = training.load(config)
     network = networks.mlp(classes, depth=2, width=8)
-    dataset = training.train_grid(config, network, examples, iter)
+    grid = sweep.Grid(numeric=training.numeric_axes(config))
+    dataset = sweep.run(grid, lambda: training.cell(config, network), shared=examples)
     assert dict(dataset.sizes) == {"learning_rate": 2, "seed": 2, "step": 3, "layer": 3}
     start = dataset.loss.isel(step=0)
     np.testing.assert_array_equal(start.sel(learning_rate=0.01), start.sel(learning_rate=0.1))
     assert float(start.isel(learning_rate=0, seed=0)) != float(start.isel(learning_rate=0, seed=1))
     end = dataset.loss.isel(step=-1)
     assert (end.sel(learning_rate=0.01) != end.sel(learning_rate=0.1)).all()
+
+
+def test_a_network_is_given_up_at_the_first_loss_that_is_not_finite_if_asked_for():
+    config = training.Config(
+        learning_rates=(0.01, 1e9),
+        seeds=1,
+        steps=20,
+        record_every=1,
+        width=8,
+        batch_size=16,
+        abort_nonfinite=True,
+    )
+    examples, classes = training.load(config)
+    network = networks.mlp(classes, depth=2, width=8, activation="identity")
+    grid = sweep.Grid(numeric=training.numeric_axes(config))
+    with pytest.raises(ValueError, match=r"a loss is infinite or nan at step \d+\.$"):
+        sweep.run(grid, lambda: training.cell(config, network), shared=examples)
 
 
 def losses(*runs):

@@ -1,0 +1,105 @@
+"""The machine an experiment runs on: its devices and processes, and the folder they share."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+
+from vanishing import fleet, folder
+from vanishing.folder import Folder
+
+
+@runtime_checkable
+class Config(Protocol):
+    """The part of a launched configuration that is about the machine."""
+
+    @property
+    def out(self) -> str: ...
+    @property
+    def host_devices(self) -> int: ...
+    @property
+    def distributed(self) -> bool: ...
+    @property
+    def coordinator(self) -> str: ...
+    @property
+    def num_processes(self) -> int: ...
+    @property
+    def process_id(self) -> int: ...
+
+
+def set_up(config: Config) -> None:
+    """Tell JAX of devices and processes, and where to keep what it compiles; before all else.
+
+    Raises:
+      ValueError: the processes are not told apart, or cannot find each other.
+    """
+    jax.config.update("jax_num_cpu_devices", config.host_devices or os.cpu_count())
+    _join(config)
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        cache = Path(config.out, "cache")
+        _drop_what_was_cut_short(cache)
+        jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _join(config: Config) -> None:
+    named = (config.coordinator, config.num_processes, config.process_id >= 0)
+    if any(named) and not all(named):
+        raise ValueError(
+            "coordinator, num_processes and process_id belong together; give all three, or "
+            "--distributed where a cluster tells them."
+        )
+    if not (any(named) or config.distributed):
+        return
+    try:
+        if config.distributed:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
+    except RuntimeError as error:
+        raise ValueError(f"the processes did not find each other: {error}") from None
+
+
+def _drop_what_was_cut_short(cache: Path) -> None:
+    """Remove the programs that a killed process may have been writing: one for each thread."""
+    entries = sorted(cache.glob("*-cache"), key=lambda path: path.stat().st_mtime)
+    for path in entries[-2:] if not (cache.parent / "data.nc").exists() else ():
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(
+    path: Path, config: Mapping[str, Any], code: Mapping[str, str], overwrite: bool
+) -> Iterator[Folder]:
+    """A run folder for all processes, claimed by the first; see `folder.claimed`."""
+    if jax.process_index() == 0:
+        with contextlib.ExitStack() as stack:
+            try:
+                store = stack.enter_context(folder.claimed(path, config, code, overwrite=overwrite))
+            except BaseException:
+                fleet.agreed(False)
+                raise
+            fleet.agreed(True)
+            yield store
+            fleet.wait_for_all()
+    else:
+        if not fleet.agreed(False):
+            raise ValueError("the first process stopped; it says why.")
+        if not (path / "config.json").exists():
+            raise ValueError(
+                f"{path} of the first process is not seen by process {jax.process_index()}; "
+                "give an --out on a file system that all share."
+            )
+        yield Folder(path)
+        fleet.wait_for_all()
+
+
+@contextlib.contextmanager
+def precision(name: str) -> Iterator[None]:
+    """The arithmetic of an experiment: "float64" or less."""
+    # Accelerators round float32 products to TF32 or bfloat16 unless told to keep float32.
+    with jax.enable_x64(name == "float64"), jax.default_matmul_precision("highest"):
+        yield

@@ -1,0 +1,203 @@
+"""Run folders: what is finished of a sweep, kept so that no moment of death loses it.
+
+config.json    the configuration and the code that the folder belongs to
+cells/         the finished parts of the grid's cells
+checkpoints/   where the part in flight can be taken up again
+data.nc        the whole, when all is finished; the two above are gone then
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import filelock
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import xarray as xr
+
+from vanishing import record
+from vanishing.layers.base import PyTree
+
+
+def code_version(packages: Sequence[str] = ("vanishing",)) -> dict[str, str]:
+    """What results depend on beside their configuration: our sources, JAX, and the kind of device.
+
+    Args:
+      packages: names of the packages whose source files count, by a hash of their contents.
+    """
+    digest = hashlib.sha256()
+    for package in packages:
+        found = importlib.util.find_spec(package)
+        for root in (found and found.submodule_search_locations) or ():
+            for path in sorted(Path(root).rglob("*.py")):
+                digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    ours = f"{importlib.metadata.version('vanishing')}+{digest.hexdigest()[:12]}"
+    return {"code": ours, "jax": jax.__version__, "backend": jax.default_backend()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A run folder; `claimed` gives one that nobody else works in."""
+
+    path: Path
+
+    @property
+    def data(self) -> Path:
+        """The finished dataset's place."""
+        return self.path / "data.nc"
+
+    def parts(self, cell: str) -> dict[range, Path]:
+        """The finished parts of a cell: which of its points, and where."""
+        found = {}
+        for path in (self.path / "cells" / cell).glob("[0-9]*.nc"):
+            start, stop = path.stem.split("-")
+            found[range(int(start), int(stop))] = path
+        return dict(sorted(found.items(), key=lambda item: item[0].start))
+
+    def save_part(self, cell: str, points: range, dataset: xr.Dataset) -> None:
+        """Put a part on the disk; when this returns it is there, and its checkpoints are gone."""
+        folder = self.path / "cells" / cell
+        folder.mkdir(parents=True, exist_ok=True)
+        record.save(dataset, folder / f"{points.start}-{points.stop}.nc")
+        shutil.rmtree(self._checkpoints(cell, points), ignore_errors=True)
+
+    def checkpoints(self, cell: str, points: range) -> "Checkpoints":
+        """The checkpoints of a part in flight."""
+        return Checkpoints(self._checkpoints(cell, points).absolute())
+
+    def _checkpoints(self, cell: str, points: range) -> Path:
+        return self.path / "checkpoints" / cell / f"{points.start}-{points.stop}"
+
+    def finish(self, dataset: xr.Dataset, *, complete: bool) -> None:
+        """Write the whole dataset; the parts it was put together from go if nothing is missing."""
+        record.save(dataset, self.data)
+        if complete:
+            self.clear("cells", "checkpoints")
+
+    def clear(self, *names: str) -> None:
+        """Remove files and folders of ours."""
+        for path in (self.path / name for name in names):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """States and outputs on the way through the chunks of a part, by how many are done."""
+
+    path: Path
+
+    def latest(self) -> int:
+        """How many chunks were done at the last checkpoint; 0 if there is none."""
+        if not self.path.exists():
+            return 0
+        with self._manager() as manager:
+            return manager.latest_step() or 0
+
+    def save(self, chunks: int, tree: PyTree) -> None:
+        """Keep a tree of NumPy arrays; the checkpoint before it is removed after."""
+        leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
+        with self._manager() as manager:
+            manager.save(chunks, args=ocp.args.PyTreeSave(leaves))
+
+    def restore(self, specs: PyTree) -> PyTree:
+        """The tree of the last checkpoint, from the shapes of its leaves."""
+        leaves, structure = jax.tree.flatten(specs)
+        stored = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
+        with self._manager() as manager:
+            arguments = ocp.args.PyTreeRestore(stored, restore_args=as_numpy)
+            found = manager.restore(manager.latest_step(), args=arguments)
+        whole = [found.get(str(i), np.zeros(s.shape, s.dtype)) for i, s in enumerate(leaves)]
+        return structure.unflatten(whole)
+
+    def _manager(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        return ocp.CheckpointManager(self.path, options=options)
+
+
+@contextlib.contextmanager
+def claimed(
+    path: Path, config: Mapping[str, Any], code: Mapping[str, str], *, overwrite: bool = False
+) -> Iterator[Folder]:
+    """A run folder that belongs to a configuration and a code version, for this process alone.
+
+    Args:
+      path: where it is; made if need be.
+      config: the configuration, as JSON can write it.
+      code: what `code_version` says.
+      overwrite: whether to remove what another configuration or version, or this one, left there.
+
+    Raises:
+      ValueError: it is a file, another process works in it, or it is another configuration's or
+        code version's.
+      OSError: it cannot be written to.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"out is {path}, which is a file; name a folder.")
+    path.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise ValueError(
+            f"{path} is in use by another process; wait for it to end, or give another --out."
+        ) from None
+    with lock:
+        folder = Folder(path)
+        _remove_drafts(path)
+        asked = json.loads(json.dumps({"config": config, "code": code}))  # tuples as JSON has them
+        _claim(folder, asked, overwrite)
+        yield folder
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[Folder]:
+    """A run folder that is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="vanishing-") as path:
+        yield Folder(Path(path))
+
+
+def cell_name(axes: Mapping[str, Any], sweep: str = "") -> str:
+    """The name of a cell's folder, such as "activation=tanh,depth=30", under that of its sweep."""
+    named = ",".join(f"{name}={value}" for name, value in axes.items()) or "all"
+    return "/".join(quote(part, safe="=,+ ") for part in (sweep, named) if part)
+
+
+def _claim(folder: Folder, asked: dict, overwrite: bool) -> None:
+    path = folder.path / "config.json"
+    if path.exists() and not overwrite:
+        _require_same(asked, json.loads(path.read_text()), folder.path)
+        return
+    if not overwrite and folder.data.exists():
+        raise ValueError(f"{folder.data} was not written by an experiment; give another --out.")
+    # The old name goes last: killed in between, the folder is still what it was.
+    folder.clear("data.nc", "cells", "checkpoints")
+    text = json.dumps(asked, indent=2) + "\n"
+    record.write(path, lambda draft: draft.write_text(text))
+
+
+def _require_same(asked: dict, found: dict, path: Path) -> None:
+    for part in ("config", "code"):
+        ours, theirs = asked[part], found.get(part, {})
+        for name in {**theirs, **ours}:
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"{path} holds a run with {name}={theirs.get(name)}, not {ours.get(name)}; "
+                    "give another --out, or --overwrite."
+                )
+
+
+def _remove_drafts(path: Path) -> None:
+    """Remove what a killed process was writing."""
+    for draft in path.rglob(f"{record.DRAFT}*"):
+        draft.unlink(missing_ok=True)
