@@ -138,11 +138,11 @@ def main(
             failed = failures(execute(config, measure, verdict, figure))
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
-            sys.exit(f"{program}: {' '.join(str(error).split())}")
+            machine.stop(f"{program}: {' '.join(str(error).split())}")
         except KeyboardInterrupt:
-            sys.exit(f"{program}: interrupted; the same command goes on from what is in {out}.")
+            machine.stop(f"{program}: interrupted; the same command goes on from {out}.")
         if failed:
-            sys.exit(
+            machine.stop(
                 f"{program}: {len(failed)} of the networks failed, {failed[0]}; the same command "
                 "tries them again."
             )

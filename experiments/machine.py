@@ -2,9 +2,10 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import jax
 
@@ -43,6 +44,14 @@ def set_up(config: Config) -> None:
         _drop_what_was_cut_short(cache)
         jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def stop(message: str) -> NoReturn:
+    """End this process with a line on what went wrong, without waiting for others to end too."""
+    if jax.distributed.is_initialized():
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+    sys.exit(message)
 
 
 def _join(config: Config) -> None:

@@ -1,51 +1,60 @@
-"""A process to kill: forks an experiment again and again and kills it, until one survives.
+"""A process to kill: forks an experiment and kills it, again and again, then lets it live.
 
-    python tests/victim.py KILLS EXPERIMENT [FLAGS]
+    python -m tests.victim KILLS OUT
 
 Forked from one process that has imported everything, so that a kill costs no start of Python.
-Prints how many died, and exits as the survivor did.
+Prints what each death left in the folder, and exits as the survivor did.
 """
 
-import importlib
 import os
 import random
 import signal
 import sys
 import time
+from pathlib import Path
+
+from experiments import launch
+from tests import walks
 
 
-def attempt(experiment, flags):
-    """Run the experiment in this process."""
-    sys.argv = [experiment.__name__.split(".")[-1], *flags]
-    experiment.launch.main(
-        experiment.Config(), experiment.measure, experiment.verdict, experiment.figure
-    )
+def fork(out):
+    """A process of its own that runs the experiment; its number."""
+    child = os.fork()
+    if not child:
+        sys.argv = ["walks", f"--out={out}", "--checkpoint_every=0.001"]
+        launch.main(walks.Config(), walks.measure, walks.verdict, walks.figure)
+        os._exit(0)
+    return child
 
 
-def main(kills, name, *flags):
-    experiment = importlib.import_module(f"experiments.{name}")
-    moments = random.Random(0)
-    longest = 1.0
-    died = 0
-    while True:
-        start = time.monotonic()
-        child = os.fork()
-        if not child:
-            attempt(experiment, flags)
-            os._exit(0)
-        if died < int(kills):
-            time.sleep(moments.uniform(0.0, longest))
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            died += 1
-            longest *= 1.04
-        elif died >= int(kills):
-            print(f"killed {died} times", flush=True)
-            sys.exit(os.waitstatus_to_exitcode(status))
-        else:
-            longest *= 0.7
-        print(f"{time.monotonic() - start:.2f} s", flush=True)
+def left_behind(out):
+    """What a death leaves: finished parts, and the checkpoints of the part in flight."""
+    chunks = [path.name for path in out.glob("checkpoints/*/*/*") if path.name.isdecimal()]
+    return len(list(out.glob("cells/*/[0-9]*.nc"))), *sorted(map(int, chunks))
+
+
+def wait(out, changes, longest=20.0):
+    """Return once the folder has changed so many times."""
+    start, last = time.monotonic(), left_behind(out)
+    while changes and time.monotonic() - start < longest:
+        time.sleep(0.002)
+        now = left_behind(out)
+        changes -= now != last
+        last = now
+
+
+def main(kills, out):
+    moments, out = random.Random(0), Path(out)
+    for _ in range(int(kills)):
+        child = fork(out)
+        wait(out, changes=moments.randint(0, 2))
+        time.sleep(moments.uniform(0.0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+            sys.exit("it ended before it was killed")
+        print("killed; parts, and chunks at checkpoints:", *left_behind(out), flush=True)
+    _, status = os.waitpid(fork(out), 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
 
 
 if __name__ == "__main__":

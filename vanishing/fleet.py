@@ -25,7 +25,7 @@ from vanishing.layers.base import PyTree
 # MB a state) 0.23 one by one, 0.18 eight at a time, 0.21 thirty-two; at width 64 (1.6 MB) 0.83,
 # 0.89 for two, 1.01 for eight; at widths 128 and 512 one by one is faster by 4 and by 14 %.
 CORE_CACHE_BYTES = 2**20
-_MEMORY_SHARE = 0.8  # the rest is for the host's arrays, and for what the estimate leaves out
+MEMORY_SHARE = 0.8  # the rest is for the host's arrays, and for what the estimate leaves out
 
 
 class Task(NamedTuple):
@@ -68,7 +68,7 @@ def build(task: Task, points: PyTree, shared: PyTree, memory: float = math.inf) 
     devices = jax.devices()[:count] if jax.process_count() == 1 else jax.devices()
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((len(devices),), ("points",), axis_types=auto, devices=devices)
-    limit = min(memory, _MEMORY_SHARE * device_memory(devices[0]))
+    limit = min(memory, MEMORY_SHARE * device_memory(jax.local_devices()[0]))
     share = math.ceil(count / len(devices))
     while True:
         fleet, need, need_of_one_more = _compile(task, points, shared, mesh, share)

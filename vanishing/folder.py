@@ -69,7 +69,7 @@ class Folder:
         folder = self.path / "cells" / cell
         folder.mkdir(parents=True, exist_ok=True)
         record.save(dataset, folder / f"{points.start}-{points.stop}.nc")
-        shutil.rmtree(self._checkpoints(cell, points), ignore_errors=True)
+        _remove(self._checkpoints(cell, points))
 
     def checkpoints(self, cell: str, points: range) -> "Checkpoints":
         """The checkpoints of a part in flight."""
@@ -86,8 +86,8 @@ class Folder:
 
     def clear(self, *names: str) -> None:
         """Remove files and folders of ours."""
-        for path in (self.path / name for name in names):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        for name in names:
+            _remove(self.path / name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,12 +147,12 @@ def claimed(
     path.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path / ".lock", timeout=0)
     try:
-        lock.acquire()
+        held = lock.acquire()
     except filelock.Timeout:
         raise ValueError(
             f"{path} is in use by another process; wait for it to end, or give another --out."
         ) from None
-    with lock:
+    with held:
         folder = Folder(path)
         _remove_drafts(path)
         asked = json.loads(json.dumps({"config": config, "code": code}))  # tuples as JSON has them
@@ -197,7 +197,16 @@ def _require_same(asked: dict, found: dict, path: Path) -> None:
                 )
 
 
+def _remove(path: Path) -> None:
+    """Remove a file or a folder so that nobody ever finds half of it."""
+    if path.exists():
+        draft = path.with_name(record.DRAFT + path.name)
+        path.rename(draft)
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
+
+
 def _remove_drafts(path: Path) -> None:
-    """Remove what a killed process was writing."""
-    for draft in path.rglob(f"{record.DRAFT}*"):
-        draft.unlink(missing_ok=True)
+    """Remove what a killed process was writing or removing."""
+    for pattern in (f"{record.DRAFT}*", "*.orbax-checkpoint-tmp*"):
+        for draft in list(path.rglob(pattern)):
+            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)

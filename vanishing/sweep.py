@@ -49,7 +49,7 @@ class Grid:
     """
 
     structural: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
-    numeric: Mapping[str, Sequence[float] | np.ndarray] = dataclasses.field(default_factory=dict)
+    numeric: Mapping[str, Sequence | np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         for name, values in (*self.structural.items(), *self.numeric.items()):
@@ -165,6 +165,8 @@ def run(
                         if jax.process_index() == 0:
                             store.save_part(names[i], part, made.label(output))
                 except FAILURES as error:
+                    if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
+                        raise  # the other processes may be waiting for this one
                     reasons[i] = _reason(error)
         fleet.wait_for_all()
         found = [
