@@ -48,7 +48,7 @@ def main(kills, out):
     for _ in range(int(kills)):
         child = fork(out)
         wait(out, changes=moments.randint(0, 2))
-        time.sleep(moments.uniform(0.0, 0.1))
+        time.sleep(moments.uniform(0.0, 0.05))
         os.kill(child, signal.SIGKILL)
         if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
             sys.exit("it ended before it was killed")

