@@ -2,6 +2,7 @@
 
     scripts/benchmark
     scripts/benchmark --write=README.md
+    scripts/benchmark --versus=torch --device=gpu
 
 Prints, and writes between the two benchmark marks of a file, what `vanishing.probe` costs against
 `jax.value_and_grad` of the same model: time with the usual summaries, with the RMS alone, and
@@ -13,6 +14,9 @@ layer recorded at every step and at none but the first; and the share of the rat
 product of the same size that the recorded step's own matrix products reach. Then the time to
 compile such a step at depths 10 to 10,000. Then the time of predictions, once compiled. What is
 compared is timed in turn, in one run: machines are shared and noisy, so read the ratios.
+
+With --versus=torch it is instead a sweep of small networks, here and in several arrangements of
+PyTorch, whose CPU build the project's extra [benchmark] installs.
 """
 
 import functools
@@ -24,6 +28,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import versus
 from absl import app, flags, logging
 
 from experiments import phase_diagram
@@ -36,12 +41,14 @@ COMPILE_DEPTHS = flags.DEFINE_list(
 )
 PROBE_WIDTHS = flags.DEFINE_list("probe_widths", ["64", "128", "512"], "Widths of probed MLPs.")
 WRITE = flags.DEFINE_string("write", "", "File whose lines between the marks to replace.")
+VERSUS = flags.DEFINE_enum("versus", None, ["torch"], "What to compare a sweep with.")
+DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where that comparison computes.")
+VERSUS_WIDTHS = flags.DEFINE_list("versus_widths", ["64", "128", "512"], "Its widths.")
 ROUNDS = flags.DEFINE_integer("rounds", 9, "How often each thing is timed.", lower_bound=1)
 STEPS = 50  # of one timed call
-MARKS = "<!-- benchmark -->\n", "<!-- end of benchmark -->\n"
 SAID = []
 
-for name in ("widths", "compile_depths", "probe_widths"):
+for name in ("widths", "compile_depths", "probe_widths", "versus_widths"):
     flags.register_validator(
         name,
         lambda values: all(value.isdecimal() and int(value) > 0 for value in values),
@@ -257,17 +264,21 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
     logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of backends that are absent
-    say(f"JAX {jax.__version__} on {record.devices()}, {os.cpu_count()} cores.\n")
-    probe_table()
-    step_table()
-    compile_table()
-    theory_table()
+    if VERSUS.value:
+        versus.table(say, DEVICE.value, DEPTH.value, [int(width) for width in VERSUS_WIDTHS.value])
+    else:
+        say(f"JAX {jax.__version__} on {record.devices()}, {os.cpu_count()} cores.\n")
+        probe_table()
+        step_table()
+        compile_table()
+        theory_table()
     if WRITE.value:
-        text = Path(WRITE.value).read_text()
-        before, rest = text.split(MARKS[0])
-        _, after = rest.split(MARKS[1])
+        part = f"versus {VERSUS.value}" if VERSUS.value else "benchmark"
+        start, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->\n"
+        before, rest = Path(WRITE.value).read_text().split(start)
+        _, after = rest.split(end)
         said = "\n".join(SAID) + "\n"
-        Path(WRITE.value).write_text(before + MARKS[0] + said + MARKS[1] + after)
+        Path(WRITE.value).write_text(before + start + said + end + after)
 
 
 if __name__ == "__main__":

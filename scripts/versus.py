@@ -1,0 +1,106 @@
+"""The same sweep here and in PyTorch, side by side; `scripts/benchmark --versus=torch` runs it.
+
+A tanh network of depth 50 with batch = width, SGD with momentum, 16 networks (4 learning rates x
+4 seeds), the norm of every layer's weight gradient recorded at every step. Each arrangement runs in
+a process of its own, one after another in one run:
+
+    vanishing                       `vanishing.fleet`, which all experiments run through
+    vanishing, every layer probed   the same with the signal and error signal of every layer too
+    eager                           PyTorch's usual loop, one network after another on all cores
+    torch.compile                   the same, its loss and its update compiled
+    torch.func                      one vmapped step over the stacked models
+    one process per core            eager, one thread each, the networks dealt out
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+OURS, PROBED, CORES = "vanishing", "vanishing, every layer probed", "one process per core"
+TORCH = ("eager", "torch.compile", "torch.func", CORES)
+NETWORKS = 16
+STEPS = {64: 50, 128: 20}  # of a timed call; beyond these widths LARGE_STEPS
+LARGE_STEPS, CALLS = 3, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What one arrangement did."""
+
+    rate: float  # network-steps per second, the median of the timed calls
+    first: float  # seconds from the start of the process to the first result
+    memory: float  # most megabytes in use: of the processes, or of the GPU
+
+
+def table(say: Callable[[str], None], device: str, depth: int, widths: list[int]) -> None:
+    """Print the arrangements' rates, their ratios, and the share of the matrix-product rate."""
+    say(
+        f"Training {NETWORKS} tanh networks of depth {depth}, batch = width, SGD with momentum, the"
+    )
+    say(f"norm of every layer's weight gradient recorded at every step; on {machine(device)}.")
+    for width in widths:
+        steps = STEPS.get(width, LARGE_STEPS)
+        found = {OURS: measure("our_sweep.py", "norms", device, depth, width, steps)}
+        found[PROBED] = measure("our_sweep.py", "probe", device, depth, width, steps)
+        for name in TORCH if device == "cpu" else TORCH[:-1]:
+            found[name] = measure("torch_sweep.py", name, device, depth, width, steps)
+        chain = 2 * width**3 * 3 * depth
+        product_rate = chain * max(
+            measure(script, "products", device, depth, width, steps).rate
+            for script in ("our_sweep.py", "torch_sweep.py")
+        )
+        work = 2 * width**3 * (3 * depth - 1)  # no gradient reaches the inputs
+        best = max(found[name].rate for name in TORCH if name in found)
+        say(f"\nWidth {width}; plain products of this shape: {product_rate / 1e9:.0f} GFLOP/s.\n")
+        say(
+            "| arrangement | network-steps/s | over eager | over PyTorch's best | "
+            "share of products | first result | memory |"
+        )
+        say("|---|---|---|---|---|---|---|")
+        for name, one in found.items():
+            say(
+                f"| {name} | {one.rate:.4g} | {one.rate / found['eager'].rate:.2f}x | "
+                f"{one.rate / best:.2f}x | {one.rate * work / product_rate:.0%} | "
+                f"{one.first:.1f} s | {one.memory:.0f} MB |"
+            )
+
+
+def measure(script: str, arrangement: str, device: str, depth: int, width: int, steps: int):
+    """Run one arrangement; that of one process per core in as many at once."""
+    processes = os.cpu_count() or 1 if arrangement == CORES else 1
+    sizes = (depth, width, -(-NETWORKS // processes), steps, CALLS)
+    started = f"{time.time()}"
+    command = [sys.executable, HERE / script, started, arrangement, device, *map(str, sizes)]
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(processes)
+    ]
+    ended = [process.communicate() for process in running]
+    if any(process.returncode for process in running):
+        last = " ".join(ended[0][1].strip().splitlines()[-1:])
+        raise ValueError(f"{script} {arrangement} failed: {last}")
+    found = [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    return Measured(
+        sum(statistics.median(one["rates"]) for one in found),
+        max(one["first"] for one in found),
+        sum(one["memory"] for one in found),
+    )
+
+
+def machine(device: str) -> str:
+    """What computes: the processor's name and cores, or the GPU's name."""
+    if device == "gpu":
+        ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(ask, capture_output=True, text=True).stdout.strip()
+    listed = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    names = re.findall(r"^model name\s*: (.*)$", listed, re.MULTILINE) or [platform.processor()]
+    return f"{names[0]}, {os.cpu_count()} cores"
