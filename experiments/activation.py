@@ -21,7 +21,7 @@ from vanishing import figures, initializers, layers, networks, sweep, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
+class Config(training.InitializedConfig):
     """Which networks to train."""
 
     activations: tuple[str, ...] = option(

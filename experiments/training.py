@@ -28,14 +28,6 @@ class Config(launch.Config):
     )
     subset: bool = option(False, "Accept data files that hold fewer examples than published.")
     width: int = option(64, "Units of every hidden layer.", at_least=1)
-    initializer: str = option(
-        "derived",
-        "How kernels and biases are drawn; `derived` is the one derived for the activation.",
-        choices=("derived", *(i for i in initializers.INITIALIZERS if i != "delta_orthogonal")),
-    )
-    init_scale: float = option(1.0, "Scale of constant, normal, uniform and orthogonal kernels.")
-    sigma_w: float = option(1.0, "Std of `scaled` kernels times sqrt(fan_in).", at_least=0)
-    sigma_b: float = option(0.0, "Std of `scaled` biases.", at_least=0)
     loss: str = option("softmax_cross_entropy", "Loss.", choices=tuple(losses.LOSSES))
     penalty: str = option("none", "Penalty over the kernels.", choices=tuple(PENALTIES))
     penalty_weight: float = option(1e-4, "What the penalty is multiplied by.", at_least=0)
@@ -74,10 +66,6 @@ class Config(launch.Config):
         if self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}; it must be under 1.")
 
-    def scales(self) -> initializers.Scales:
-        """The numbers that the named initialisers read."""
-        return initializers.Scales(self.init_scale, self.sigma_w, self.sigma_b)
-
     def question(self) -> dict[str, Any]:
         """The part that the results depend on: not where the data files lie."""
         options = super().question()
@@ -89,7 +77,25 @@ class Config(launch.Config):
         return 0 if self.optimizer == "gradient_descent" else self.batch_size
 
 
-def initializer_name(config: Config, activation: str) -> str:
+@dataclasses.dataclass(frozen=True)
+class InitializedConfig(Config):
+    """Options of such an experiment whose question is not how the weights are drawn."""
+
+    initializer: str = option(
+        "derived",
+        "How kernels and biases are drawn; `derived` is the one derived for the activation.",
+        choices=("derived", *(i for i in initializers.INITIALIZERS if i != "delta_orthogonal")),
+    )
+    init_scale: float = option(1.0, "Scale of constant, normal, uniform and orthogonal kernels.")
+    sigma_w: float = option(1.0, "Std of `scaled` kernels times sqrt(fan_in).", at_least=0)
+    sigma_b: float = option(0.0, "Std of `scaled` biases.", at_least=0)
+
+    def scales(self) -> initializers.Scales:
+        """The numbers that the named initialisers read."""
+        return initializers.Scales(self.init_scale, self.sigma_w, self.sigma_b)
+
+
+def initializer_name(config: InitializedConfig, activation: str) -> str:
     """The initialiser that a network with this activation gets."""
     derived = layers.ACTIVATIONS[activation].initializer
     return derived if config.initializer == "derived" else config.initializer
@@ -118,6 +124,7 @@ def cell(
     config: Config,
     network: layers.Layer | Callable[[Settings], layers.Layer],
     label: Callable[[train.Record], xr.Dataset] | None = None,
+    rate_scale: float = 1.0,
 ) -> sweep.Cell:
     """One network trained at every point of the numeric axes.
 
@@ -125,6 +132,7 @@ def cell(
       config: everything but the network.
       network: the network, or what makes it from the point's settings.
       label: maps records to a dataset with the dimension `point`; `labelled` if None.
+      rate_scale: what the points' learning rates are multiplied by.
     """
 
     def problem(settings):
@@ -133,7 +141,7 @@ def cell(
             loss=losses.LOSSES[config.loss],
             optimizer=optimizers.by_name(
                 config.optimizer,
-                settings["learning_rate"],
+                rate_scale * settings["learning_rate"],
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
                 schedule=config.schedule,

@@ -16,12 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from vanishing import fleet, losses, networks, optimizers, train
+from vanishing import fleet, losses, optimizers, train
+from vanishing.networks import mlp
 
 
 def norms_recorded(depth: int, width: int, steps: int) -> fleet.Task:
     """Training with the norm of every kernel's gradient recorded at every step."""
-    net = networks.mlp(10, depth=depth, width=width, activation="tanh", unroll=True)
+    net = mlp(10, depth=depth, width=width, activation="tanh", unroll=True)
 
     def init(point, data):
         params, state = net.init(jax.random.key(point["seed"]), data[0])
@@ -54,7 +55,7 @@ def probed(depth: int, width: int, steps: int) -> fleet.Task:
 
     def problem(settings):
         return train.Problem(
-            networks.mlp(10, depth=depth, width=width, activation="tanh"),
+            mlp(10, depth=depth, width=width, activation="tanh"),
             losses.softmax_cross_entropy,
             optimizers.by_name("momentum", settings["learning_rate"]),
         )
@@ -62,7 +63,8 @@ def probed(depth: int, width: int, steps: int) -> fleet.Task:
     run = train.make_run(problem, batch_size=0)
 
     def with_test(data):
-        return train.Data(*data, data[0][:0], data[1][:0])
+        x, y = data
+        return train.Data(x, y, x[:0], y[:0])
 
     return fleet.Task(
         lambda point, data: run.init(jax.random.key(point["seed"]), point, with_test(data)),
@@ -83,20 +85,31 @@ def products(width: int, count: int) -> fleet.Task:
     return fleet.Task(init, advance)
 
 
-def main(started, arrangement, device, depth, width, networks, steps, calls):
+def main(
+    started: float,
+    arrangement: str,
+    device: str,
+    depth: int,
+    width: int,
+    networks: int,
+    steps: int,
+    calls: int,
+):
     """Time the calls and print what was found."""
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", os.cpu_count())
     if arrangement == "products":
-        task, networks = products(width, 3 * depth * steps), os.cpu_count()
+        task, networks = products(width, 3 * depth * steps), os.cpu_count() or 1
     else:
-        task = {"norms": norms_recorded, "probe": probed}[arrangement](depth, width, steps)
+        task = (norms_recorded if arrangement == "norms" else probed)(depth, width, steps)
     x = jax.random.normal(jax.random.key(0), (width, width))
     data = (x, jnp.arange(width) % 10)
     rates = 1e-3 * (1 + np.arange(networks) % 4)
     points = {"seed": np.arange(networks) // 4, "learning_rate": rates.astype(np.float32)}
     built = fleet.build(task, points, data)
+    points = jax.tree.map(lambda values: values[: built.size], points)  # what fits at once
+    networks = len(points["seed"])
     state, seconds, first = fleet.start(built, points, data), [], 0.0
     for call in range(calls + 1):
         before = time.perf_counter()
@@ -112,4 +125,4 @@ def main(started, arrangement, device, depth, width, networks, steps, calls):
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), *sys.argv[2:4], *map(int, sys.argv[4:]))
+    main(float(sys.argv[1]), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:9]))

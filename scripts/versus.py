@@ -1,7 +1,7 @@
 """The same sweep here and in PyTorch, side by side; `scripts/benchmark --versus=torch` runs it.
 
-A tanh network of depth 50 with batch = width, SGD with momentum, 16 networks (4 learning rates x
-4 seeds), the norm of every layer's weight gradient recorded at every step. Each arrangement runs in
+A tanh network of depth 50 with batch = width, SGD with momentum, 16 networks at once (4 learning
+rates x 4 seeds; on a GPU up to 1,024), the norm of every layer's weight gradient recorded at every step. Each arrangement runs in
 a process of its own, one after another in one run:
 
     vanishing                       `vanishing.fleet`, which all experiments run through
@@ -27,7 +27,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 OURS, PROBED, CORES = "vanishing", "vanishing, every layer probed", "one process per core"
 TORCH = ("eager", "torch.compile", "torch.func", CORES)
-NETWORKS = 16
+NETWORKS = {"cpu": {}, "gpu": {64: 1024, 128: 256}}  # by width; else FEW
+FEW = 16
 STEPS = {64: 50, 128: 20}  # of a timed call; beyond these widths LARGE_STEPS
 LARGE_STEPS, CALLS = 3, 4
 
@@ -43,10 +44,8 @@ class Measured:
 
 def table(say: Callable[[str], None], device: str, depth: int, widths: list[int]) -> None:
     """Print the arrangements' rates, their ratios, and the share of the matrix-product rate."""
-    say(
-        f"Training {NETWORKS} tanh networks of depth {depth}, batch = width, SGD with momentum, the"
-    )
-    say(f"norm of every layer's weight gradient recorded at every step; on {machine(device)}.")
+    say(f"Training tanh networks of depth {depth} side by side, batch = width, SGD with momentum,")
+    say(f"every layer's gradient norm recorded at every step; on {machine(device)}.")
     for width in widths:
         steps = STEPS.get(width, LARGE_STEPS)
         found = {OURS: measure("our_sweep.py", "norms", device, depth, width, steps)}
@@ -60,7 +59,9 @@ def table(say: Callable[[str], None], device: str, depth: int, widths: list[int]
         )
         work = 2 * width**3 * (3 * depth - 1)  # no gradient reaches the inputs
         best = max(found[name].rate for name in TORCH if name in found)
-        say(f"\nWidth {width}; plain products of this shape: {product_rate / 1e9:.0f} GFLOP/s.\n")
+        networks = NETWORKS[device].get(width, FEW)
+        say(f"\n{networks} networks of width {width}; matrix products of this shape alone reach")
+        say(f"{product_rate / 1e9:.0f} GFLOP/s.\n")
         say(
             "| arrangement | network-steps/s | over eager | over PyTorch's best | "
             "share of products | first result | memory |"
@@ -77,7 +78,8 @@ def table(say: Callable[[str], None], device: str, depth: int, widths: list[int]
 def measure(script: str, arrangement: str, device: str, depth: int, width: int, steps: int):
     """Run one arrangement; that of one process per core in as many at once."""
     processes = os.cpu_count() or 1 if arrangement == CORES else 1
-    sizes = (depth, width, -(-NETWORKS // processes), steps, CALLS)
+    networks = NETWORKS[device].get(width, FEW)
+    sizes = (depth, width, -(-networks // processes), steps, CALLS)
     started = f"{time.time()}"
     command = [sys.executable, HERE / script, started, arrangement, device, *map(str, sizes)]
     running = [

@@ -46,7 +46,8 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
     Returns:
       Arrays with a last axis of layers, nan where a layer has no such thing.
     """
-    rows, leaves = trace.sites, trace.layout.param_names
+    rows, names = trace.sites, trace.names
+    places = {path: leaf for leaf, path in enumerate(trace.layout.param_names)}
     products = [row for row, site in enumerate(rows) if site.kind == MATRIX_PRODUCT]
     after = [
         row + 1 if row + 1 < len(rows) and rows[row + 1].kind == NONLINEARITY else None
@@ -59,8 +60,7 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
         return np.stack(picked, axis=-1)
 
     def leaf(name: str) -> list[int | None]:
-        wanted = [f"{trace.names[row]}.{name}" for row in products]
-        return [leaves.index(path) if path in leaves else None for path in wanted]
+        return [places.get(f"{names[row]}.{name}") for row in products]
 
     return {
         "signal_rms": columns(trace.forward.rms, products),

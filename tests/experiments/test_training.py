@@ -60,7 +60,8 @@ def test_a_rate_at_which_a_seed_diverges_is_the_last_choice():
 
 
 def test_the_derived_initializer_depends_on_the_activation():
-    derived, chosen = training.Config(), training.Config(initializer="orthogonal")
+    derived = training.InitializedConfig()
+    chosen = training.InitializedConfig(initializer="orthogonal")
     assert training.initializer_name(derived, "relu") == "he_normal"
     assert training.initializer_name(derived, "sigmoid") == "glorot_normal"
     assert training.initializer_name(chosen, "relu") == "orthogonal"

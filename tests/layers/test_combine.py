@@ -215,3 +215,46 @@ def test_a_residual_with_a_shortcut_adds_both_with_their_scales(key):
     assert not np.allclose(skip["kernel"], branch["kernel"])  # drawn from keys of their own
     bad = residual(dense(5), shortcut=dense(4))
     assert_refuses(lambda: bad.init(key, x), "residual adds its shortcut to its output")
+
+
+def test_laid_out_or_looped_a_repeat_is_the_same_function(x64, key):
+    block = layers.serial(dense=layers.dense(4), activation=layers.activation("tanh"))
+    looped, laid_out = (layers.repeat(block, 5, unroll=unroll) for unroll in (False, True))
+    x = jax.random.normal(key, (3, 4))
+    params, state = looped.init(key, x)
+
+    def loss(net):
+        return jax.value_and_grad(lambda p: jnp.sum(net.apply(p, state, x).output ** 2))(params)
+
+    assert_trees_close(loss(laid_out), loss(looped), rtol=1e-12)
+    assert "while" in jax.jit(looped.apply).lower(params, state, x).as_text()
+    assert "while" not in jax.jit(laid_out.apply).lower(params, state, x).as_text()
+
+
+def test_checkpointed_blocks_take_less_memory_for_the_same_gradient(key):
+    block = layers.serial(dense=layers.dense(32), activation=layers.activation("tanh"))
+    kept = layers.repeat(layers.repeat(block, 20), 20)
+    anew = layers.repeat(layers.checkpoint(layers.repeat(block, 20)), 20)
+    x = jax.random.normal(key, (64, 32))
+    params, state = kept.init(key, x)
+    programs = [
+        jax.jit(jax.grad(lambda p, net=net: jnp.sum(net.apply(p, state, x).output ** 2)))
+        .lower(params)
+        .compile()
+        for net in (kept, anew)
+    ]
+    assert_trees_close(programs[0](params), programs[1](params), rtol=1e-4)
+    memory = [program.memory_analysis().temp_size_in_bytes for program in programs]
+    # 400 activations of 8 KB, once or more, against those of 20 blocks and of the one at work
+    assert memory[0] > 400 * x.nbytes
+    assert memory[1] < 0.5 * memory[0]
+
+
+def test_a_checkpointed_layer_keeps_its_state_and_its_randomness(key):
+    net = layers.serial(layers.dropout(0.5), layers.batch_norm())
+    x = jax.random.normal(key, (8, 3))
+    params, state = net.init(key, x)
+    for train in (True, False):
+        plain = net.apply(params, state, x, key, train)
+        anew = layers.checkpoint(net).apply(params, state, x, key, train)
+        assert_trees_close(anew, plain, rtol=1e-6)

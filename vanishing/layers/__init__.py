@@ -2,7 +2,7 @@
 
 from vanishing.layers.activation import ACTIVATIONS, Activation, activation, facts_of
 from vanishing.layers.base import Applied, Layer, Variables, output_spec, propagate, stateless
-from vanishing.layers.combine import Stacked, depth_axes, repeat, residual, serial
+from vanishing.layers.combine import Stacked, checkpoint, depth_axes, repeat, residual, serial
 from vanishing.layers.linear import conv, dense, flatten
 from vanishing.layers.norm import batch_norm, dropout, layer_norm
 
@@ -15,6 +15,7 @@ __all__ = [
     "Variables",
     "activation",
     "batch_norm",
+    "checkpoint",
     "conv",
     "dense",
     "depth_axes",

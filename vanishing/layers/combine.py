@@ -259,7 +259,10 @@ def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
     def init(key, x):
         first = jax.eval_shape(block.init, key, x)
         _require_spec(x, "repeat feeds a block's output to the next", x, block, first)
-        params, state = jax.vmap(lambda key: block.init(key, x))(jax.random.split(key, depth))
+        # Not vmap: it takes longer to compile, and XLA's batched QR, which orthogonal weights
+        # need, waits for ever where two CPU devices run it at once (jaxlib 0.10.2).
+        keys = jax.random.split(key, depth)
+        params, state = jax.lax.map(lambda key: tuple(block.init(key, x)), keys)
         return Variables(params=Stacked(params), state=Stacked(state))
 
     def apply(params, state, x, key=None, train=False):
@@ -295,6 +298,28 @@ def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
         )
 
     return Layer(init, apply, propagate)
+
+
+def checkpoint(layer: Layer) -> Layer:
+    """The same layer, whose activations are computed anew on the way back instead of kept.
+
+    Around a whole `repeat` inside a `repeat`, it is the activations between the outer blocks that
+    are kept: of depth^(1/2) layers where both are that long.
+
+    >>> import jax.numpy as jnp
+    >>> from vanishing.layers import dense
+    >>> net = repeat(checkpoint(repeat(dense(4), 100)), 100)
+    >>> net.init(jax.random.key(0), jnp.ones((8, 4))).params[99][99]["kernel"].shape
+    (4, 4)
+    """
+
+    def apply(params, state, x, key=None, train=False):
+        def kept(params, state, x, key):
+            return layer.apply(params, state, x, key, train)
+
+        return jax.checkpoint(kept)(params, state, x, key)
+
+    return layer._replace(apply=apply)
 
 
 def _settled(block: Layer, signal: Signal) -> tuple[Signal, Signal]:

@@ -1,0 +1,238 @@
+"""Do plain networks of 100, 1,000 and 10,000 layers train, with neither skips nor normalisation?
+
+    python -m experiments.extreme_depth --depths=100,1000,10000
+
+Several minutes on two CPU cores, nearly all of them for the deepest network. Expected, on
+handwritten digits: each passes 90 % test accuracy, as orthogonal weights at the critical scale hand
+the error signal through every layer unchanged; the predicted and the measured error signal agree
+layer by layer. With --checkpoint the activations are computed anew on the way back, block by block,
+which takes a fraction of the memory. (Such depth was first reached by Xiao et al., Dynamical
+isometry and a mean field theory of CNNs, ICML 2018, with 10,000 convolutions.)
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import launch, training
+from experiments.launch import option
+from vanishing import figures, initializers, layers, losses, record, sweep, theory, train
+from vanishing.theory.roots import root
+
+_FIRST = 100  # the depth that the learning rates are given for
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.Config):
+    """Which networks to train."""
+
+    activation: str = option("tanh", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    depths: tuple[int, ...] = option((100, 1000, 10000), "Numbers of hidden layers.", at_least=2)
+    spread: float = option(
+        0.1,
+        "How far the layers' squared singular values, multiplied up, stray from 1 (their standard "
+        "deviation): sets the variance of the pre-activations.",
+        more_than=0,
+    )
+    checkpoint: bool = option(
+        False, "Keep the activations of every sqrt(depth)-th layer alone, with jax.checkpoint."
+    )
+    learning_rates: tuple[float, ...] = option(
+        (0.003, 0.01),
+        f"Learning rates at depth {_FIRST}; a network twice as deep gets half of it, as each layer "
+        "adds its share to what a step changes.",
+        more_than=0,
+    )
+    steps: int = option(300, "Training steps.", at_least=1)
+    record_every: int = option(50, "Steps from one record to the next.", at_least=1)
+    seeds: int = option(1, "Independent runs of every network, side by side.", at_least=1)
+
+
+def variance(activation: str, depth: int, spread: float) -> float:
+    """The q at which the squared singular values of so many layers together stray by `spread`.
+
+    With orthogonal weights at the critical scale these have the mean 1 and the variance
+    depth * (mu_2 / mu_1^2 - 1), where mu_k = E[f'(h)^(2k)].
+
+    Raises:
+      ValueError: they stray further at any q.
+
+    Reference: Pennington, Schoenholz & Ganguli, Resurrecting the sigmoid, NeurIPS 2017, eq. 22.
+    """
+    facts = layers.facts_of(activation)
+
+    def strays_by(log_q: float) -> float:
+        m = facts.moments(math.exp(log_q), 0.0)
+        return float(depth * (m.slope_fourth / m.slope_square**2 - 1)) - spread**2
+
+    low, high = math.log(1e-8), math.log(10.0)
+    if not strays_by(low) < 0 < strays_by(high):
+        raise ValueError(
+            f"{activation} has no scale at which {depth} layers keep all singular values within "
+            f"{spread:g} of 1; take one that is smooth and straight at 0, such as tanh."
+        )
+    return math.exp(root(strays_by, low, high))
+
+
+def network(config: Config, depth: int, classes: int, *, checkpoint: bool) -> layers.Layer:
+    """The network; with `checkpoint` in about sqrt(depth) blocks whose inputs alone are kept."""
+    point = theory.critical_line(
+        config.activation, variance(config.activation, depth, config.spread)
+    )
+    weights = initializers.by_name("orthogonal", initializers.Scales(float(point.sigma_w)))
+    weights = weights._replace(bias_init=initializers.scaled(1.0, point.sigma_b).bias_init)
+    block = layers.serial(
+        dense=layers.dense(config.width, *weights), activation=layers.activation(config.activation)
+    )
+    parts = {"hidden": layers.repeat(block, depth - 1)}
+    if checkpoint:
+        inner = math.isqrt(depth - 1)
+        blocks, rest = divmod(depth - 1, inner)
+        kept = layers.checkpoint(layers.repeat(block, inner))
+        parts = {"hidden": layers.repeat(kept, blocks)}
+        parts |= {"rest": layers.repeat(block, rest)} if rest else {}
+    read_out = layers.serial(dense=layers.dense(classes, *weights))
+    return layers.serial(flatten=layers.flatten(), first=block, **parts, output=read_out)
+
+
+def scaled_to(examples: train.Data, config: Config, depth: int) -> float:
+    """What inputs are multiplied by, for the first pre-activations to have the variance wanted."""
+    point = theory.critical_line(
+        config.activation, variance(config.activation, depth, config.spread)
+    )
+    mean_square = jnp.mean(jnp.square(examples.x_train))
+    return float(jnp.sqrt((point.q - point.sigma_b**2) / mean_square) / point.sigma_w)
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every depth, trained at every learning rate from every seed, and predicted."""
+    examples, classes = training.load(config)
+
+    def cell(depth: int) -> sweep.Cell:
+        scale = scaled_to(examples, config, depth)
+        scaling = layers.stateless(lambda x: scale * x)
+        net = layers.serial(
+            scaling=scaling, network=network(config, depth, classes, checkpoint=config.checkpoint)
+        )
+
+        def label(history: train.Record) -> xr.Dataset:
+            plain = network(config, depth, classes, checkpoint=False)
+            prediction = theory.predict(plain, scale * examples.x_train[: config.batch_size])
+            rows = [i for i, name in enumerate(prediction.names) if "dense" in name]
+            log_backward = np.asarray(prediction.log_backward)[rows]
+            return record.labelled(history).assign(
+                q_predicted=("layer", np.asarray(prediction.q)[rows]),
+                log_backward_predicted=("layer", log_backward - log_backward[-1]),
+                memory=_memory(config, depth, classes, checkpoint=False),
+                memory_with_checkpoint=_memory(config, depth, classes, checkpoint=True),
+            )
+
+        return training.cell(config, net, label, rate_scale=_FIRST / depth)
+
+    grid = sweep.Grid(structural={"depth": config.depths}, numeric=training.numeric_axes(config))
+    dataset = run(grid, cell, shared=examples)
+    return dataset.assign_coords(chance=training.chance(examples)).assign_attrs(
+        checkpoint=str(config.checkpoint)
+    )
+
+
+def _memory(config: Config, depth: int, classes: int, *, checkpoint: bool) -> float:
+    """Bytes of working space of a gradient, by XLA's own account."""
+    net = network(config, depth, classes, checkpoint=checkpoint)
+    x = jax.ShapeDtypeStruct((config.examples_per_step() or 64, config.width), jnp.float32)
+    y = jax.ShapeDtypeStruct(x.shape[:1], jnp.int32)
+    params, state = jax.eval_shape(net.init, jax.random.key(0), x)
+
+    def loss(params, state, x, y):
+        return losses.softmax_cross_entropy(net.apply(params, state, x).output, y)
+
+    found = jax.jit(jax.grad(loss)).lower(params, state, x, y).compile().memory_analysis()
+    return float(found.temp_size_in_bytes) if found else math.nan
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """A table of how far each depth trained, and how well theory foresaw its error signal."""
+    best = training.best_learning_rate(dataset, last=2)
+    chosen = dataset.sel(learning_rate=best)
+    accuracy = chosen.test_accuracy.isel(step=-1)
+    start = 2 * np.log(chosen.cotangent_rms.isel(step=0))
+    lines = [
+        f"{'depth':>6}  {'rate':>8}  {'test accuracy':>15}  {'signal left':>11}  "
+        f"{'predicted':>9}  {'memory':>9}  {'checkpoint':>10}"
+    ]
+    for depth in dataset.depth.values:
+        here = start.sel(depth=depth, layer=slice(1, int(depth))).mean("seed")
+        left = math.exp(float(here.isel(layer=0) - here.isel(layer=-1)) / 2)
+        line = dataset.log_backward_predicted.sel(depth=depth, layer=slice(1, int(depth)))
+        foreseen = math.exp(float(line.isel(layer=0) - line.isel(layer=-1)) / 2)
+        ends = accuracy.sel(depth=depth)
+        memory, less = (
+            f"{float(dataset[name].sel(depth=depth)) / 1e6:.1f} MB"
+            for name in ("memory", "memory_with_checkpoint")
+        )
+        rate = float(best.sel(depth=depth)) * _FIRST / int(depth)
+        spread = f"{float(ends.mean()):7.1%} ± {float(ends.std()):5.1%}"
+        lines.append(
+            f"{int(depth):>6}  {rate:>8.2g}  {spread:>15}  {left:>11.3f}  {foreseen:>9.3f}  "
+            f"{memory:>9}  {less:>10}"
+        )
+    lines += [
+        "",
+        "signal left: the error signal of the first hidden layer over that of the last, at",
+        "initialisation; predicted: the same by mean-field theory, before a weight is drawn.",
+        "memory: working space of a gradient; checkpoint: the same with jax.checkpoint "
+        f"({'on' if dataset.attrs['checkpoint'] == 'True' else 'off'} in this run).",
+        f"test accuracy: mean ± standard deviation over {dataset.sizes['seed']} seeds, at the best "
+        f"of {dataset.sizes['learning_rate']} rates; chance is {float(dataset.chance):.1%}.",
+    ]
+    return "\n".join(lines)
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """Signal and error signal by layer, predicted and measured, and the curves of training."""
+    chosen = dataset.sel(learning_rate=training.best_learning_rate(dataset, last=2))
+    depths = [int(depth) for depth in dataset.depth.values]
+    drawing, grid = figures.panels(
+        3, len(depths), "Plain networks at the critical scale: predicted (lines), measured (dots)"
+    )
+    color = figures.colors(["signal", "error signal", "after", "accuracy"])
+    for column, depth in enumerate(depths):
+        runs = chosen.sel(depth=depth)
+        hidden = runs.sel(layer=slice(1, depth))
+        log_error = 2 * np.log(hidden.cotangent_rms)
+        for row, (predicted, measured) in enumerate(
+            (
+                (np.log(hidden.q_predicted), 2 * np.log(hidden.signal_rms)),
+                (
+                    hidden.log_backward_predicted - hidden.log_backward_predicted.isel(layer=-1),
+                    log_error - log_error.isel(layer=-1),
+                ),
+            )
+        ):
+            axes, name = grid[row, column], ("signal", "error signal")[row]
+            figures.line_and_dots(
+                axes, predicted, measured.isel(step=0), color=color[name], label="at initialisation"
+            )
+            after = measured.isel(step=-1).mean("seed")
+            axes.plot(after.layer, after, color="gray", ls="--", lw=1, label="after training")
+        figures.curve(grid[2, column], runs.test_accuracy, color=color["accuracy"], lw=1.5)
+        grid[0, column].set_title(f"{depth:,} layers")
+        grid[1, column].set_xlabel("layer (1 is next to the input)")
+        grid[2, column].set_xlabel("training step")
+        grid[2, column].axhline(0.9, color="gray", ls=":", lw=1)
+    grid[2, 0].set_ylim(0, 1.02)
+    grid[0, 0].set_ylabel("log mean square of the signal")
+    grid[1, 0].set_ylabel("log mean square of dL/dh,\nover that of the last layer")
+    grid[2, 0].set_ylabel("test accuracy")
+    figures.legend(grid[1, 0])
+    return drawing
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)

@@ -1,0 +1,167 @@
+"""Which plain networks train, by depth and initial scale, and does theory's depth scale say so?
+
+    python -m experiments.trainability
+
+About five minutes on two CPU cores. Expected: at sigma_b^2 = 0.05 tanh networks of any depth train
+next to the critical sigma_w, 1.33, and ever shallower ones away from it: those whose depth is less
+than a few times the depth scale of the correlation of two inputs. (Schoenholz et al., Deep
+information propagation, ICLR 2017, fig. 5, found 6 times it after some hundred steps on MNIST.)
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import launch, training
+from experiments.launch import option
+from vanishing import figures, initializers, layers, networks, record, sweep, theory
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.Config):
+    """Which networks to train."""
+
+    activation: str = option("tanh", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    depths: tuple[int, ...] = option(
+        (5, 10, 20, 30, 40, 60, 80, 100), "Numbers of hidden layers.", at_least=1
+    )
+    sigma_ws: tuple[float, ...] = option(
+        (0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.7, 1.9, 2.2, 2.6, 3.0),
+        "Initial scales of the weights: their std is sigma_w / sqrt(fan_in).",
+        more_than=0,
+    )
+    sigma_b: float = option(0.05**0.5, "Initial scale of the biases: their std.", at_least=0)
+    multiple: float = option(6.0, "How many depth scales to draw over the map.", more_than=0)
+    learns_at: float = option(0.5, "Test accuracy from which a network is said to train.")
+    learning_rates: tuple[float, ...] = option(
+        (0.001, 0.01), "Learning rates that every network is allowed to choose from.", more_than=0
+    )
+    steps: int = option(300, "Training steps.", at_least=1)
+    record_every: int = option(50, "Steps from one record to the next.", at_least=1)
+    seeds: int = option(2, "Independent runs of every network, side by side.", at_least=1)
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every depth and scale, trained at every learning rate from every seed; and the theory."""
+    examples, classes = training.load(config)
+
+    def cell(depth: int) -> sweep.Cell:
+        def network(settings: training.Settings) -> layers.Layer:
+            return networks.mlp(
+                classes,
+                depth=depth,
+                width=config.width,
+                activation=config.activation,
+                weights=initializers.scaled(settings["sigma_w"], config.sigma_b),
+            )
+
+        return training.cell(config, network, record.labelled)
+
+    grid = sweep.Grid(
+        structural={"depth": config.depths},
+        numeric={"sigma_w": config.sigma_ws, **training.numeric_axes(config)},
+    )
+    dataset = run(grid, cell, shared=examples)
+    line = jnp.linspace(min(config.sigma_ws), max(config.sigma_ws), 200)
+    scale = jax.vmap(
+        lambda sigma_w: theory.depth_scales(config.activation, sigma_w, config.sigma_b).correlation
+    )
+    return dataset.assign(
+        depth_scale=("sigma_w", scale(jnp.asarray(config.sigma_ws))),
+        line_depth_scale=("line_sigma_w", scale(line)),
+        multiple=config.multiple,
+        learns_at=config.learns_at,
+    ).assign_coords(line_sigma_w=line, chance=training.chance(examples))
+
+
+def accuracy(dataset: xr.Dataset) -> xr.DataArray:
+    """Test accuracy at the end, at each network's best learning rate: the mean over seeds."""
+    best = training.best_learning_rate(dataset, last=2)
+    return dataset.test_accuracy.isel(step=-1).sel(learning_rate=best).mean("seed")
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """Which scales train at each depth, and which theory says will."""
+    learns = accuracy(dataset) >= dataset.learns_at
+    reach = dataset.multiple * dataset.depth_scale
+    said = reach >= dataset.depth
+    lines = [f"{'depth':>5}  {'trains at sigma_w':<24}{'within the depth scale':<24}alike"]
+    for depth in dataset.depth.values:
+        ours, theirs = learns.sel(depth=depth), said.sel(depth=depth)
+        alike = int((ours == theirs).sum())
+        lines.append(
+            f"{int(depth):>5}  {_spans(ours):<24}{_spans(theirs):<24}{alike} of {ours.size}"
+        )
+    agree = {
+        k: float((learns == (k * dataset.depth_scale >= dataset.depth)).mean())
+        for k in (1, 2, 3, 4, 6, 8, 10, 15, 20)
+    }
+    best = max(agree, key=lambda k: agree[k])
+    right = float((learns == said).mean())
+    lines += [
+        "",
+        f"{right:.0%} of the networks train or not as {float(dataset.multiple):g} depth scales",
+        f"say; of round multiples {best} comes nearest, with {agree[best]:.0%}.",
+        f"trains: a test accuracy of {float(dataset.learns_at):.0%} or more (chance is "
+        f"{float(dataset.chance):.1%}), mean over {dataset.sizes['seed']} seeds",
+        f"at the best of {dataset.sizes['learning_rate']} learning rates.",
+        "depth scale: layers in which two inputs' correlation comes nearer its fixed point by e.",
+    ]
+    return "\n".join(lines)
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """Accuracy as colour over sigma_w and depth, and the multiple of the depth scale as a line."""
+    drawing, ((axes,),) = figures.panels(1, 1, "", size=(7.5, 5.5))
+    shown = accuracy(dataset).transpose("depth", "sigma_w")
+    mesh = axes.pcolormesh(
+        *map(_edges, (shown.sigma_w.values, shown.depth.values)),
+        shown,
+        cmap="magma",
+        vmin=0.0,
+        vmax=1.0,
+    )
+    drawing.colorbar(mesh, ax=axes).set_label("test accuracy at the end")
+    multiple = float(dataset.multiple)
+    axes.plot(
+        dataset.line_sigma_w,
+        multiple * dataset.line_depth_scale,
+        color="cyan",
+        lw=2,
+        label=f"{multiple:g} depth scales of the correlation (theory)",
+    )
+    axes.set_ylim(*_edges(shown.depth.values)[[0, -1]])
+    axes.set_xlim(*_edges(shown.sigma_w.values)[[0, -1]])
+    axes.grid(False)
+    axes.set_xlabel(r"$\sigma_w$: standard deviation of initial weights, times $\sqrt{fan\_in}$")
+    axes.set_ylabel("depth: number of hidden layers")
+    axes.set_title("Which plain networks train", loc="left", weight="bold")
+    drawing.legend(loc="outside lower center", fontsize=10)
+    return drawing
+
+
+def _edges(values: np.ndarray) -> np.ndarray:
+    """Cell borders half-way between values, and as far beyond the first and the last."""
+    middles = (values[1:] + values[:-1]) / 2
+    if not len(middles):
+        return np.array([values[0] - 0.5, values[0] + 0.5])
+    return np.array([2 * values[0] - middles[0], *middles, 2 * values[-1] - middles[-1]])
+
+
+def _spans(chosen: xr.DataArray) -> str:
+    """The values of sigma_w where something holds, neighbours joined: "1 to 1.5, 2.2"."""
+    values, spans = chosen.sigma_w.values, []
+    holds = np.flatnonzero(chosen.values)
+    for group in np.split(holds, np.flatnonzero(np.diff(holds) > 1) + 1) if len(holds) else ():
+        ends = (values[group[0]], values[group[-1]])
+        spans.append(f"{ends[0]:g}" if len(group) == 1 else f"{ends[0]:g} to {ends[1]:g}")
+    return ", ".join(spans) or "none"
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)
