@@ -2,12 +2,12 @@
 
     python -m experiments.extreme_depth --depths=100,1000,10000
 
-Several minutes on two CPU cores, nearly all of them for the deepest network. Expected, on
-handwritten digits: each passes 90 % test accuracy, as orthogonal weights at the critical scale hand
-the error signal through every layer unchanged; the predicted and the measured error signal agree
-layer by layer. With --checkpoint the activations are computed anew on the way back, block by block,
-which takes a fraction of the memory. (Such depth was first reached by Xiao et al., Dynamical
-isometry and a mean field theory of CNNs, ICML 2018, with 10,000 convolutions.)
+Four minutes on two CPU cores, three of them for the deepest network. Expected, on handwritten
+digits: 95 to 98 % test accuracy, as orthogonal weights at the critical scale hand the error signal
+through every layer unchanged; predicted and measured error signal agree layer by layer. With
+--checkpoint the activations are computed anew on the way back, block by block, in a fiftieth of the
+memory at depth 10,000. (Xiao et al., Dynamical isometry and a mean field theory of CNNs, ICML 2018,
+first trained 10,000 plain layers: of convolutions.)
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ class Config(training.Config):
     activation: str = option("tanh", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
     depths: tuple[int, ...] = option((100, 1000, 10000), "Numbers of hidden layers.", at_least=2)
     spread: float = option(
-        0.1,
+        0.5,
         "How far the layers' squared singular values, multiplied up, stray from 1 (their standard "
         "deviation): sets the variance of the pre-activations.",
         more_than=0,
@@ -44,7 +44,7 @@ class Config(training.Config):
         False, "Keep the activations of every sqrt(depth)-th layer alone, with jax.checkpoint."
     )
     learning_rates: tuple[float, ...] = option(
-        (0.003, 0.01),
+        (0.001, 0.002),
         f"Learning rates at depth {_FIRST}; a network twice as deep gets half of it, as each layer "
         "adds its share to what a step changes.",
         more_than=0,

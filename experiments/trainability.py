@@ -41,8 +41,8 @@ class Config(training.Config):
     learning_rates: tuple[float, ...] = option(
         (0.001, 0.01), "Learning rates that every network is allowed to choose from.", more_than=0
     )
-    steps: int = option(300, "Training steps.", at_least=1)
-    record_every: int = option(50, "Steps from one record to the next.", at_least=1)
+    steps: int = option(600, "Training steps.", at_least=1)
+    record_every: int = option(100, "Steps from one record to the next.", at_least=1)
     seeds: int = option(2, "Independent runs of every network, side by side.", at_least=1)
 
 

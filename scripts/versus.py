@@ -1,8 +1,8 @@
 """The same sweep here and in PyTorch, side by side; `scripts/benchmark --versus=torch` runs it.
 
 A tanh network of depth 50 with batch = width, SGD with momentum, 16 networks at once (4 learning
-rates x 4 seeds; on a GPU up to 1,024), the norm of every layer's weight gradient recorded at every step. Each arrangement runs in
-a process of its own, one after another in one run:
+rates x 4 seeds; on a GPU up to 1,024), the norm of every layer's weight gradient recorded at every
+step. Each arrangement runs in a process of its own, one after another in one run:
 
     vanishing                       `vanishing.fleet`, which all experiments run through
     vanishing, every layer probed   the same with the signal and error signal of every layer too

@@ -35,7 +35,7 @@ def test_the_depth_scale_is_that_of_the_published_theory(run):
     dataset = run[1]
     (point,) = theory.critical("tanh", 0.05**0.5)
     assert point.sigma_w**2 == pytest.approx(1.760955, rel=1e-4)
-    peak = float(dataset.line_sigma_w[dataset.line_depth_scale.argmax()])
+    peak = float(dataset.line_depth_scale.idxmax())
     step = float(np.diff(dataset.line_sigma_w)[0])
     assert peak == pytest.approx(point.sigma_w, abs=step)
     # far below it the correlation's slope at c* = 1 is chi_1

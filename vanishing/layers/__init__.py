@@ -1,8 +1,16 @@
 """The layer algebra: layers as triples of pure functions, and what combines them."""
 
 from vanishing.layers.activation import ACTIVATIONS, Activation, activation, facts_of
-from vanishing.layers.base import Applied, Layer, Variables, output_spec, propagate, stateless
-from vanishing.layers.combine import Stacked, checkpoint, depth_axes, repeat, residual, serial
+from vanishing.layers.base import (
+    Applied,
+    Layer,
+    Variables,
+    checkpoint,
+    output_spec,
+    propagate,
+    stateless,
+)
+from vanishing.layers.combine import Stacked, depth_axes, repeat, residual, serial
 from vanishing.layers.linear import conv, dense, flatten
 from vanishing.layers.norm import batch_norm, dropout, layer_norm
 

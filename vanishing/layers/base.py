@@ -107,3 +107,25 @@ def stateless(function: Callable[[Any], Any], propagate: Propagate | None = None
         return Applied(function(x), state)
 
     return Layer(init, apply, propagate)
+
+
+def checkpoint(layer: Layer) -> Layer:
+    """The same layer, whose activations are computed anew on the way back instead of kept.
+
+    Around a whole `repeat` inside a `repeat`, it is the activations between the outer blocks that
+    are kept: of depth^(1/2) layers where both are that long.
+
+    >>> import jax.numpy as jnp
+    >>> from vanishing.layers import dense, repeat
+    >>> net = repeat(checkpoint(repeat(dense(4), 100)), 100)
+    >>> net.init(jax.random.key(0), jnp.ones((8, 4))).params[99][99]["kernel"].shape
+    (4, 4)
+    """
+
+    def apply(params, state, x, key=None, train=False):
+        def kept(params, state, x, key):
+            return layer.apply(params, state, x, key, train)
+
+        return jax.checkpoint(kept)(params, state, x, key)
+
+    return layer._replace(apply=apply)
