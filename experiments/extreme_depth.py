@@ -123,14 +123,17 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
         def label(history: train.Record) -> xr.Dataset:
             plain = network(config, depth, classes, checkpoint=False)
-            prediction = theory.predict(plain, scale * examples.x_train[: config.batch_size])
+            batch = examples.x_train[: config.examples_per_step() or None]
+            prediction = theory.predict(plain, scale * batch)
             rows = [i for i, name in enumerate(prediction.names) if "dense" in name]
             log_backward = np.asarray(prediction.log_backward)[rows]
             return record.labelled(history).assign(
                 q_predicted=("layer", np.asarray(prediction.q)[rows]),
                 log_backward_predicted=("layer", log_backward - log_backward[-1]),
-                memory=_memory(config, depth, classes, checkpoint=False),
-                memory_with_checkpoint=_memory(config, depth, classes, checkpoint=True),
+                memory=_memory(plain, batch),
+                memory_with_checkpoint=_memory(
+                    network(config, depth, classes, checkpoint=True), batch
+                ),
             )
 
         return training.cell(config, net, label, rate_scale=_FIRST / depth)
@@ -142,10 +145,8 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     )
 
 
-def _memory(config: Config, depth: int, classes: int, *, checkpoint: bool) -> float:
-    """Bytes of working space of a gradient, by XLA's own account."""
-    net = network(config, depth, classes, checkpoint=checkpoint)
-    x = jax.ShapeDtypeStruct((config.examples_per_step() or 64, config.width), jnp.float32)
+def _memory(net: layers.Layer, x: jax.Array) -> float:
+    """Bytes of working space of a batch's gradient, by XLA's own account."""
     y = jax.ShapeDtypeStruct(x.shape[:1], jnp.int32)
     params, state = jax.eval_shape(net.init, jax.random.key(0), x)
 

@@ -5,6 +5,7 @@ import functools
 import math
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from experiments import machine
-from vanishing import folder, record, sweep
+from vanishing import fleet, folder, record, sweep
 
 flags.disclaim_key_flags()  # `--help` then lists these flags under the experiment itself
 
@@ -141,6 +142,10 @@ def main(
             machine.stop(f"{program}: {' '.join(str(error).split())}")
         except KeyboardInterrupt:
             machine.stop(f"{program}: interrupted; the same command goes on from {out}.")
+        except Exception:
+            if jax.distributed.is_initialized():
+                machine.stop(traceback.format_exc())
+            raise
         if failed:
             machine.stop(
                 f"{program}: {len(failed)} of the networks failed, {failed[0]}; the same command "
@@ -168,7 +173,8 @@ def execute(
     question = config.question()
     code = folder.code_version(("vanishing", "experiments"))
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
-        dataset = record.load(store.data) if store.data.exists() else None
+        found = bool(fleet.agreed(store.data.exists()))
+        dataset = record.load(store.data) if found else None
         if dataset is not None and not failures(dataset):
             _say(f"Reusing {store.data} (--overwrite starts afresh).")
         else:

@@ -37,13 +37,19 @@ def set_up(config: Config) -> None:
     Raises:
       ValueError: the processes are not told apart, or cannot find each other.
     """
-    jax.config.update("jax_num_cpu_devices", config.host_devices or os.cpu_count())
+    jax.config.update("jax_num_cpu_devices", config.host_devices or _cores())
     _join(config)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = Path(config.out, "cache")
-        _drop_what_was_cut_short(cache)
-        jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
+        cache = Path(config.out, "cache").absolute()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def _cores() -> int:
+    """The cores that this process may use, which a cluster makes fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def stop(message: str) -> NoReturn:
@@ -70,13 +76,6 @@ def _join(config: Config) -> None:
             jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
     except RuntimeError as error:
         raise ValueError(f"the processes did not find each other: {error}") from None
-
-
-def _drop_what_was_cut_short(cache: Path) -> None:
-    """Remove the programs that a killed process may have been writing: one for each thread."""
-    entries = sorted(cache.glob("*-cache"), key=lambda path: path.stat().st_mtime)
-    for path in entries[-2:] if not (cache.parent / "data.nc").exists() else ():
-        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -172,9 +172,13 @@ def _with_slopes(dataset: xr.Dataset, skip: int) -> xr.Dataset:
     found = {}
     for names in itertools.product(*(dataset[axis].values for axis in axes)):
         cell = dataset.sel(dict(zip(axes, names, strict=True))).rename(layer="row")
-        slope = compare.slope(cell.assign_coords(row=cell["row"].astype(str)), r"\d+", skip)
+        if cell.log_backward_measured.isnull().all():
+            slope, verdict = compare.Slope(np.nan, np.nan, np.nan), "failed"
+        else:
+            slope = compare.slope(cell.assign_coords(row=cell["row"].astype(str)), r"\d+", skip)
+            verdict = slope.verdict
         found[names] = {f"slope_{k}": v for k, v in slope._asdict().items()}
-        found[names] |= {"agrees": slope.agrees, "verdict": slope.verdict}
+        found[names] |= {"agrees": slope.agrees, "verdict": verdict}
     sizes = [dataset.sizes[axis] for axis in axes]
     tables = {
         name: (axes, np.array([of[name] for of in found.values()]).reshape(sizes))

@@ -67,9 +67,10 @@ class Config(launch.Config):
             raise ValueError(f"momentum is {self.momentum}; it must be under 1.")
 
     def question(self) -> dict[str, Any]:
-        """The part that the results depend on: not where the data files lie."""
+        """The part that the results depend on: not where the data files lie, if they are whole."""
         options = super().question()
-        del options["data_dir"]
+        if not self.subset:
+            del options["data_dir"]
         return options | {"batch_size": self.examples_per_step()}
 
     def examples_per_step(self) -> int:
@@ -166,8 +167,9 @@ def cell(
         return (label or labelled)(trimmed)
 
     def inspect(record: train.Record) -> None:
-        if config.abort_nonfinite and not np.isfinite(record.loss).all():
-            at = record.step[0][~np.isfinite(record.loss).all(0)][0]
+        broken = ~np.isfinite(record.loss).all(0) & (record.step[0] <= config.steps)
+        if config.abort_nonfinite and broken.any():
+            at = record.step[0][broken][0]
             raise FloatingPointError(f"a loss is infinite or nan at step {at}.")
 
     return sweep.Cell(train.task(run, records=records), of_all_records, inspect)

@@ -96,6 +96,7 @@ def main(
     calls: int,
 ):
     """Time the calls and print what was found."""
+    jax.config.update("jax_default_matmul_precision", "highest")  # float32, as PyTorch's
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", os.cpu_count())
@@ -110,10 +111,11 @@ def main(
     built = fleet.build(task, points, data)
     points = jax.tree.map(lambda values: values[: built.size], points)  # what fits at once
     networks = len(points["seed"])
-    state, seconds, first = fleet.start(built, points, data), [], 0.0
+    placed = fleet.place(built, points, data)
+    state, seconds, first = fleet.start(built, placed), [], 0.0
     for call in range(calls + 1):
         before = time.perf_counter()
-        state, _ = fleet.advance(built, state, points, data)
+        state, _ = fleet.advance(built, state, placed)
         first = first or time.time() - started
         if call:
             seconds.append(time.perf_counter() - before)

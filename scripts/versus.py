@@ -4,8 +4,9 @@ A tanh network of depth 50 with batch = width, SGD with momentum, 16 networks at
 rates x 4 seeds; on a GPU up to 1,024), the norm of every layer's weight gradient recorded at every
 step. Each arrangement runs in a process of its own, one after another in one run:
 
-    vanishing                       `vanishing.fleet`, which all experiments run through
-    vanishing, every layer probed   the same with the signal and error signal of every layer too
+    vanishing                       a task of `vanishing.fleet` that records these norms
+    vanishing, every layer probed   `vanishing.train`, as the experiments run it: the signal and
+                                    error signal of every layer too, and a loop over the layers
     eager                           PyTorch's usual loop, one network after another on all cores
     torch.compile                   the same, its loss and its update compiled
     torch.func                      one vmapped step over the stacked models

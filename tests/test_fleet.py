@@ -103,13 +103,14 @@ def test_states_come_back_from_the_host_as_they_were():
 
     task = Task(init, lambda state, point, shared: (state, jax.random.bits(state["key"])))
     built = fleet.build(task, points(3), ())
-    state = fleet.start(built, points(3), ())
+    placed = fleet.place(built, points(3), ())
+    state = fleet.start(built, placed)
     kept = fleet.to_host(state)
     back = fleet.to_devices(built, jax.tree.map(lambda leaf: leaf[:3], kept))
     assert jax.random.key_impl(back["key"]) == jax.random.key_impl(state["key"])
     assert_trees_identical(fleet.to_host(back), kept)
     expected = fleet.gather(task, points(3), ())
-    np.testing.assert_array_equal(fleet.advance(built, back, points(3), ())[1], expected)
+    np.testing.assert_array_equal(fleet.advance(built, back, placed)[1], expected)
 
 
 def test_a_device_has_its_share_of_the_machine_and_no_more():

@@ -1,3 +1,5 @@
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,19 +60,48 @@ def test_two_processes_do_not_share_a_folder(tmp_path):
     claim(tmp_path, {"depths": (2, 3)}, overwrite=True)
 
 
-def test_a_file_or_a_strangers_dataset_is_refused(tmp_path):
+def test_a_file_or_a_strangers_folder_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     assert_refuses(lambda: claim(tmp_path / "file"), "which is a file; name a folder")
     record.save(part(1.0), tmp_path / "data.nc")
     assert_refuses(lambda: claim(tmp_path), "data.nc was not written by an experiment")
+    theirs = tmp_path / "project" / "checkpoints"
+    theirs.mkdir(parents=True)
+    assert_refuses(lambda: claim(tmp_path / "project"), "checkpoints was not written by an exp")
+    assert theirs.exists()
+
+
+def test_what_is_overwritten_is_what_was_finished(tmp_path):
+    """The same command with --overwrite, killed and started again, goes on and not over again."""
+    store = claim(tmp_path, overwrite=True)
+    store.save_part("cell", range(0, 2), part(1.0))
+    assert claim(tmp_path, overwrite=True).parts("cell")
+    store.finish(part(1.0), complete=False)
+    assert not claim(tmp_path, overwrite=True).parts("cell")
+    assert not store.data.exists()
 
 
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
-    claim(tmp_path).save_part("cell", range(0, 2), part(1.0))
-    draft = tmp_path / "cells" / "cell" / f"{record.DRAFT}abc.nc"
-    draft.write_text("half")
+    with folder.claimed(tmp_path, {"depths": (2, 3)}, CODE) as store:
+        store.save_part("cell", range(0, 2), part(1.0))
+    half = (tmp_path / "cells" / "cell" / f"{record.DRAFT}abc.nc", tmp_path / "cache" / "3-cache")
+    (tmp_path / "cache").mkdir()
+    for age in range(4):
+        path = tmp_path / "cache" / f"{age}-cache"
+        path.write_text("program")
+        os.utime(path, (1000 + age, 1000 + age))
+    half[0].write_text("half")
+    theirs = tmp_path / "notes" / f"{record.DRAFT}of mine.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("a stranger's")
+    claim(tmp_path)
+    assert all(path.exists() for path in half), "nobody was killed"
+    (tmp_path / ".running").touch()  # as a process leaves it that is killed
     assert list(claim(tmp_path).parts("cell")) == [range(0, 2)]
-    assert not draft.exists()
+    assert not any(path.exists() for path in half)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"0-cache", "1-cache"}
+    assert theirs.exists()
+    assert not (tmp_path / ".running").exists()
 
 
 def test_a_finished_dataset_replaces_its_parts_unless_some_are_missing(tmp_path):
@@ -98,7 +129,7 @@ def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
     store.checkpoints("cell", range(0, 2)).save(12, tree)
     found = store.checkpoints("cell", range(0, 2))
     assert found.latest() == 12
-    back = found.restore(specs)
+    back = found.restore(12, specs)
     assert_trees_identical(back, tree)
     assert [leaf.dtype for leaf in jax.tree.leaves(back)] == [
         leaf.dtype for leaf in jax.tree.leaves(tree)

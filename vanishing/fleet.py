@@ -83,16 +83,30 @@ def build(task: Task, points: PyTree, shared: PyTree, memory: float = math.inf) 
         share = max(1, share - max(1, too_many))
 
 
-def start(fleet: Fleet, points: PyTree, shared: PyTree) -> PyTree:
-    """The states of at most `fleet.size` points, on the devices."""
-    return fleet.init(_placed(fleet, points), _shared(fleet, shared))
+class Placed(NamedTuple):
+    """At most `Fleet.size` points, and what they share, on the devices."""
+
+    points: PyTree
+    shared: PyTree
+    number: int  # of the points; the last one is repeated where some are missing
 
 
-def advance(fleet: Fleet, state: PyTree, points: PyTree, shared: PyTree) -> tuple[PyTree, PyTree]:
+def place(fleet: Fleet, points: PyTree, shared: PyTree) -> Placed:
+    """Put at most `fleet.size` points, and what they share, on the devices."""
+    whole = NamedSharding(fleet.mesh, P())
+    on_all = jax.tree.map(lambda leaf: _put(leaf, whole), shared)
+    return Placed(_dealt_out(fleet, points), on_all, len(jax.tree.leaves(points)[0]))
+
+
+def start(fleet: Fleet, placed: Placed) -> PyTree:
+    """The states that the points start from, on the devices."""
+    return fleet.init(placed.points, placed.shared)
+
+
+def advance(fleet: Fleet, state: PyTree, placed: Placed) -> tuple[PyTree, PyTree]:
     """The states a chunk later, whose buffers are reused, and the points' outputs on the host."""
-    count = len(jax.tree.leaves(points)[0])
-    state, output = fleet.advance(state, _placed(fleet, points), _shared(fleet, shared))
-    return state, jax.tree.map(lambda leaf: leaf[:count], to_host(output))
+    state, output = fleet.advance(state, placed.points, placed.shared)
+    return state, jax.tree.map(lambda leaf: leaf[: placed.number], to_host(output))
 
 
 def gather(
@@ -119,9 +133,10 @@ def gather(
     batches = []
     for first in range(0, count, fleet.size):
         batch = jax.tree.map(lambda leaf, f=first: leaf[f : f + fleet.size], points)
-        state, outputs = start(fleet, batch, shared), []
+        placed = place(fleet, batch, shared)
+        state, outputs = start(fleet, placed), []
         for _ in progress(range(task.chunks)):
-            state, output = advance(fleet, state, batch, shared)
+            state, output = advance(fleet, state, placed)
             outputs.append(output)
         batches.append(joined(outputs, axis=1))
     return joined(batches, axis=0)
@@ -139,6 +154,13 @@ def agreed(value: Any) -> np.ndarray:
     if jax.process_count() == 1:
         return np.asarray(value)
     return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def everywhere(holds: bool) -> bool:
+    """Whether something holds on every process."""
+    if jax.process_count() == 1:
+        return holds
+    return bool(multihost_utils.process_allgather(np.asarray(holds)).all())
 
 
 def wait_for_all() -> None:
@@ -166,7 +188,7 @@ def to_devices(fleet: Fleet, state: PyTree) -> PyTree:
     def typed(leaf, spec):
         return jax.random.wrap_key_data(leaf, impl=_impl(spec)) if _is_key(spec) else leaf
 
-    return jax.tree.map(typed, _placed(fleet, state), fleet.specs[0])
+    return jax.tree.map(typed, _dealt_out(fleet, state), fleet.specs[0])
 
 
 def device_memory(device: Any) -> float:
@@ -198,19 +220,23 @@ def _compile(task: Task, points, shared, mesh: Mesh, share: int):
 
     points, shared = specs(points, split, size), specs(shared, whole)
     state = specs(jax.eval_shape(jax.vmap(task.init, (0, None)), points, shared), split)
+    platform = mesh.devices.flat[0].platform
     at_once, drawn_at_once = share, share
-    if mesh.devices.flat[0].platform == "cpu":
+    if platform == "cpu":
         at_once = min(share, max(1, CORE_CACHE_BYTES * size // max(1, _bytes(state))))
         drawn_at_once = 1  # vectorised random draws take more than twice as long to compile
     init = _side_by_side(task.init, 1, mesh, drawn_at_once).lower(points, shared)
     lowered = _side_by_side(task.advance, 2, mesh, at_once).lower(state, points, shared)
     output = lowered.out_info[1]
     fleet = Fleet(size, mesh, (state, output), init.compile(), lowered.compile())
-    found = fleet.advance.memory_analysis()
-    temporary = found.temp_size_in_bytes if found else 0
-    each = (_bytes(state) + _bytes(points) + _bytes(output)) / size
-    need = _bytes(shared) + share * each + temporary
-    return fleet, need, each + (temporary / share if at_once == share else 0)
+    analyses = [program.memory_analysis() for program in (fleet.init, fleet.advance)]
+    drawing, working = (found.temp_size_in_bytes if found else 0 for found in analyses)
+    each_output = _bytes(output) / size
+    if platform == "cpu":
+        each_output *= task.chunks  # the host keeps them all, in the same memory
+    each = (_bytes(state) + _bytes(points)) / size + each_output
+    need = _bytes(shared) + share * each + max(drawing, working)
+    return fleet, need, each + (working / share if at_once == share else 0)
 
 
 def _side_by_side(function: Callable, split: int, mesh: Mesh, at_once: int):
@@ -233,19 +259,22 @@ def _side_by_side(function: Callable, split: int, mesh: Mesh, at_once: int):
     return jax.jit(mapped, donate_argnums=0 if split == 2 else ())
 
 
-def _placed(fleet: Fleet, tree: PyTree) -> PyTree:
+def _dealt_out(fleet: Fleet, tree: PyTree) -> PyTree:
     """At most `fleet.size` rows on the devices; the last one is repeated where rows are missing."""
-    sharding = NamedSharding(fleet.mesh, P("points"))
+    split = NamedSharding(fleet.mesh, P("points"))
 
-    def place(leaf):
-        rows = np.minimum(np.arange(fleet.size), len(leaf) - 1)
-        return jax.device_put(leaf[rows], sharding)
+    def deal(leaf):
+        return _put(leaf[np.minimum(np.arange(fleet.size), len(leaf) - 1)], split)
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(deal, tree)
 
 
-def _shared(fleet: Fleet, tree: PyTree) -> PyTree:
-    return jax.device_put(tree, NamedSharding(fleet.mesh, P()))
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if jax.process_count() == 1:
+        return jax.device_put(leaf, sharding)
+    # device_put would compare the processes' values, for which nan differs from nan
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
 def _is_key(leaf) -> bool:

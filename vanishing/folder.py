@@ -3,7 +3,8 @@
 config.json    the configuration and the code that the folder belongs to
 cells/         the finished parts of the grid's cells
 checkpoints/   where the part in flight can be taken up again
-data.nc        the whole, when all is finished; the two above are gone then
+data.nc        the whole, when all is done; the two above are gone then unless a cell failed
+cache/         programs that JAX compiled
 """
 
 import contextlib
@@ -42,7 +43,8 @@ def code_version(packages: Sequence[str] = ("vanishing",)) -> dict[str, str]:
             for path in sorted(Path(root).rglob("*.py")):
                 digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     ours = f"{importlib.metadata.version('vanishing')}+{digest.hexdigest()[:12]}"
-    return {"code": ours, "jax": jax.__version__, "backend": jax.default_backend()}
+    libraries = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "optax")}
+    return {"code": ours, **libraries, "backend": jax.default_backend()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,24 +103,28 @@ class Checkpoints:
         *older, last = sorted(
             [0, *map(int, filter(str.isdecimal, (p.name for p in self.path.glob("*"))))]
         )
-        for chunks in older:  # which a killed process was about to remove
-            _remove(self.path / str(chunks))
+        for chunks in older if jax.process_index() == 0 else ():
+            _remove(self.path / str(chunks))  # which a killed process was about to remove
         return last
 
     def save(self, chunks: int, tree: PyTree) -> None:
         """Keep a tree of NumPy arrays; the checkpoint before it is removed after."""
         leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
-        with self._manager() as manager:
-            manager.save(chunks, args=ocp.args.PyTreeSave(leaves))
+        try:
+            with self._manager() as manager:
+                manager.save(chunks, args=ocp.args.PyTreeSave(leaves))
+        except Exception as error:  # tensorstore reports a full disk as a ValueError
+            first = str(error).strip().splitlines()[:1]
+            raise OSError(f"no checkpoint could be written to {self.path}: {first}") from error
 
-    def restore(self, specs: PyTree) -> PyTree:
-        """The tree of the last checkpoint, from the shapes of its leaves."""
+    def restore(self, chunks: int, specs: PyTree) -> PyTree:
+        """The tree that was kept after so many chunks, from the shapes of its leaves."""
         leaves, structure = jax.tree.flatten(specs)
         stored = {str(i): leaf for i, leaf in enumerate(leaves) if leaf.size}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), stored)
         with self._manager() as manager:
             arguments = ocp.args.PyTreeRestore(stored, restore_args=as_numpy)
-            found = manager.restore(manager.latest_step(), args=arguments)
+            found = manager.restore(chunks, args=arguments)
         whole = [found.get(str(i), np.zeros(s.shape, s.dtype)) for i, s in enumerate(leaves)]
         return structure.unflatten(whole)
 
@@ -137,7 +143,8 @@ def claimed(
       path: where it is; made if need be.
       config: the configuration, as JSON can write it.
       code: what `code_version` says.
-      overwrite: whether to remove what another configuration or version, or this one, left there.
+      overwrite: whether to remove what another configuration or version left there, or this one
+        finished; what this one has not finished goes on.
 
     Raises:
       ValueError: it is a file, another process works in it, or it is another configuration's or
@@ -155,11 +162,16 @@ def claimed(
             f"{path} is in use by another process; wait for it to end, or give another --out."
         ) from None
     with held:
-        folder = Folder(path)
-        _remove_drafts(path)
         asked = json.loads(json.dumps({"config": config, "code": code}))  # tuples as JSON has them
-        _claim(folder, asked, overwrite)
-        yield folder
+        _claim(Folder(path), asked, overwrite)
+        running = path / ".running"
+        if running.exists():
+            _clean_up(path)
+        running.touch()
+        try:
+            yield Folder(path)
+        finally:
+            running.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -176,14 +188,21 @@ def cell_name(axes: Mapping[str, Any], sweep: str = "") -> str:
 
 
 def _claim(folder: Folder, asked: dict, overwrite: bool) -> None:
-    path = folder.path / "config.json"
-    if path.exists() and not overwrite:
-        _require_same(asked, json.loads(path.read_text()), folder.path)
-        return
-    if not overwrite and folder.data.exists():
-        raise ValueError(f"{folder.data} was not written by an experiment; give another --out.")
+    path, results = folder.path / "config.json", ("data.nc", "cells", "checkpoints")
+    if path.exists():
+        found = json.loads(path.read_text())
+        if not overwrite:
+            _require_same(asked, found, folder.path)
+        if found == asked and not (overwrite and folder.data.exists()):
+            return
+    elif not overwrite:
+        for name in results:
+            if (folder.path / name).exists():
+                raise ValueError(
+                    f"{folder.path / name} was not written by an experiment; give another --out."
+                )
     # The old name goes last: killed in between, the folder is still what it was.
-    folder.clear("data.nc", "cells", "checkpoints")
+    folder.clear(*results)
     text = json.dumps(asked, indent=2) + "\n"
     record.write(path, lambda draft: draft.write_text(text))
 
@@ -207,8 +226,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
-def _remove_drafts(path: Path) -> None:
+def _clean_up(path: Path) -> None:
     """Remove what a killed process was writing or removing."""
-    for pattern in (f"{record.DRAFT}*", "*.orbax-checkpoint-tmp*"):
-        for draft in list(path.rglob(pattern)):
-            shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+    for place in (path.glob, (path / "cells").rglob, (path / "checkpoints").rglob):
+        for pattern in (f"{record.DRAFT}*", "*.orbax-checkpoint-tmp*"):
+            for draft in list(place(pattern)):
+                shutil.rmtree(draft) if draft.is_dir() else draft.unlink(missing_ok=True)
+    # JAX writes a compiled program in place: the newest of each thread may be cut short.
+    programs = sorted((path / "cache").glob("*-cache"), key=lambda entry: entry.stat().st_mtime)
+    for program in programs[-2:]:
+        program.unlink()

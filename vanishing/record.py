@@ -126,7 +126,7 @@ def spread(dataset: xr.Dataset, axes: Mapping[str, Sequence | np.ndarray]) -> xr
         if "point" not in found.dims:
             return found
         found = found.transpose("point", ...)
-        values = found.values.reshape(*sizes.values(), *found.shape[1:])
+        values = found.values.reshape((*sizes.values(), *found.shape[1:]))
         return xr.Variable((*sizes, *found.dims[1:]), values, found.attrs)
 
     variables = {name: variable(found) for name, found in dataset.variables.items()}
@@ -153,7 +153,10 @@ def devices() -> str:
 
 def save(dataset: xr.Dataset, path: Path) -> None:
     """Write a dataset as netCDF 4, readable with `xarray.open_dataset`."""
-    write(path, lambda draft: dataset.to_netcdf(draft, engine="h5netcdf"))
+    try:
+        write(path, lambda draft: dataset.to_netcdf(draft, engine="h5netcdf"))
+    except RuntimeError as error:  # as HDF5 reports a disk that is full when it closes a file
+        raise OSError(f"{path} could not be written: {error}") from error
 
 
 def load(path: Path) -> xr.Dataset:

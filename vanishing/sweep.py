@@ -133,12 +133,14 @@ def run(
       reasons (empty where there is none).
 
     Raises:
-      ValueError: every cell failed.
+      ValueError: every cell failed, or there is no folder under several processes.
     """
     points, cells = grid.points(), grid.cells()
     count = len(next(iter(points.values())))
     names = [folder.cell_name(axes, name) for axes in cells]
     reasons = [""] * len(cells)
+    if store is None and jax.process_count() > 1:
+        raise ValueError("store is None; several processes need a folder that all of them see.")
     with contextlib.nullcontext(store) if store else folder.temporary() as store:
         done = fleet.agreed([_done(store, name) for name in names])
 
@@ -150,8 +152,14 @@ def run(
         with contextlib.closing(_ahead(prepare, unfinished)) as prepared:
             for i, future in prepared:
                 label = ", ".join(map(str, cells[i].values()))
+                failed = future.exception()
+                if failed and not isinstance(failed, FAILURES):
+                    raise failed
+                if not fleet.everywhere(failed is None):
+                    reasons[i] = _reason(failed) if failed else "it failed on another process."
+                    continue
+                made, built = future.result()
                 try:
-                    made, built = future.result()
                     for start in range(done[i], count, built.size):
                         part = range(start, min(start + built.size, count))
                         here = {
@@ -173,6 +181,7 @@ def run(
             None if reason else _load(store, name)
             for name, reason in zip(names, reasons, strict=True)
         ]
+        fleet.wait_for_all()  # before the first process goes on to remove the parts
     if all(reasons):
         raise ValueError(f"every cell failed, the first because {reasons[0]}")
     return _assembled(grid, found, reasons)
@@ -190,14 +199,15 @@ def _work(
     """The outputs of a part, from its last checkpoint on."""
     task, count = made.task, len(next(iter(points.values())))
     done = int(fleet.agreed(checkpoints.latest()))
+    placed = fleet.place(built, points, shared)
     if done:
-        state, output = checkpoints.restore(_specs(built, count, done))
+        state, output = checkpoints.restore(done, _specs(built, count, done))
         state, history = fleet.to_devices(built, state), [output]
     else:
-        state, history = fleet.start(built, points, shared), []
+        state, history = fleet.start(built, placed), []
     kept = time.monotonic()
     for chunk in progress(range(done, task.chunks)):
-        state, output = fleet.advance(built, state, points, shared)
+        state, output = fleet.advance(built, state, placed)
         made.inspect(output)
         history.append(output)
         if chunk + 1 < task.chunks and fleet.agreed(time.monotonic() - kept >= every):

@@ -65,7 +65,7 @@ def test_the_dataset_is_labelled(run):
     dataset = run[1]
     dims = ("activation", "depth", "learning_rate", "seed", "step", "layer")
     assert set(dataset.cotangent_rms.dims) == set(dims)
-    assert set(dataset.attrs) == {"config", "versions", "devices", "code", "jax", "backend"}
+    assert set(dataset.attrs) == {"config", "versions", "devices", "code", "jax", "jaxlib", "optax"}
     assert dataset.initializer.sel(activation="relu") == "he_normal"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import xarray as xr
 
-from experiments import machine
 from tests.experiments.test_launch import command
 
 ROOT = Path(__file__).parents[2]
@@ -125,18 +124,3 @@ def test_a_second_process_in_the_same_folder_says_so_and_stops(tmp_path):
     assert second.returncode != 0
     assert len(second.stderr.strip().splitlines()) == 1, second.stderr
     assert f"{tmp_path} is in use by another process" in second.stderr
-
-
-def test_programs_that_a_killed_process_was_writing_are_dropped(tmp_path):
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    for age in range(4):
-        path = cache / f"{age}-cache"
-        path.write_text("program")
-        os.utime(path, (1000 - age, 1000 - age))
-    (tmp_path / "data.nc").write_text("")
-    machine._drop_what_was_cut_short(cache)
-    assert len(list(cache.iterdir())) == 4, "nothing was killed"
-    (tmp_path / "data.nc").unlink()
-    machine._drop_what_was_cut_short(cache)
-    assert {path.name for path in cache.iterdir()} == {"2-cache", "3-cache"}
