@@ -114,8 +114,7 @@ class Checkpoints:
             with self._manager() as manager:
                 manager.save(chunks, args=ocp.args.PyTreeSave(leaves))
         except Exception as error:  # tensorstore reports a full disk as a ValueError
-            first = str(error).strip().splitlines()[:1]
-            raise OSError(f"no checkpoint could be written to {self.path}: {first}") from error
+            raise OSError(f"no checkpoint could be written to {self.path}: {error}") from error
 
     def restore(self, chunks: int, specs: PyTree) -> PyTree:
         """The tree that was kept after so many chunks, from the shapes of its leaves."""

@@ -1,10 +1,12 @@
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -110,17 +112,45 @@ def test_processes_that_are_not_told_apart_are_refused(tmp_path):
     assert "coordinator, num_processes and process_id belong together; give all" in ended.stderr
 
 
-def test_a_second_process_in_the_same_folder_says_so_and_stops(tmp_path):
+def test_a_second_process_in_the_same_folder_stops_and_the_first_can_be_interrupted(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-m", "experiments.activation", f"--out={tmp_path}", "--steps=100000"],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         env=environment(),
     ) as first:
         assert first.stdout
         assert "Running" in first.stdout.readline()
         second = command(f"--out={tmp_path}", "--steps=100000")
-        first.kill()
+        first.send_signal(signal.SIGINT)
+        _, said = first.communicate(timeout=60)
     assert second.returncode != 0
     assert len(second.stderr.strip().splitlines()) == 1, second.stderr
     assert f"{tmp_path} is in use by another process" in second.stderr
+    assert first.returncode == 1
+    assert said.strip() == f"activation: interrupted; the same command goes on from {tmp_path}."
+
+
+def test_a_network_that_fails_is_said_and_the_others_are_there(tmp_path):
+    flags = ("--activations=identity,tanh", "--depths=2", "--width=8", "--steps=16")
+    rates = ("--record_every=2", "--seeds=2", "--learning_rates=1e8", "--abort_nonfinite")
+    ended = command(*flags, *rates, "--batch_size=16", f"--out={tmp_path}")
+    assert ended.returncode == 1
+    assert "FAILED identity, 2: a loss is infinite or nan at step" in ended.stdout
+    assert "1 of the networks failed, identity, 2: a loss" in ended.stderr
+    found = dataset(tmp_path)
+    assert np.isfinite(found.loss.sel(activation="tanh")).all()
+    assert np.isnan(found.loss.sel(activation="identity")).all()
+    again = command(*flags, *rates, "--batch_size=16", f"--out={tmp_path}")
+    assert "Reusing" not in again.stdout
+    assert again.returncode == 1
+
+
+def test_networks_that_no_device_has_room_for_are_refused_with_their_size(tmp_path):
+    ended = command("--depths=2", "--activations=tanh", "--memory_gb=1e-6", f"--out={tmp_path}")
+    assert ended.returncode == 1
+    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    assert re.search(
+        r"one point needs 0\.\d+ GB of memory on a device that has 1e-06", ended.stderr
+    )

@@ -13,7 +13,12 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     flags = ("--depths=3,40", "--sigma_ws=0.9,1.33,3.0", "--seeds=1", "--learning_rates=0.01")
     ended = command(
-        *flags, "--steps=150", "--record_every=50", f"--out={out}", experiment="trainability"
+        *flags,
+        "--steps=150",
+        "--record_every=50",
+        f"--out={out}",
+        experiment="trainability",
+        optimized=True,
     )
     assert ended.returncode == 0, ended.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
