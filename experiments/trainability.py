@@ -2,10 +2,11 @@
 
     python -m experiments.trainability
 
-About five minutes on two CPU cores. Expected: at sigma_b^2 = 0.05 tanh networks of any depth train
-next to the critical sigma_w, 1.33, and ever shallower ones away from it: those whose depth is less
-than a few times the depth scale of the correlation of two inputs. (Schoenholz et al., Deep
-information propagation, ICLR 2017, fig. 5, found 6 times it after some hundred steps on MNIST.)
+Six minutes on two CPU cores. Expected: at sigma_b^2 = 0.05 the deepest tanh networks that train,
+80 layers here, do so next to the critical sigma_w, 1.33, and ever shallower ones away from it: nine
+in ten train or not as six times the depth scale of two inputs' correlation says. (Schoenholz et
+al., Deep information propagation, ICLR 2017, fig. 5, drew this multiple on MNIST, at width 300. At
+width 64 no network of 100 layers trains in 600 steps, not even at the critical scale.)
 """
 
 import dataclasses
