@@ -65,7 +65,16 @@ def test_the_dataset_is_labelled(run):
     dataset = run[1]
     dims = ("activation", "depth", "learning_rate", "seed", "step", "layer")
     assert set(dataset.cotangent_rms.dims) == set(dims)
-    assert set(dataset.attrs) == {"config", "versions", "devices", "code", "jax", "jaxlib", "optax"}
+    assert set(dataset.attrs) == {
+        "config",
+        "versions",
+        "devices",
+        "code",
+        "jax",
+        "jaxlib",
+        "optax",
+        "backend",
+    }
     assert dataset.initializer.sel(activation="relu") == "he_normal"
 
 

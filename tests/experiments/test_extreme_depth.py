@@ -12,7 +12,7 @@ from tests.helpers import assert_refuses
 def run(tmp_path_factory):
     """A plain network of 1,000 layers through the command line."""
     out = tmp_path_factory.mktemp("run")
-    flags = ("--depths=1000", "--steps=100", "--record_every=50", "--learning_rates=0.002")
+    flags = ("--depths=1000", "--steps=100", "--record_every=25", "--learning_rates=0.002")
     flags = (*flags, "--checkpoint", f"--out={out}")
     ended = command(*flags, experiment="extreme_depth", optimized=True)
     assert ended.returncode == 0, ended.stderr

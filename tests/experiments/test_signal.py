@@ -35,7 +35,9 @@ def test_measured_slopes_are_within_5_percent_of_the_predicted_ones(run):
 
 def test_signal_and_correlation_are_those_predicted_within_what_width_allows(run):
     plain = run[1].sel(block="plain", initializer="derived")
-    for name, rtol in (("tanh", 0.05), ("relu", 0.3)):  # ReLU's variance grows with depth / width
+    # One network's q strays by (2 / width)^(1/2) = 9 % a layer, the mean of 8 by 3 %, which tanh
+    # keeps and ReLU adds up from layer to layer: three of these.
+    for name, rtol in (("tanh", 0.1), ("relu", 0.3)):
         cell = plain.sel(activation=name)
         np.testing.assert_allclose(cell.q_measured.mean("seed"), cell.q_predicted, rtol=rtol)
         apart = cell.correlation_measured.mean("seed") - cell.correlation_predicted

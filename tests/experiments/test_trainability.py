@@ -11,11 +11,11 @@ from vanishing import theory
 def run(tmp_path_factory):
     """The experiment at its smallest real size, through its command line."""
     out = tmp_path_factory.mktemp("run")
-    flags = ("--depths=3,40", "--sigma_ws=0.9,1.33,3.0", "--seeds=1", "--learning_rates=0.01")
+    flags = ("--depths=3,30", "--sigma_ws=0.9,1.33,3.0", "--seeds=1", "--learning_rates=0.01")
     ended = command(
         *flags,
-        "--steps=150",
-        "--record_every=50",
+        "--steps=120",
+        "--record_every=30",
         f"--out={out}",
         experiment="trainability",
         optimized=True,
@@ -29,7 +29,7 @@ def test_deep_networks_train_next_to_the_critical_scale_alone(run):
     accuracy = trainability.accuracy(run[1])
     assert accuracy.dims == ("depth", "sigma_w")
     assert (accuracy.sel(depth=3) > 0.7).all()
-    deep = accuracy.sel(depth=40)
+    deep = accuracy.sel(depth=30)
     assert float(deep.sel(sigma_w=1.33)) > 0.7
     assert float(deep.sel(sigma_w=0.9)) < 0.3
     assert float(deep.sel(sigma_w=3.0)) < 0.5
@@ -53,11 +53,11 @@ def test_the_verdict_and_the_figure_say_it(run):
     said, dataset = run
     shallow, deep = (line for line in said.splitlines() if line.endswith(("of 3",)))
     assert shallow.split()[:4] == ["3", "0.9", "to", "3"]
-    assert deep.split()[:2] == ["40", "1.33"]
+    assert deep.split()[:2] == ["30", "1.33"]
     axes = trainability.figure(dataset).axes[0]
     colours = axes.collections[0].get_array()
     np.testing.assert_allclose(colours, trainability.accuracy(dataset), rtol=1e-6)
-    assert axes.get_ylim() == (-15.5, 58.5)
+    assert axes.get_ylim() == (-10.5, 43.5)
 
 
 @pytest.mark.parametrize(

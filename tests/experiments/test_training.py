@@ -3,7 +3,8 @@ import pytest
 import xarray as xr
 
 from experiments import training
-from vanishing import networks, sweep
+from vanishing import layers, networks, sweep
+from vanishing.folder import Folder
 
 
 def test_the_grid_has_every_rate_and_seed_and_they_share_their_start():
@@ -37,6 +38,34 @@ def test_a_network_is_given_up_at_the_first_loss_that_is_not_finite_if_asked_for
     grid = sweep.Grid(numeric=training.numeric_axes(config))
     with pytest.raises(ValueError, match=r"a loss is infinite or nan at step \d+\.$"):
         sweep.run(grid, lambda: training.cell(config, network), shared=examples)
+
+
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
+    """Parameters, batch statistics, momentum, random keys and the records up to then."""
+    config = training.Config(
+        learning_rates=(0.01, 0.1), seeds=1, steps=8, record_every=2, width=8, batch_size=16
+    )
+    examples, classes = training.load(config)
+    norm = layers.serial(layers.batch_norm(), layers.dropout(0.3))
+    network = networks.mlp(classes, depth=2, width=8, norm=norm)
+    grid = sweep.Grid(numeric=training.numeric_axes(config))
+
+    def run(**options):
+        made = training.cell(config, network)
+        return sweep.run(grid, lambda: made, shared=examples, checkpoint_every=0.0, **options)
+
+    def interrupted(chunks, label):
+        for chunk in chunks:
+            if chunk == 3:
+                raise KeyboardInterrupt
+            yield chunk
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        run(store=Folder(tmp_path), progress=interrupted)
+    resumed = run(store=Folder(tmp_path), progress=lambda it, label: seen.extend(it) or seen)
+    assert seen == [3, 4]
+    xr.testing.assert_identical(resumed, run())
 
 
 def losses(*runs):
