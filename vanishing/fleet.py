@@ -214,7 +214,7 @@ def _compile(task: Task, points, shared, mesh: Mesh, share: int):
     def specs(tree, sharding, leading=None):
         def spec(leaf):
             shape = leaf.shape if leading is None else (leading, *leaf.shape[1:])
-            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
+            return jax.ShapeDtypeStruct(shape, _dtype(leaf), sharding=sharding)
 
         return jax.tree.map(spec, tree)
 
@@ -273,8 +273,13 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if jax.process_count() == 1:
         return jax.device_put(leaf, sharding)
     # device_put would compare the processes' values, for which nan differs from nan
-    values = np.asarray(leaf)
+    values = np.asarray(leaf, _dtype(leaf))
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def _dtype(leaf: Any) -> Any:
+    """The dtype that JAX gives an array: NumPy's integers have 64 bits, JAX's by default 32."""
+    return leaf.dtype if _is_key(leaf) else jax.dtypes.canonicalize_dtype(leaf.dtype)
 
 
 def _is_key(leaf) -> bool:
