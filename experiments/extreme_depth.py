@@ -80,11 +80,16 @@ def variance(activation: str, depth: int, spread: float) -> float:
     return math.exp(root(strays_by, low, high))
 
 
-def network(config: Config, depth: int, classes: int, *, checkpoint: bool) -> layers.Layer:
-    """The network; with `checkpoint` in about sqrt(depth) blocks whose inputs alone are kept."""
-    point = theory.critical_line(
+def critical_point(config: Config, depth: int) -> theory.CriticalPoint:
+    """The critical scales at which so many layers keep their singular values together."""
+    return theory.critical_line(
         config.activation, variance(config.activation, depth, config.spread)
     )
+
+
+def network(config: Config, depth: int, classes: int, *, checkpoint: bool) -> layers.Layer:
+    """The network; with `checkpoint` in about sqrt(depth) blocks whose inputs alone are kept."""
+    point = critical_point(config, depth)
     weights = initializers.by_name("orthogonal", initializers.Scales(float(point.sigma_w)))
     weights = weights._replace(bias_init=initializers.scaled(1.0, point.sigma_b).bias_init)
     block = layers.serial(
@@ -103,9 +108,7 @@ def network(config: Config, depth: int, classes: int, *, checkpoint: bool) -> la
 
 def scaled_to(examples: train.Data, config: Config, depth: int) -> float:
     """What inputs are multiplied by, for the first pre-activations to have the variance wanted."""
-    point = theory.critical_line(
-        config.activation, variance(config.activation, depth, config.spread)
-    )
+    point = critical_point(config, depth)
     mean_square = jnp.mean(jnp.square(examples.x_train))
     return float(jnp.sqrt((point.q - point.sigma_b**2) / mean_square) / point.sigma_w)
 
