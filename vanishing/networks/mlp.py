@@ -1,4 +1,4 @@
-"""Networks: whole architectures, each a few lines of the layer algebra."""
+"""Multilayer perceptrons."""
 
 from collections.abc import Callable
 
