@@ -106,14 +106,6 @@ def test_keys_differ_between_layers_and_are_only_needed_in_training(key):
     np.testing.assert_array_equal(added, again)
 
 
-def test_residual_adds_its_input(key):
-    x = jnp.arange(6.0).reshape(2, 3)
-    branch = dense(3)
-    params, state = branch.init(key, x)
-    expected = x + branch.apply(params, state, x).output
-    np.testing.assert_array_equal(residual(branch).apply(params, state, x).output, expected)
-
-
 def test_names_become_keys_and_positions_become_tuples(key):
     named = serial(a=dense(2), b=dense(3)).init(key, jnp.ones((1, 4))).params
     assert {name: layer["kernel"].shape for name, layer in named.items()} == {
@@ -189,32 +181,11 @@ def test_depth_axes_counts_the_repeats_above_a_leaf(key):
             lambda: repeat(dense(2), 3).init(jax.random.key(0), jnp.ones((5, 4))),
             "maps float32[5, 4] to float32[5, 2]; end it with a layer of width 4",
         ),
-        (
-            lambda: residual(dense(2)).init(jax.random.key(0), jnp.ones((5, 4))),
-            "residual adds its input to its output, but the block maps",
-        ),
     ],
-    ids=["half named", "no depth", "repeat changes width", "residual changes width"],
+    ids=["half named", "no depth", "repeat changes width"],
 )
 def test_combinators_refuse(make, message):
     assert_refuses(make, message)
-
-
-def test_a_residual_with_a_shortcut_adds_both_with_their_scales(key):
-    x = jax.random.normal(key, (3, 4))
-    block = residual(
-        serial(dense(5), layers.activation("tanh")),
-        shortcut=dense(5),
-        shortcut_scale=0.6,
-        branch_scale=0.8,
-    )
-    params, state = block.init(key, x)
-    skip, branch = params["shortcut"], params["branch"][0]
-    expected = 0.6 * (x @ skip["kernel"]) + 0.8 * jnp.tanh(x @ branch["kernel"])
-    np.testing.assert_allclose(block.apply(params, state, x).output, expected, rtol=1e-5)
-    assert not np.allclose(skip["kernel"], branch["kernel"])  # drawn from keys of their own
-    bad = residual(dense(5), shortcut=dense(4))
-    assert_refuses(lambda: bad.init(key, x), "residual adds its shortcut to its output")
 
 
 def test_laid_out_or_looped_a_repeat_is_the_same_function(x64, key):

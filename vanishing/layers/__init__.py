@@ -10,9 +10,11 @@ from vanishing.layers.base import (
     propagate,
     stateless,
 )
-from vanishing.layers.combine import Stacked, depth_axes, repeat, residual, serial
+from vanishing.layers.combine import Stacked, depth_axes, repeat, serial
 from vanishing.layers.linear import conv, dense, flatten
 from vanishing.layers.norm import batch_norm, dropout, layer_norm
+from vanishing.layers.residual import highway, residual
+from vanishing.layers.scalar import multiplier, shift
 
 __all__ = [
     "ACTIVATIONS",
@@ -30,11 +32,14 @@ __all__ = [
     "dropout",
     "facts_of",
     "flatten",
+    "highway",
     "layer_norm",
+    "multiplier",
     "output_spec",
     "propagate",
     "repeat",
     "residual",
     "serial",
+    "shift",
     "stateless",
 ]

@@ -1,4 +1,4 @@
-"""Combinators: layers made of layers."""
+"""Combinators: layers one after another, and one layer many times over."""
 
 import contextlib
 import dataclasses
@@ -6,14 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.tree_util import KeyPath, register_pytree_with_keys_class
 
 from vanishing.layers.base import Applied, Layer, PyTree, Variables, output_spec
 from vanishing.layers.base import propagate as layers_propagate
 from vanishing.meanfield import Gain, Row, Signal
-from vanishing.meanfield.moments import Scalar
-from vanishing.meanfield.signal import DEPTH, identity_gain, linear_gain, unknown
+from vanishing.meanfield.signal import DEPTH, identity_gain, unknown
 
 
 def serial(*layers: Layer, **named_layers: Layer) -> Layer:
@@ -79,7 +77,7 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
         for i, layer in enumerate(chain):
             name = names[i] or f"[{i}]"
             after = layers_propagate(layer, replace(signal.restarted(), path=(*path, name)))
-            rows.append(_rows(signal, after))
+            rows.append(rows_within(signal, after))
             gains.append(after.gain)
             signal = after
         total = identity_gain(before.log_q)
@@ -96,137 +94,12 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
     return Layer(init, apply, propagate)
 
 
-def _rows(before: Signal, after: Signal) -> tuple[Row, ...]:
+def rows_within(before: Signal, after: Signal) -> tuple[Row, ...]:
     """The rows within a layer, or one of its own if it is made of none and changes the signal."""
     fields = ("log_q", "share", "relative_mean")
     if after.rows or all(getattr(after, f) is getattr(before, f) for f in fields):
         return after.rows
     return (after.row(identity_gain(after.log_q)),)
-
-
-def residual(
-    branch: Layer,
-    *,
-    shortcut: Layer | None = None,
-    shortcut_scale: Scalar = 1.0,
-    branch_scale: Scalar = 1.0,
-) -> Layer:
-    """A branch beside a skip connection: `shortcut_scale * x + branch_scale * branch(x)`.
-
-    Parameters and state are the branch's own; with a shortcut of its own, a dict of `branch` and
-    `shortcut`.
-
-    Theory follows it where the branch holds a dense or convolutional layer on every path (or the
-    shortcut does), whose fresh weights make the two uncorrelated but for their means.
-
-    Args:
-      branch: a layer whose output has the shape of its input, or of the shortcut's output.
-      shortcut: a layer in place of the bare input, such as a projection to another width.
-      shortcut_scale: factor of the shortcut.
-      branch_scale: factor of the branch.
-
-    Raises:
-      ValueError: the branch and the shortcut map an input to outputs of different shapes.
-
-    Reference: He et al., Deep residual learning for image recognition, CVPR 2016, eq. 1 and 2; Yang
-    & Schoenholz, Mean field residual networks, NeurIPS 2017, for the signal and its gradient.
-
-    >>> import jax.numpy as jnp
-    >>> from vanishing.layers import dense
-    >>> block = residual(dense(4))
-    >>> params, state = block.init(jax.random.key(0), jnp.ones((8, 4)))
-    >>> block.apply(params, state, jnp.ones((8, 4))).output.shape
-    (8, 4)
-    """
-    skip = serial() if shortcut is None else shortcut
-    scope = contextlib.nullcontext if shortcut is None else jax.named_scope
-
-    def joined(of_branch, of_shortcut) -> PyTree:
-        return of_branch if shortcut is None else {"branch": of_branch, "shortcut": of_shortcut}
-
-    def apart(tree) -> tuple[PyTree, PyTree]:
-        return (tree, ()) if shortcut is None else (tree["branch"], tree["shortcut"])
-
-    def init(key, x):
-        keys = (key, key) if shortcut is None else jax.random.split(key)
-        own, skipped = branch.init(keys[0], x), skip.init(keys[1], x)
-        what = "its input" if shortcut is None else "its shortcut"
-        like = output_spec(skip, skipped, x)
-        _require_spec(like, f"residual adds {what} to its output", x, branch, own)
-        return Variables(
-            params=joined(own.params, skipped.params), state=joined(own.state, skipped.state)
-        )
-
-    def apply(params, state, x, key=None, train=False):
-        keys = (key, key) if key is None or shortcut is None else jax.random.split(key)
-        (own_params, skip_params), (own_state, skip_state) = apart(params), apart(state)
-        with scope("shortcut"):
-            kept, skip_state = skip.apply(skip_params, skip_state, x, keys[1], train)
-        with scope("branch"):
-            added, own_state = branch.apply(own_params, own_state, x, keys[0], train)
-        output = _times(shortcut_scale, kept) + _times(branch_scale, added)
-        return Applied(output, joined(own_state, skip_state))
-
-    def propagate(signal):
-        start = replace(signal.restarted(), fresh=False)
-
-        def inside(name: str) -> Signal:
-            return start if shortcut is None else replace(start, path=(*signal.path, name))
-
-        kept = layers_propagate(skip, inside("shortcut"))
-        added = layers_propagate(branch, inside("branch"))
-        if not (kept.fresh or added.fresh):
-            raise unknown(
-                "a residual branch without weights of its own is correlated with its input; theory "
-                "follows a branch with a dense or convolutional layer on every path.",
-                signal,
-            )
-        # in units of the larger of the two, so that no depth is too deep
-        unit = jnp.maximum(kept.log_q, added.log_q)
-        some = jnp.where(jnp.isfinite(unit), unit, 0.0)
-        a, b = (
-            scale * jnp.exp((log_q - some) / 2)
-            for scale, log_q in ((shortcut_scale, kept.log_q), (branch_scale, added.log_q))
-        )
-        keep, add = shortcut_scale**2, branch_scale**2
-        skip_gain = linear_gain(signal, 1.0) if shortcut is None else kept.gain
-        means = a * kept.relative_mean, b * added.relative_mean
-        after = kept.scaled(
-            q=a**2 + b**2 + 2 * means[0] * means[1],
-            difference=a**2 * kept.share + b**2 * added.share,
-            mean=means[0] + means[1],
-            log_unit=some,
-            gaussian=kept.gaussian and added.gaussian,
-            fresh=signal.fresh or (kept.fresh and added.fresh),
-            path=signal.path,
-            has_parameters=False,
-        )
-        rows = [replace(row, gain=row.gain.times(keep)) for row in _rows(start, kept)]
-        rows += [replace(row, gain=row.gain.times(add)) for row in _rows(start, added)]
-        return replace(
-            after,
-            gain=signal.gain.after(skip_gain.times(keep).plus(added.gain.times(add))),
-            rows=(*signal.rows, *rows, after.row(identity_gain(after.log_q))),
-            subnetworks=_with_paths(signal, (skip, branch)),
-        )
-
-    return Layer(init, apply, propagate)
-
-
-def _with_paths(signal: Signal, paths: tuple[Layer, ...]) -> Any:
-    """The largest value of a subnetwork so far, with those that these paths are by themselves."""
-    if signal.subnetworks is None:
-        return None
-    start, largest = signal.subnetworks
-    for path in paths:
-        alone = replace(signal.restarted(), log_q=jnp.zeros_like(start), share=start)
-        end = layers_propagate(path, alone)
-        largest = jnp.maximum(largest, jnp.maximum(end.share, end.subnetworks[1]))
-    return (start, largest)
-
-
-def _times(scale: Scalar, x: Any) -> Any:
-    return x if isinstance(scale, float) and scale == 1.0 else scale * x
 
 
 def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
@@ -258,7 +131,7 @@ def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
 
     def init(key, x):
         first = jax.eval_shape(block.init, key, x)
-        _require_spec(x, "repeat feeds a block's output to the next", x, block, first)
+        require_spec(x, "repeat feeds a block's output to the next", x, block, first)
         # Not vmap: it takes longer to compile, and XLA's batched QR, which orthogonal weights
         # need, waits for ever where two CPU devices run it at once (jaxlib 0.10.2).
         keys = jax.random.split(key, depth)
@@ -282,7 +155,7 @@ def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
 
         def step(carry, _):
             after = layers_propagate(block, carry)
-            rows = _rows(carry, after)
+            rows = rows_within(carry, after)
             return _alike(after.restarted(), start), (after.gain, rows)
 
         last, (gains, rows) = jax.lax.scan(step, start, length=depth)
@@ -376,7 +249,8 @@ def depth_axes(path: KeyPath) -> int:
     return sum(isinstance(key, DepthKey) for key in path)
 
 
-def _require_spec(like: Any, why: str, x: Any, layer: Layer, variables: Variables) -> None:
+def require_spec(like: Any, why: str, x: Any, layer: Layer, variables: Variables) -> None:
+    """Refuse a layer whose output has not the shape and dtype that it must have, and say why."""
     output = output_spec(layer, variables, x)
     if (output.shape, output.dtype) != (like.shape, like.dtype):
         raise ValueError(
