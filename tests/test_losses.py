@@ -68,3 +68,10 @@ def test_penalties_are_over_the_weights_only(key):
 def test_a_network_without_weights_has_no_penalty():
     assert float(losses.l1({"bias": jnp.ones(3)})) == 0
     assert float(losses.l2(jnp.ones(3))) == 0
+
+
+def test_accuracy_counts_the_largest_outputs_along_all_axes_but_the_last(x64):
+    expected = np.mean(np.argmax(Z, 1) == LABELS)
+    assert float(losses.accuracy(Z, LABELS)) == pytest.approx(expected)
+    at_each_time = losses.accuracy(Z.reshape(2, 3, 4), LABELS.reshape(2, 3))
+    assert float(at_each_time) == pytest.approx(expected)

@@ -300,3 +300,29 @@ def test_training_refuses(call, message):
 def test_a_tree_helper_notices_a_difference():
     with pytest.raises(AssertionError):
         assert_trees_close({"a": jnp.array([1e-9])}, {"a": jnp.array([2e-9])}, rtol=1e-3)
+
+
+def test_targets_may_be_numbers_with_a_score_of_their_own():
+    """Least squares on one batch of everything: the loss falls as the closed form says."""
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    y = x @ np.array([1.0, -2.0, 0.5], np.float32)
+    data = train.Data(*map(jnp.asarray, (x, y, x[:10], y[:10])))
+
+    def regression(settings):
+        return train.Problem(
+            network=layers.dense(1, initializers.zeros),
+            loss=lambda outputs, targets: losses.mean_squared_error(outputs[..., 0], targets),
+            optimizer=optax.sgd(settings["learning_rate"]),
+            score=lambda outputs, targets: jnp.mean(jnp.abs(outputs[..., 0] - targets) < 1.0),
+        )
+
+    run = train.make_run(regression, batch_size=0)
+    settings = {"learning_rate": jnp.array([0.1]), "seed": jnp.array([0])}
+    history = train.fit(run, settings, data, records=2)
+    design = np.hstack([x, np.ones((50, 1))]).astype(np.float64)
+    weights = np.zeros(4)
+    for i in range(3):
+        error = design @ weights - y
+        np.testing.assert_allclose(history.loss[0, i], np.mean(error**2), rtol=1e-5)
+        np.testing.assert_allclose(history.accuracy[0, i], np.mean(np.abs(error) < 1.0))
+        weights = weights - 0.1 * 2 / 50 * design.T @ error

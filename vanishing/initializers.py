@@ -113,6 +113,25 @@ def textbook() -> Weights:
     return Weights(_gaussian(1.0), _gaussian(1.0))
 
 
+def rescaled(initializer: Initializer, factor: Scalar) -> Initializer:
+    """The same initialiser with every entry multiplied by a number.
+
+    >>> init = rescaled(lecun_normal(), 0.5)
+    >>> print(init.mean_square((4, 4)))
+    0.0625
+    """
+
+    def draw(key, shape, dtype=jnp.float32, out_sharding=None):
+        drawn = initializer(key, shape, dtype, out_sharding=out_sharding)
+        return (factor * drawn).astype(dtype)
+
+    if not isinstance(initializer, ZeroMean):
+        return draw
+    return dataclasses.replace(
+        initializer, draw=draw, mean_square=lambda shape: factor**2 * initializer.mean_square(shape)
+    )
+
+
 def symmetric_uniform(scale: Scalar) -> ZeroMean:
     """Uniform on [-scale, scale). (`jax.nn.initializers.uniform` draws from [0, scale) instead.)"""
 

@@ -1,4 +1,4 @@
-"""Losses over a batch, and penalties over the weights."""
+"""Losses and scores over a batch, and penalties over the weights."""
 
 from collections.abc import Callable
 
@@ -63,6 +63,15 @@ LOSSES: dict[str, Loss] = {  # all take integer labels
     "mean_squared_error": of_labels(mean_squared_error),
     "quadratic": of_labels(quadratic),
 }
+
+
+def accuracy(outputs: Outputs, labels: Labels) -> Float[Array, ""]:
+    """Share of the labels, 0 to 1, whose output is the largest.
+
+    >>> print(accuracy(jnp.eye(4), jnp.array([0, 1, 2, 0])))
+    0.75
+    """
+    return jnp.mean(jnp.argmax(outputs, -1) == labels, dtype=outputs.dtype)
 
 
 def l1(params: PyTree) -> Float[Array, ""]:

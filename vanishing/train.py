@@ -15,13 +15,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 from vanishing import fleet
 from vanishing.layers import Layer
 from vanishing.layers.base import PyTree
-from vanishing.losses import Loss
+from vanishing.losses import Loss, accuracy
 from vanishing.probe import probe
 from vanishing.trace import Trace
 
 
 class Problem(NamedTuple):
-    """What is trained: a network, the loss of its outputs and integer labels, and the optimiser.
+    """What is trained: a network, the loss of its outputs and their targets, and the optimiser.
+
+    Targets are usually integer labels, and the score the share of them that is named right.
 
     Close over a problem: it holds functions, so it cannot be an argument of `jax.jit`.
     """
@@ -30,15 +32,16 @@ class Problem(NamedTuple):
     loss: Loss
     optimizer: optax.GradientTransformation
     penalty: Callable[[PyTree], Float[Array, ""]] = lambda params: jnp.zeros(())
+    score: Loss = accuracy  # recorded as the accuracy, 0 to 1
 
 
 class Data(NamedTuple):
     """Training and test examples as device arrays."""
 
     x_train: Float[Array, "train ..."]
-    y_train: Int[Array, " train"]
+    y_train: Shaped[Array, "train ..."]
     x_test: Float[Array, "test ..."]
-    y_test: Int[Array, " test"]
+    y_test: Shaped[Array, "test ..."]
 
 
 class State(NamedTuple):
@@ -136,10 +139,10 @@ def make_run(
                 _cast(params, dtype), state.layer_state, x.astype(dtype), key, train
             )
             outputs = outputs.astype(param_dtype)
-            right = jnp.mean(jnp.argmax(outputs, -1) == y, dtype=param_dtype)
-            accuracy = jnp.where(jnp.isnan(outputs).any(), jnp.nan, right)  # nan names no class
+            right = problem.score(outputs, y).astype(param_dtype)
+            score = jnp.where(jnp.isnan(outputs).any(), jnp.nan, right)  # nan names no class
             value = problem.loss(outputs, y) + problem.penalty(params).astype(param_dtype)
-            return value, (accuracy, layer_state)
+            return value, (score, layer_state)
 
         return loss
 
@@ -163,11 +166,11 @@ def make_run(
         x, y = data.x_train[batch], data.y_train[batch]
         current = problem(settings)
         probed = probe(loss_of(current, state, x, y, train=True), has_aux=True)(state.params)
-        accuracy, layer_state = probed.aux
-        test_loss, (test_accuracy, _) = loss_of(
+        score, layer_state = probed.aux
+        test_loss, (test_score, _) = loss_of(
             current, state, data.x_test, data.y_test, train=False
         )(state.params)
-        record = Record(state.step, probed.value, accuracy, test_loss, test_accuracy, probed.trace)
+        record = Record(state.step, probed.value, score, test_loss, test_score, probed.trace)
         return update(state, settings, probed.grads, layer_state), record
 
     def plain(state: State, settings, data, batch) -> State:

@@ -155,6 +155,8 @@ def test_stacked_indexes_like_a_list_of_layers(key):
     np.testing.assert_array_equal(params[-1]["kernel"], params.layers["kernel"][2])
     with pytest.raises(IndexError, match="index 3 is not among 3 stacked layers"):
         params[3]
+    _, no_state = repeat(dense(4), 3).init(key, jnp.ones((1, 4)))
+    assert no_state[2] == {}
 
 
 def test_depth_axes_counts_the_repeats_above_a_leaf(key):

@@ -227,6 +227,8 @@ class Stacked:
     layers: PyTree
 
     def __getitem__(self, index: int) -> PyTree:
+        if not jax.tree.leaves(self.layers):
+            return self.layers  # nothing to tell one depth from another
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is not among {len(self)} stacked layers.")
         return jax.tree.map(lambda leaf: leaf[index], self.layers)

@@ -1,0 +1,73 @@
+"""The multilayer perceptron made of blocks: residual, gated, or plain for comparison."""
+
+from vanishing import initializers, layers
+from vanishing.initializers import Weights
+from vanishing.layers import Activation, Layer
+from vanishing.layers.activation import Elementwise
+from vanishing.networks.blocks import OPEN_ENDED, block
+
+
+def residual_mlp(
+    outputs: int,
+    *,
+    kind: str,
+    blocks: int,
+    width: int,
+    activation: str | Elementwise | Activation = "relu",
+    weights: Weights | None = None,
+    norm: Layer | None = None,
+    gate_bias: float = -2.0,
+) -> Layer:
+    """A dense layer that reads the input, blocks of two dense layers, and a linear read-out.
+
+    Parameters are `{"first": ..., "hidden": Stacked, "output": ...}`, where `hidden` holds the
+    blocks. With fixup the read-out starts at zero, as its authors have it.
+
+    Args:
+      outputs: width of the output, such as the number of classes; at least 1.
+      kind: one of `networks.BLOCKS`; see `networks.block`.
+      blocks: how many; at least 1.
+      width: units of every hidden layer; at least 1.
+      activation: as for `networks.mlp`.
+      weights: as for `networks.mlp`.
+      norm: as for `networks.mlp`; not with fixup.
+      gate_bias: of a highway's gate as training starts.
+
+    Returns:
+      A layer from (batch, ...) to (batch, outputs).
+
+    Raises:
+      ValueError: a size is under 1, the kind is unknown, or fixup got a norm.
+
+    >>> import jax, jax.numpy as jnp
+    >>> net = residual_mlp(10, kind="rezero", blocks=20, width=64)
+    >>> params, state = net.init(jax.random.key(0), jnp.ones((8, 28, 28)))
+    >>> params["hidden"][19]["multiplier"]["scale"]
+    Array(0., dtype=float32)
+    """
+    if width < 1:
+        raise ValueError(f"residual_mlp has width {width}; it must be at least 1.")
+    if weights is None:
+        weights = initializers.by_name(layers.facts_of(activation).initializer)
+    repeated = block(
+        kind,
+        lambda weights: layers.dense(width, *weights),
+        blocks=blocks,
+        activation=activation,
+        weights=weights,
+        norm=norm,
+        gate_bias=gate_bias,
+    )
+    end = layers.serial(
+        **({"norm": norm} if norm else {}), activation=layers.activation(activation)
+    )
+    read_in = {"dense": layers.dense(width, *weights)}
+    before, after = ({"end": end}, {}) if kind not in OPEN_ENDED else ({}, {"end": end})
+    read_out = Weights(initializers.zeros) if kind == "fixup" else weights
+    return layers.serial(
+        flatten=layers.flatten(),
+        first=layers.serial(**read_in, **before),
+        hidden=layers.repeat(repeated, blocks),
+        **after,
+        output=layers.serial(dense=layers.dense(outputs, *read_out)),
+    )
