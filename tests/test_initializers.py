@@ -64,6 +64,9 @@ def test_uniform_kernels_fill_their_interval(name, bound, key):
 def test_constant_kernels(key):
     assert (draw("zeros", key)[0] == 0).all()
     assert (draw("constant", key, scale=0.25)[0] == 0.25).all()
+    np.testing.assert_array_equal(draw("identity", key, scale=0.25)[0], 0.25 * np.eye(*SHAPE))
+    with pytest.raises(ValueError, match=r"not an array of shape \(3, 4, 5\)"):
+        draw("identity", key, (3, 4, 5))
 
 
 def test_orthogonal_kernels_have_equal_singular_values(key):

@@ -150,11 +150,39 @@ def _gaussian(sigma: Scalar) -> ZeroMean:
     return ZeroMean(init, lambda shape: sigma**2)
 
 
-def _orthogonal(scale: Scalar) -> ZeroMean:
+def orthogonal(scale: Scalar = 1.0) -> ZeroMean:
+    """`scale` times an orthogonal matrix: it keeps the length of every vector, but for the scale.
+
+    Reference: Saxe, McClelland & Ganguli, Exact solutions to the nonlinear dynamics of learning in
+    deep linear neural networks, ICLR 2014.
+    """
+
     def of_shape(shape):
         return scale**2 / max(math.prod(shape[:-1]), shape[-1])
 
     return ZeroMean(jax_initializers.orthogonal(scale), of_shape, orthogonal=True)
+
+
+def identity(scale: Scalar = 1.0) -> Initializer:
+    """`scale` times the identity, for the kernel of a recurrent layer; nothing is random.
+
+    Its entries have no mean of zero, so mean-field theory does not follow it.
+
+    Reference: Le, Jaitly & Hinton, A simple way to initialize recurrent networks of rectified
+    linear units, 2015.
+
+    >>> print(identity(0.5)(jax.random.key(0), (2, 2), jnp.float32))
+    [[0.5 0. ]
+     [0.  0.5]]
+    """
+
+    def init(key, shape, dtype=jnp.float32, out_sharding=None):
+        del key  # nothing is random
+        if len(shape) != 2:
+            raise ValueError(f"identity draws a matrix, not an array of shape {tuple(shape)}.")
+        return (scale * jnp.eye(*shape, dtype=dtype, device=out_sharding)).astype(dtype)
+
+    return init
 
 
 def _delta_orthogonal(scale: Scalar) -> ZeroMean:
@@ -167,7 +195,7 @@ def _delta_orthogonal(scale: Scalar) -> ZeroMean:
 class Scales(NamedTuple):
     """The numbers that some of the named initialisers read; the others ignore them."""
 
-    scale: Scalar = 1.0  # of constant, normal, uniform, orthogonal and delta_orthogonal
+    scale: Scalar = 1.0  # of constant, normal, uniform, identity and the two orthogonal ones
     sigma_w: Scalar = 1.0  # of scaled
     sigma_b: Scalar = 0.0  # of scaled
 
@@ -192,7 +220,8 @@ INITIALIZERS: dict[str, Callable[[Scales], Weights]] = {
     "normal": lambda s: Weights(_gaussian(s.scale)),
     "uniform": lambda s: Weights(symmetric_uniform(s.scale)),
     **_FAMILIES,
-    "orthogonal": lambda s: Weights(_orthogonal(s.scale)),
+    "orthogonal": lambda s: Weights(orthogonal(s.scale)),
+    "identity": lambda s: Weights(identity(s.scale)),
     "delta_orthogonal": lambda s: Weights(_delta_orthogonal(s.scale)),
     "textbook": lambda _: textbook(),
     "scaled": lambda s: scaled(s.sigma_w, s.sigma_b),
@@ -204,7 +233,7 @@ def by_name(name: str, scales: Scales = Scales()) -> Weights:
 
     Args:
       name: one of `INITIALIZERS`. `delta_orthogonal` is for convolutions (kernels of 3 to 5 axes).
-      scales: the numbers that "constant", "normal", "uniform", "orthogonal" and "scaled" read.
+      scales: the numbers that some of them read.
 
     Raises:
       ValueError: the name is not on offer.

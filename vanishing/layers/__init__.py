@@ -13,6 +13,7 @@ from vanishing.layers.base import (
 from vanishing.layers.combine import Stacked, depth_axes, repeat, serial
 from vanishing.layers.linear import conv, dense, flatten
 from vanishing.layers.norm import batch_norm, dropout, layer_norm
+from vanishing.layers.recurrent import gru, lstm, rnn
 from vanishing.layers.residual import highway, residual
 from vanishing.layers.scalar import multiplier, shift
 
@@ -32,13 +33,16 @@ __all__ = [
     "dropout",
     "facts_of",
     "flatten",
+    "gru",
     "highway",
     "layer_norm",
+    "lstm",
     "multiplier",
     "output_spec",
     "propagate",
     "repeat",
     "residual",
+    "rnn",
     "serial",
     "shift",
     "stateless",

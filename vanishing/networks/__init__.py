@@ -2,6 +2,7 @@
 
 from vanishing.networks.blocks import BLOCKS, block
 from vanishing.networks.mlp import mlp
+from vanishing.networks.recurrent import CELLS, recurrent_layer, rnn
 from vanishing.networks.residual import residual_mlp
 
-__all__ = ["BLOCKS", "block", "mlp", "residual_mlp"]
+__all__ = ["BLOCKS", "CELLS", "block", "mlp", "recurrent_layer", "residual_mlp", "rnn"]
