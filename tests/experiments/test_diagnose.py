@@ -1,7 +1,6 @@
-import subprocess
-import sys
-
 import pytest
+
+from tests.commands import command
 
 MODEL = """
 import jax, jax.numpy as jnp
@@ -24,8 +23,7 @@ def model(tmp_path):
 
 
 def run(*flags):
-    command = [sys.executable, "-m", "experiments.diagnose", *flags]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return command(*flags, experiment="diagnose")
 
 
 def test_a_model_of_ones_own_is_measured_explained_and_diagnosed(model, tmp_path):

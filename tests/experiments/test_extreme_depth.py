@@ -4,7 +4,7 @@ import pytest
 import xarray as xr
 
 from experiments import extreme_depth
-from tests.experiments.test_launch import command
+from tests.commands import command
 from tests.helpers import assert_refuses
 
 

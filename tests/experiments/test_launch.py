@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments import launch
+from tests.commands import command
 from tests.helpers import assert_refuses
 from vanishing import folder
 
@@ -36,19 +36,6 @@ def execute(config):
 @pytest.fixture(autouse=True)
 def _count():
     measure.calls = 0
-
-
-def command(*flags, experiment="activation", cwd=None, optimized=False):
-    """The experiment's command line; optimised only where it runs much and compiles little."""
-    environment = {k: v for k, v in os.environ.items() if k != "VANISHING_DATA_DIR"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "0" if optimized else "1"
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{experiment}", *flags],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment,
-    )
 
 
 def test_execute_leaves_all_files_and_says_the_answer(tmp_path, capsys):
@@ -160,7 +147,8 @@ def test_a_bad_value_ends_in_one_clear_line(tmp_path, flag, fragment):
 
 
 def test_help_is_a_view_of_the_config():
-    shown = command("--help")
+    python = [sys.executable, "-m", "experiments.activation", "--help"]  # as a person would
+    shown = subprocess.run(python, capture_output=True, text=True)
     assert shown.stdout.lstrip().startswith("Which activations let the gradient through")
     from experiments.activation import Config as ActivationConfig
 

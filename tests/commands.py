@@ -1,0 +1,91 @@
+"""Command lines as processes of their own, forked from one process that has imported everything.
+
+A new Python spends four seconds on imports, which is more than most of these commands then do.
+"""
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+LONGEST = 240.0  # seconds; none of the tests' commands takes a fifth of it
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.preloaded"])
+
+
+class Ended(NamedTuple):
+    """What is left of a command that has ended."""
+
+    returncode: int  # minus the signal's number if one ended it
+    stdout: str
+    stderr: str
+
+
+class Running:
+    """A module run as `python -m module` would, without a new Python."""
+
+    def __init__(self, module, *flags, cwd=None, optimized=False):
+        self.said = Path(tempfile.mkdtemp(prefix="vanishing-command-"))
+        run = (module, flags, str(self.said), str(cwd or os.getcwd()), optimized)
+        # a daemon: it is ended if the tests are
+        self.process = FORKS.Process(target=_become, args=run, daemon=True)
+        self.process.start()
+
+    def stdout(self):
+        """What it has said so far."""
+        return (self.said / "stdout").read_text() if (self.said / "stdout").exists() else ""
+
+    def wait_until(self, holds, longest=LONGEST):
+        """Return once something holds, long before the command ends."""
+        start = time.monotonic()
+        while not holds():
+            alive = self.process.is_alive() and time.monotonic() - start < longest
+            assert alive or holds(), f"it did not come to it: {self.ended(0.0)}"
+            time.sleep(0.002)
+
+    def interrupt(self):
+        """Ctrl-C."""
+        os.kill(self.process.pid, signal.SIGINT)
+
+    def kill(self):
+        """SIGKILL."""
+        self.process.kill()
+
+    def ended(self, longest=LONGEST):
+        """What is left of it; it is killed, and so fails, after so many seconds."""
+        self.process.join(longest)
+        self.process.kill()
+        self.process.join()
+        texts = [(self.said / name).read_text() for name in ("stdout", "stderr")]
+        return Ended(self.process.exitcode, *texts)
+
+
+def command(*flags, experiment="activation", cwd=None, optimized=False):
+    """The experiment's command line; optimised only where it runs much and compiles little."""
+    return Running(f"experiments.{experiment}", *flags, cwd=cwd, optimized=optimized).ended()
+
+
+def _become(module, flags, said, cwd, optimized):
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        file = os.open(Path(said, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("VANISHING_DATA_DIR", None)
+    if optimized:
+        os.environ.pop("XLA_FLAGS", None)
+    jax.config.update("jax_disable_most_optimizations", not optimized)
+    os.chdir(cwd)
+    sys.argv[1:] = flags
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # which multiprocessing leaves out
+        sys.stdout.flush()
