@@ -1,42 +1,27 @@
-import os
+import random
 import re
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
+import time
 
 import numpy as np
 import pytest
 import xarray as xr
 
-from tests.experiments.test_launch import command
+from tests.commands import Running, command
+from tests.victim import left_behind
 
-ROOT = Path(__file__).parents[2]
 # Networks whose states outgrow a core's cache are advanced one by one, however many devices.
 ONE_BY_ONE = (
     "--activations=tanh",
     "--depths=2,40",
     "--width=64",
-    "--steps=6",
+    "--steps=12",
     "--record_every=2",
     "--seeds=4",
     "--learning_rates=0.01,0.1",
     "--batch_size=16",
 )
-
-
-def environment():
-    return os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": str(ROOT)}
-
-
-def python(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        capture_output=True,
-        text=True,
-        env=environment(),
-    )
 
 
 def dataset(folder):
@@ -47,9 +32,9 @@ def dataset(folder):
 def test_a_sweep_that_is_killed_at_random_moments_ends_with_the_same_dataset(tmp_path):
     """At least 20 real processes die of SIGKILL: compiling, training, keeping checkpoints."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    ended = python("tests.walks", f"--out={whole}")
+    ended = Running("tests.walks", f"--out={whole}").ended()
     assert ended.returncode == 0, ended.stderr
-    victims = python("tests.victim", "22", killed)
+    victims = Running("tests.victim", "22", str(killed)).ended()
     assert victims.returncode == 0, victims.stdout + victims.stderr
     left = re.findall(r"killed; .*: (\d+)((?: \d+)*)$", victims.stdout, re.MULTILINE)
     assert len(left) == 22
@@ -80,29 +65,49 @@ def test_eight_devices_give_the_results_of_one(tmp_path, on_one_device):
     assert_same_results(dataset(tmp_path), on_one_device)
 
 
-def test_two_processes_share_one_result_that_is_that_of_one_device(tmp_path, on_one_device):
+def together(out):
+    """The command as two processes of two devices each, which find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    joined = ("--num_processes=2", f"--coordinator={address}", "--host_devices=2")
-    processes = [
-        subprocess.Popen(
-            [
-                *(sys.executable, "-m", "experiments.activation", *ONE_BY_ONE, *joined),
-                *(f"--process_id={number}", f"--out={tmp_path}", "--checkpoint_every=0.1"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-        )
-        for number in (0, 1)
-    ]
-    said, errors = zip(*(process.communicate(timeout=240) for process in processes), strict=True)
-    assert [process.returncode for process in processes] == [0, 0], errors
-    assert "Running on 4 x cpu" in said[0]
-    assert "Dataset" not in said[1], "only the first process speaks"
-    assert_same_results(dataset(tmp_path), on_one_device)
+    joined = ("--num_processes=2", f"--coordinator={address}", "--host_devices=2", f"--out={out}")
+    flags = (*ONE_BY_ONE, *joined, "--checkpoint_every=0.001")
+    return [Running("experiments.activation", *flags, f"--process_id={n}") for n in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def on_two_processes(tmp_path_factory):
+    out = tmp_path_factory.mktemp("two")
+    both = [process.ended() for process in together(out)]
+    assert [ended.returncode for ended in both] == [0, 0], both
+    return out, both
+
+
+def test_two_processes_share_one_result_that_is_that_of_one_device(on_two_processes, on_one_device):
+    out, (first, second) = on_two_processes
+    assert "Running on 4 x cpu" in first.stdout
+    assert "Dataset" not in second.stdout, "only the first process speaks"
+    assert_same_results(dataset(out), on_one_device)
+
+
+def test_two_processes_go_on_after_both_or_one_of_them_was_killed(tmp_path, on_two_processes):
+    """One that is left alone ends by itself: its next exchange with the dead one fails."""
+    moments = random.Random(0)
+    for doomed in ((0, 1), (1,), (0,)):
+        both, before = together(tmp_path), left_behind(tmp_path)
+        both[0].wait_until(lambda before=before: left_behind(tmp_path) not in (before, (0,)))
+        time.sleep(moments.uniform(0.0, 0.1))
+        for number in doomed:
+            both[number].kill()
+        ended = [process.ended(60.0) for process in both]
+        killed = tuple(n for n in (0, 1) if ended[n].returncode == -signal.SIGKILL)
+        assert killed == doomed, f"not all the others ended: {ended}"
+        assert all(process.returncode for process in ended)
+        assert not (tmp_path / "data.nc").exists()
+    both = [process.ended() for process in together(tmp_path)]
+    assert [ended.returncode for ended in both] == [0, 0], both
+    undisturbed = on_two_processes[0] / "data.nc"
+    assert (tmp_path / "data.nc").read_bytes() == undisturbed.read_bytes()
 
 
 def test_processes_that_are_not_told_apart_are_refused(tmp_path):
@@ -113,23 +118,20 @@ def test_processes_that_are_not_told_apart_are_refused(tmp_path):
 
 
 def test_a_second_process_in_the_same_folder_stops_and_the_first_can_be_interrupted(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-m", "experiments.activation", f"--out={tmp_path}", "--steps=100000"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    ) as first:
-        assert first.stdout
-        assert "Running" in first.stdout.readline()
-        second = command(f"--out={tmp_path}", "--steps=100000")
-        first.send_signal(signal.SIGINT)
-        _, said = first.communicate(timeout=60)
+    # long in all, but short from one chunk to the next: Ctrl-C waits for the end of a chunk
+    small = ("--activations=tanh", "--depths=2", "--width=8", "--seeds=1", "--batch_size=16")
+    flags = (*small, "--learning_rates=0.01,0.1", "--steps=400000", f"--out={tmp_path}")
+    first = Running("experiments.activation", *flags)
+    first.wait_until(lambda: "Running" in first.stdout())
+    second = command(*flags)
+    first.interrupt()
+    ended = first.ended(60.0)
     assert second.returncode != 0
     assert len(second.stderr.strip().splitlines()) == 1, second.stderr
     assert f"{tmp_path} is in use by another process" in second.stderr
-    assert first.returncode == 1
-    assert said.strip() == f"activation: interrupted; the same command goes on from {tmp_path}."
+    assert ended.returncode == 1
+    interrupted = f"activation: interrupted; the same command goes on from {tmp_path}."
+    assert ended.stderr.strip() == interrupted
 
 
 def test_a_network_that_fails_is_said_and_the_others_are_there(tmp_path):
@@ -145,7 +147,8 @@ def test_a_network_that_fails_is_said_and_the_others_are_there(tmp_path):
 
 
 def test_networks_that_no_device_has_room_for_are_refused_with_their_size(tmp_path):
-    ended = command("--depths=2", "--activations=tanh", "--memory_gb=1e-6", f"--out={tmp_path}")
+    small = ("--depths=2", "--activations=tanh", "--width=8", "--seeds=1", "--batch_size=16")
+    ended = command(*small, "--learning_rates=0.01", "--memory_gb=1e-6", f"--out={tmp_path}")
     assert ended.returncode == 1
     assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
     assert re.search(
