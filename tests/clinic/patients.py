@@ -251,17 +251,17 @@ PATIENTS = {
     "sigmoid, 2 layers": lambda: scanned(2, jax.nn.sigmoid, 1.0),
     "silu, 4 layers": lambda: scanned(4, jax.nn.silu, 1.6),
     "elman, 10 steps, orthogonal": lambda: recurrent(10, jnp.tanh, 1.0),
-    "linen relu, 8 layers": lambda: linen(Linen(), flat()),
-    "linen tanh, 6 layers, lecun": lambda: linen(
-        Linen(6, nn.tanh, nn.initializers.lecun_normal()), flat()
+    "linen relu, 5 layers": lambda: linen(Linen(5), flat()),
+    "linen tanh, 5 layers, lecun": lambda: linen(
+        Linen(5, nn.tanh, nn.initializers.lecun_normal()), flat()
     ),
-    "linen batch norm, 5 layers": lambda: linen(Linen(5, norm=True), flat()),
+    "linen batch norm, 3 layers": lambda: linen(Linen(3, norm=True), flat()),
     "linen cnn": lambda: linen(Conv(), images()),
-    "linen transformer": lambda: linen(Transformer(), tokens()),
-    "linen lstm, 20 steps": lambda: linen(Rnn(nn.OptimizedLSTMCell(WIDTH)), series(6)),
-    "linen gru, 8 steps": lambda: linen(Rnn(nn.GRUCell(WIDTH)), series(6)),
-    "nnx relu, 6 layers": lambda: of_nnx(6, nn.initializers.he_normal(), nnx.relu),
-    "nnx elu, 6 layers": lambda: of_nnx(6, nn.initializers.lecun_normal(), nnx.elu),
+    "linen transformer": lambda: linen(Transformer(2), tokens()),
+    "linen lstm, 6 steps": lambda: linen(Rnn(nn.OptimizedLSTMCell(WIDTH)), series(6)),
+    "linen gru, 6 steps": lambda: linen(Rnn(nn.GRUCell(WIDTH)), series(6)),
+    "nnx relu, 5 layers": lambda: of_nnx(5, nn.initializers.he_normal(), nnx.relu),
+    "nnx elu, 5 layers": lambda: of_nnx(5, nn.initializers.lecun_normal(), nnx.elu),
     "equinox mlp, 2 layers": lambda: equinox(2, jax.nn.relu),
     "equinox tanh, 2 layers": lambda: equinox(2, jnp.tanh),
     "a healthy step": lambda: with_extra(stepped(0.01)),
@@ -302,8 +302,8 @@ PATIENTS = {
     "elman, 40 steps, vanishing": lambda: sick(
         recurrent(40, jnp.tanh, 0.6), "vanishing", "w", *VANISHED
     ),
-    "linen sigmoid, 10 layers": lambda: sick(
-        linen(Linen(10, nn.sigmoid, nn.initializers.glorot_normal()), flat()),
+    "linen sigmoid, 7 layers": lambda: sick(
+        linen(Linen(7, nn.sigmoid, nn.initializers.glorot_normal()), flat()),
         "vanishing", "Dense_0", *VANISHED,
     ),
     "linen relu, std 0.001": lambda: sick(
@@ -319,23 +319,23 @@ PATIENTS = {
         linen(Conv(8, 20.0), images()), "exploding", "Conv_0", *VANISHED
     ),
     "attention without skips": lambda: sick(
-        linen(Transformer(10, skip=False), tokens()), "rank_collapse", "", "vanishing", "exploding",
+        linen(Transformer(6, skip=False), tokens()), "rank_collapse", "", "vanishing", "exploding",
         "forward_drift",
     ),
     "a branch scaled to nothing": lambda: sick(
-        linen(Transformer(2, branch=1e-9), tokens()), "vanishing", "LayerNorm_0"
+        linen(Transformer(1, branch=1e-9), tokens()), "vanishing", "LayerNorm_0"
     ),
     "nnx N(0, 1)": lambda: sick(
         of_nnx(4, textbook, nnx.tanh), "saturated", "patients.py", "exploding"
     ),
-    "nnx sigmoid, 9 layers": lambda: sick(
-        of_nnx(9, nn.initializers.lecun_normal(), nnx.sigmoid), "vanishing", "layers[0]", *VANISHED
+    "nnx sigmoid, 7 layers": lambda: sick(
+        of_nnx(7, nn.initializers.lecun_normal(), nnx.sigmoid), "vanishing", "layers[0]", *VANISHED
     ),
-    "equinox sigmoid, 10 layers": lambda: sick(
-        equinox(10, jax.nn.sigmoid), "vanishing", "layers[0]", *VANISHED
+    "equinox sigmoid, 7 layers": lambda: sick(
+        equinox(7, jax.nn.sigmoid), "vanishing", "layers[0]", *VANISHED
     ),
     "equinox, ten times too large": lambda: sick(
-        equinox(8, jax.nn.relu, 10.0), "exploding", "layers[0]", *VANISHED
+        equinox(5, jax.nn.relu, 10.0), "exploding", "layers[0]", *VANISHED
     ),
     "a forgotten stop_gradient": lambda: with_extra(stopped),
     "an unused head": lambda: with_extra(unused),
