@@ -39,6 +39,24 @@ def panels(
         return figure, figure.subplots(rows, columns, squeeze=False, sharey="row")
 
 
+def panels_beside(
+    side: int, rows: int, columns: int, title: str
+) -> tuple[Figure, np.ndarray, np.ndarray]:
+    """The same grid with a column of so many wider axes of their own to the left of it."""
+    if not side:
+        figure, grid = panels(rows, columns, title)
+        return figure, np.empty(0, object), grid
+    from matplotlib import rc_context
+
+    with rc_context(_STYLE):
+        widths = (4.6, 1.5 + 3.6 * columns)
+        figure = Figure(figsize=(sum(widths), 1.0 + 3.1 * rows), layout="constrained")
+        figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
+        left, right = figure.subfigures(1, 2, width_ratios=widths)
+        grid = right.subplots(rows, columns, squeeze=False, sharey="row")
+        return figure, left.subplots(side, 1, squeeze=False)[:, 0], grid
+
+
 def colors(names: Sequence[str]) -> dict[str, Any]:
     """A colour for each name, the same for the same list."""
     from matplotlib import colormaps
@@ -78,6 +96,14 @@ def profile(axes: Axes, sizes: xr.DataArray, **style) -> None:
         axes.yaxis.set_minor_locator(LogLocator(numticks=0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(0.5, float(sizes.layer[-1]) + 0.5)
+
+
+def at_least_two_decades(axes: Axes) -> None:
+    """Keep a flat line flat: a log axis, shared or not, spans a factor of 100 or more."""
+    low, high = axes.get_ylim()
+    if axes.get_yscale() == "log" and high / low < 100:
+        middle = (low * high) ** 0.5
+        axes.set_ylim(middle / 10, middle * 10)
 
 
 def curve(axes: Axes, values: xr.DataArray, **style) -> None:

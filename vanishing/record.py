@@ -72,6 +72,26 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
     }
 
 
+def trunk(trace: Trace) -> dict[str, np.ndarray]:
+    """What a trace says of the outputs of a network's blocks, in forward order.
+
+    The first is what goes into the first of the repeated blocks, the last what the network puts
+    out; between them each block has one, whatever it is made of.
+
+    Args:
+      trace: a trace as NumPy arrays, with any axes in front.
+
+    Returns:
+      Arrays with a last axis of these places.
+    """
+    block = [instance.indices[:1] for instance in trace.layout.instances]
+    ends = [row for row in range(len(block)) if block[row : row + 1] != block[row + 1 : row + 2]]
+    return {
+        "trunk_rms": trace.forward.rms[..., ends],
+        "trunk_cotangent_rms": trace.backward.rms[..., ends],
+    }
+
+
 def labelled(record: train.Record) -> xr.Dataset:
     """A dataset of what `train.fit` returned.
 

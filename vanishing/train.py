@@ -167,9 +167,9 @@ def make_run(
         current = problem(settings)
         probed = probe(loss_of(current, state, x, y, train=True), has_aux=True)(state.params)
         score, layer_state = probed.aux
-        test_loss, (test_score, _) = loss_of(
-            current, state, data.x_test, data.y_test, train=False
-        )(state.params)
+        test_loss, (test_score, _) = loss_of(current, state, data.x_test, data.y_test, train=False)(
+            state.params
+        )
         record = Record(state.step, probed.value, score, test_loss, test_score, probed.trace)
         return update(state, settings, probed.grads, layer_state), record
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import activation
+from experiments import activation, comparison
 from tests.experiments.test_launch import command
 from vanishing import train
 
@@ -22,7 +22,7 @@ def run(tmp_path_factory):
 
 
 def test_a_deep_sigmoid_network_loses_its_error_signal_and_stays_at_chance(run):
-    table = activation.summary(run[1])
+    table = comparison.summary(run[1])
     deep = table.sel(activation="sigmoid", depth=10)
     # sigmoid with sigma_w = 1 at width 64: at most 1/4 a layer, so under 4^-9 = 4e-6 from 10 to 1
     assert -6.5 < float(deep.log10_share) < -9 * np.log10(4)
@@ -31,7 +31,7 @@ def test_a_deep_sigmoid_network_loses_its_error_signal_and_stays_at_chance(run):
 
 
 def test_a_deep_relu_network_keeps_its_error_signal_and_learns(run):
-    deep = activation.summary(run[1]).sel(activation="relu", depth=10)
+    deep = comparison.summary(run[1]).sel(activation="relu", depth=10)
     assert abs(float(deep.log10_share)) < 0.5
     assert float(deep.accuracy) > 0.9
 

@@ -12,9 +12,9 @@ from vanishing import initializers, layers, networks, theory
 @pytest.mark.parametrize("kind", ["plain", "pre_activation", "fixup"])
 def test_a_residual_mlp_is_its_parts(x64, key, kind):
     x = jax.random.normal(key, (3, 2, 4))
-    net = networks.residual_mlp(2, kind=kind, blocks=2, width=5)
+    net = networks.residual_mlp(2, kind=kind, blocks=2, width=16)
     params, state = net.init(key, x)
-    block = networks.block(kind, lambda weights: layers.dense(5, *weights), blocks=2)
+    block = networks.block(kind, lambda weights: layers.dense(16, *weights), blocks=2)
 
     def affine(p, x):
         return x @ p["dense"]["kernel"] + jnp.broadcast_to(

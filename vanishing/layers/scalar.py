@@ -24,6 +24,7 @@ def multiplier(initial: Scalar = 1.0) -> Layer:
     normalization biases residual blocks towards the identity function in deep networks, NeurIPS
     2020, sec. 4.
 
+    >>> import jax
     >>> layer = multiplier(0.5)
     >>> params, state = layer.init(jax.random.key(0), jnp.ones(3))
     >>> print(layer.apply(params, state, jnp.ones(3)).output)
@@ -60,6 +61,7 @@ def shift(initial: Scalar = 0.0) -> Layer:
 
     Reference: Zhang, Dauphin & Ma, Fixup initialization, ICLR 2019, sec. 3, rule 3.
 
+    >>> import jax
     >>> layer = shift()
     >>> params, state = layer.init(jax.random.key(0), jnp.ones(3))
     >>> print(layer.apply({"bias": params["bias"] + 1}, state, jnp.ones(3)).output)

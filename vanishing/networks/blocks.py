@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 
@@ -11,8 +12,7 @@ from vanishing.layers import Activation, Layer
 from vanishing.layers.activation import Elementwise
 
 MakeWeight = Callable[[Weights], Layer]
-# Blocks that end in weights, so that a network of them wants a nonlinearity after the last one.
-OPEN_ENDED = ("pre_activation", "scaled", "skipinit")
+_OPEN_ENDED = ("pre_activation", "scaled", "skipinit")  # blocks that end in weights
 
 
 def block(
@@ -77,6 +77,24 @@ def block(
             gate_bias=gate_bias,
         )
     )
+
+
+class Ends(NamedTuple):
+    """What stands around the blocks of a network, by name."""
+
+    before: dict[str, Layer]  # between the layer that reads the input and the blocks
+    after: dict[str, Layer]  # between the blocks and the read-out
+    read_out: Weights
+
+
+def ends(kind: str, nonlinearity: Layer, norm: Layer | None, weights: Weights) -> Ends:
+    """What such blocks want around them: one nonlinearity, before or after, and a read-out.
+
+    With fixup the read-out starts at zero, as its authors have it.
+    """
+    end = {**({"norm": norm} if norm else {}), "activation": nonlinearity}
+    read_out = Weights(initializers.zeros) if kind == "fixup" else weights
+    return Ends({}, end, read_out) if kind in _OPEN_ENDED else Ends(end, {}, read_out)
 
 
 @dataclasses.dataclass(frozen=True)

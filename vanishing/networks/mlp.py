@@ -18,6 +18,7 @@ def mlp(
     output_activation: str | Elementwise | Activation = "identity",
     norm: Layer | None = None,
     wrap: Callable[[Layer], Layer] = lambda block: block,
+    wrap_weights: Callable[[Layer], Layer] = lambda weights: weights,
     unroll: bool = False,
 ) -> Layer:
     """A multilayer perceptron: `depth` hidden layers of equal width, then a linear read-out.
@@ -37,6 +38,8 @@ def mlp(
       norm: stands between the weights and the nonlinearity of every hidden layer, for instance
         `layers.batch_norm()`.
       wrap: applied to every hidden layer but the first, for instance `layers.residual`.
+      wrap_weights: applied to the weights of every hidden layer, for instance
+        `layers.weight_standardized`.
       unroll: as for `layers.repeat`: faster steps for small layers, longer compilation.
 
     Returns:
@@ -59,7 +62,7 @@ def mlp(
         weights = by_name(layers.facts_of(activation).initializer)
 
     block = layers.serial(
-        dense=layers.dense(width, *weights),
+        dense=wrap_weights(layers.dense(width, *weights)),
         **({"norm": norm} if norm else {}),
         activation=layers.activation(activation),
     )

@@ -1,10 +1,10 @@
 """The multilayer perceptron made of blocks: residual, gated, or plain for comparison."""
 
-from vanishing import initializers, layers
-from vanishing.initializers import Weights
+from vanishing import layers
+from vanishing.initializers import Weights, by_name
 from vanishing.layers import Activation, Layer
 from vanishing.layers.activation import Elementwise
-from vanishing.networks.blocks import OPEN_ENDED, block
+from vanishing.networks.blocks import block, ends
 
 
 def residual_mlp(
@@ -21,7 +21,7 @@ def residual_mlp(
     """A dense layer that reads the input, blocks of two dense layers, and a linear read-out.
 
     Parameters are `{"first": ..., "hidden": Stacked, "output": ...}`, where `hidden` holds the
-    blocks. With fixup the read-out starts at zero, as its authors have it.
+    blocks. What stands around them is that of `networks.ends`.
 
     Args:
       outputs: width of the output, such as the number of classes; at least 1.
@@ -48,7 +48,7 @@ def residual_mlp(
     if width < 1:
         raise ValueError(f"residual_mlp has width {width}; it must be at least 1.")
     if weights is None:
-        weights = initializers.by_name(layers.facts_of(activation).initializer)
+        weights = by_name(layers.facts_of(activation).initializer)
     repeated = block(
         kind,
         lambda weights: layers.dense(width, *weights),
@@ -58,16 +58,11 @@ def residual_mlp(
         norm=norm,
         gate_bias=gate_bias,
     )
-    end = layers.serial(
-        **({"norm": norm} if norm else {}), activation=layers.activation(activation)
-    )
-    read_in = {"dense": layers.dense(width, *weights)}
-    before, after = ({"end": end}, {}) if kind not in OPEN_ENDED else ({}, {"end": end})
-    read_out = Weights(initializers.zeros) if kind == "fixup" else weights
+    around = ends(kind, layers.activation(activation), norm, weights)
     return layers.serial(
         flatten=layers.flatten(),
-        first=layers.serial(**read_in, **before),
+        first=layers.serial(dense=layers.dense(width, *weights), **around.before),
         hidden=layers.repeat(repeated, blocks),
-        **after,
-        output=layers.serial(dense=layers.dense(outputs, *read_out)),
+        **around.after,
+        output=layers.serial(dense=layers.dense(outputs, *around.read_out)),
     )

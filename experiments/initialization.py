@@ -1,0 +1,110 @@
+"""Which initial weights let a deep network learn, and with which activation?
+
+    python -m experiments.initialization --initializers=glorot_normal,he_normal --depths=20
+
+Two minutes on two CPU cores. Expected, of 20 layers: from zeros nothing is ever learnt, as no
+gradient reaches a weight; weights that are too small lose the error signal, those that are too
+large or from N(0, 1) saturate sigmoid and tanh and blow ReLU up. Xavier suits tanh, and He ReLU, of
+which Xavier halves the mean-square gradient at every layer. Sigmoid learns from none of them.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import comparison, launch, training
+from experiments.launch import option
+from vanishing import initializers, layers, networks, sweep
+from vanishing.initializers import Scales, by_name
+
+WEIGHTS = {
+    "zeros": by_name("zeros"),
+    "too_small": by_name("normal", Scales(0.01)),  # for a width of about a hundred
+    "too_large": initializers.scaled(4.0),
+    "unit_normal": by_name("textbook"),
+    "lecun_normal": by_name("lecun_normal"),
+    "xavier_normal": by_name("xavier_normal"),
+    "he_normal": by_name("he_normal"),
+    "orthogonal": by_name("orthogonal"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.Config):
+    """Which weights to compare."""
+
+    initializers: tuple[str, ...] = option(
+        tuple(WEIGHTS),
+        "Initial weights to compare: too_small is N(0, 0.01^2), too_large 4 times LeCun's, and "
+        "unit_normal N(0, 1), biases too.",
+        choices=tuple(WEIGHTS),
+    )
+    activations: tuple[str, ...] = option(
+        ("sigmoid", "tanh", "relu"), "Activations to try.", choices=tuple(layers.ACTIVATIONS)
+    )
+    depths: tuple[int, ...] = option((20,), "Numbers of hidden layers.", at_least=1)
+    learning_rates: tuple[float, ...] = option(
+        (0.0003, 0.001, 0.003, 0.01, 0.1),
+        "Learning rates that every network is allowed to choose from.",
+        more_than=0,
+    )
+
+
+def network(
+    config: Config, classes: int, initializer: str, activation: str, depth: int
+) -> layers.Layer:
+    """The multilayer perceptron with these weights."""
+    weights = WEIGHTS[initializer]
+    return networks.mlp(
+        classes, depth=depth, width=config.width, activation=activation, weights=weights
+    )
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every initialiser, activation and depth, trained at every learning rate from every seed."""
+    examples, classes = training.load(config)
+
+    def cell(initializer: str, activation: str, depth: int) -> sweep.Cell:
+        return training.cell(config, network(config, classes, initializer, activation, depth))
+
+    members = {
+        "initializer": config.initializers,
+        "activation": config.activations,
+        "depth": config.depths,
+    }
+    dataset = comparison.measure(config, run, members, cell, examples)
+    predicted = [
+        comparison.predicted_log10_share(network(config, classes, *place), examples.x_train)
+        for place in itertools.product(*members.values())
+    ]
+    shape = [len(values) for values in members.values()]
+    return dataset.assign(
+        predicted_log10_share=(tuple(members), np.reshape(predicted, shape), {"units": "1"})
+    )
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """A table of what each network did, with theory's word, and the best weights for each."""
+    theory = xr.apply_ufunc(comparison.power, dataset.predicted_log10_share, vectorize=True)
+    return "\n".join(
+        [
+            *comparison.table(dataset, {"theory": theory}),
+            "theory: what mean-field theory foretells of the signal left.",
+            "",
+            *comparison.ranking(dataset, "initializer"),
+        ]
+    )
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """Signal and error signal by layer, before and after training, and the losses."""
+    title = "Initial weights: the signal, the error signal on its way back, and the loss"
+    return comparison.figure(dataset, "initializer", title)
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)

@@ -1,0 +1,111 @@
+"""Which way of adding a block to its input keeps the gradient of a deep network?
+
+    python -m experiments.residual --blocks=plain,post_activation,rezero --counts=8,32
+
+Three minutes on two CPU cores. Expected: of 32 blocks (64 layers) without a norm, plain ones
+learn little or nothing; bare sums double the signal and the gradient at every block and need tiny
+learning rates, where those that start small (scaled, ReZero, SkipInit, Fixup) or nearly shut
+(highway) keep both and learn.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import comparison, launch, training
+from experiments.launch import option
+from vanishing import layers, networks, record, sweep, train
+
+NORMS = {"none": None, "batch_norm": layers.batch_norm(), "layer_norm": layers.layer_norm()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.Config):
+    """Which blocks to compare."""
+
+    blocks: tuple[str, ...] = option(
+        tuple(networks.BLOCKS), "Kinds of block to compare.", choices=tuple(networks.BLOCKS)
+    )
+    counts: tuple[int, ...] = option((8, 32), "Numbers of blocks, each of two layers.", at_least=1)
+    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    norm: str = option("none", "What normalises in the blocks.", choices=tuple(NORMS))
+    gate_bias: float = option(-2.0, "Of a highway's gates as training starts.")
+    learning_rates: tuple[float, ...] = option(
+        (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+        "Learning rates that every network is allowed to choose from.",
+        more_than=0,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if "fixup" in self.blocks and self.norm != "none":
+            raise ValueError(
+                f"norm has {self.norm} and blocks has fixup, which replaces norms; leave one out."
+            )
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every kind of block, so many times over, trained at every learning rate from every seed."""
+    examples, classes = training.load(config)
+
+    def cell(block: str, count: int) -> sweep.Cell:
+        network = networks.residual_mlp(
+            classes,
+            kind=block,
+            blocks=count,
+            width=config.width,
+            activation=config.activation,
+            norm=NORMS[config.norm],
+            gate_bias=config.gate_bias,
+        )
+        return training.cell(config, network, labelled)
+
+    members = {"block": config.blocks, "count": config.counts}
+    dataset = comparison.measure(config, run, members, cell, examples)
+    dataset["count"].attrs.update(long_name="number of blocks, each of two layers", units="1")
+    return dataset
+
+
+def labelled(history: train.Record) -> xr.Dataset:
+    """Everything recorded, and the signal and error signal between the blocks."""
+    sizes = {
+        name: (("point", "step", "place"), values, {"units": "1"})
+        for name, values in record.trunk(history.trace).items()
+    }
+    dataset = training.labelled(history).assign(sizes)
+    return dataset.assign_coords(place=range(1, dataset.sizes["place"] + 1))
+
+
+def between_blocks(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with the places between blocks in the place of its layers."""
+    inside = [name for name in dataset.data_vars if "layer" in dataset[name].dims]
+    names = {"place": "layer", "trunk_rms": "output_rms", "trunk_cotangent_rms": "cotangent_rms"}
+    return dataset.drop_vars([*inside, "layer"]).rename(names)
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """A table of what each kind of block did, and which of them are best."""
+    found = between_blocks(dataset)
+    notes = [
+        "Here the signal is what goes from block to block: the first layer is the input of the",
+        "first block, the last hidden one the output of the last, and a layer is a block. (nan:",
+        "with fixup no error signal leaves the read-out, which starts at zero, at the first step.)",
+    ]
+    return "\n".join([*comparison.table(found), *notes, "", *comparison.ranking(found, "block")])
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """Signal and error signal between the blocks, before and after training, and the losses."""
+    return comparison.figure(
+        between_blocks(dataset),
+        "block",
+        "The signal from block to block, the error signal on its way back, and the loss",
+        words=("signal: RMS between blocks", "error signal: RMS of its gradient"),
+        layer="place (1 is before the first block)",
+    )
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)
