@@ -42,15 +42,60 @@ def test_batch_norm_equals_flax_in_training_and_after(x64, key, shape):
         state = new_state
 
 
-def test_layer_norm_equals_flax(x64, key):
-    x = 3 + 2 * jax.random.normal(key, (4, 6, 5))
-    ours, flax = layers.layer_norm(), nn.LayerNorm(dtype=jnp.float64, use_fast_variance=False)
+EXACT = {"dtype": jnp.float64, "use_fast_variance": False}  # not E[x^2] - E[x]^2, which cancels
+
+
+@pytest.mark.parametrize(
+    ("ours", "flax", "shape"),
+    [
+        (layers.layer_norm(), nn.LayerNorm(**EXACT), (4, 6, 6)),
+        (layers.rms_norm(), nn.RMSNorm(**EXACT), (4, 6, 6)),
+        (layers.group_norm(2), nn.GroupNorm(2, **EXACT), (4, 6)),
+        (layers.group_norm(3, epsilon=0.1), nn.GroupNorm(3, epsilon=0.1, **EXACT), (2, 4, 3, 6)),
+    ],
+    ids=["layer", "rms", "group", "group of an image"],
+)
+def test_norms_of_one_input_equal_flax(x64, key, ours, flax, shape):
+    x = 3 + 2 * jax.random.normal(key, shape)
     params, state = ours.init(key, x)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, flax.init(key, x)["params"])
-    params = {"scale": jnp.arange(1.0, 6.0), "bias": jnp.linspace(-1, 1, 5)}
+    params = {"scale": jnp.arange(1.0, 7.0), "bias": jnp.linspace(-1, 1, 6)}
+    params = {name: params[name] for name in ours.init(key, x).params}
     mine = jax.value_and_grad(squares(lambda p, x: ours.apply(p, state, x).output), (0, 1))
     theirs = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
+    # float64's rounding, 1e-16, over gradients of which the norm's projection leaves a thousandth
     assert_trees_close(mine(params, x), theirs(params, x), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [layers.layer_norm(0.5), layers.rms_norm(0.5), layers.group_norm(4, 0.5)],
+    ids=["layer", "rms", "group"],
+)
+def test_theory_of_a_norm_is_what_it_does_to_many_units(key, norm):
+    size = 40_000
+    common, own, cotangents = jax.random.split(key, 3)
+    a, b = jax.random.normal(common, (1, size)), jax.random.normal(own, (2, size))
+    x = 0.5 + 0.6 * a + 0.8 * b  # of mean square 1.25, covariance 0.61 and mean 0.5
+    params, state = norm.init(key, x)
+    y, pullback = jax.vjp(lambda x: norm.apply(params, state, x).output, x)
+    g = jax.random.normal(cotangents, x.shape)
+    gain = jnp.sum(pullback(g)[0] ** 2) / jnp.sum(g**2)
+    found = [jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, jnp.mean(y), gain]
+    after = layers.propagate(norm, signal(1.25, 0.61 / 1.25, mean=0.5, shape=(size,)))
+    predicted_gain = jnp.exp(after.gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0])))
+    predicted = [after.q, after.difference, after.mean, predicted_gain]
+    # 4 standard errors of a mean square of 40,000 numbers: 4 (2 / 40,000)^0.5 = 0.028
+    np.testing.assert_allclose(found, predicted, atol=0.028)
+
+
+def test_a_small_group_multiplies_the_gradient_by_n_minus_2_over_n_minus_3(key):
+    n, norm = 10, layers.group_norm(1, epsilon=0.0)
+    x, g = jax.random.normal(key, (2, 100_000, n))
+    params, state = norm.init(key, x)
+    _, pullback = jax.vjp(lambda x: norm.apply(params, state, x).output, x)
+    gain = jnp.mean(pullback(g)[0] ** 2) / jnp.mean(g**2)
+    assert gain == pytest.approx((n - 2) / (n - 3), rel=0.01)  # 4 standard errors
 
 
 def normalised(**place):
@@ -74,6 +119,17 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(key):
         (lambda: layers.batch_norm(momentum=2.0), "batch_norm has momentum 2.0"),
         (lambda: layers.batch_norm(epsilon=-1.0), "batch_norm has epsilon -1.0"),
         (lambda: layers.layer_norm(epsilon=-1.0), "layer_norm has epsilon -1.0"),
+        (lambda: layers.rms_norm(epsilon=-1.0), "rms_norm has epsilon -1.0"),
+        (lambda: layers.group_norm(2, epsilon=-1.0), "group_norm has epsilon -1.0"),
+        (lambda: layers.group_norm(0), "group_norm has 0 groups"),
+        (
+            lambda: layers.group_norm(3).init(jax.random.key(0), jnp.ones((2, 4, 8))),
+            "a multiple of its 3 groups, but its input has shape (2, 4, 8)",
+        ),
+        (
+            lambda: layers.propagate(layers.group_norm(3), signal(shape=(8,))),
+            "3 groups, but 8 channels",
+        ),
         (lambda: layers.dropout(0.5).apply({}, {}, jnp.ones(3), None, True), "give apply a key"),
         (
             lambda: normalised(shape=(4, 4, 8), batch=16),

@@ -12,10 +12,12 @@ from vanishing.layers.base import (
 )
 from vanishing.layers.combine import Stacked, depth_axes, repeat, serial
 from vanishing.layers.linear import conv, dense, flatten
-from vanishing.layers.norm import batch_norm, dropout, layer_norm
+from vanishing.layers.norm import batch_norm, dropout, group_norm, layer_norm, rms_norm
+from vanishing.layers.pool import avg_pool, global_avg_pool, max_pool
 from vanishing.layers.recurrent import gru, lstm, rnn
 from vanishing.layers.residual import highway, residual
 from vanishing.layers.scalar import multiplier, shift
+from vanishing.layers.standardized import weight_standardized
 
 __all__ = [
     "ACTIVATIONS",
@@ -25,6 +27,7 @@ __all__ = [
     "Stacked",
     "Variables",
     "activation",
+    "avg_pool",
     "batch_norm",
     "checkpoint",
     "conv",
@@ -33,17 +36,22 @@ __all__ = [
     "dropout",
     "facts_of",
     "flatten",
+    "global_avg_pool",
+    "group_norm",
     "gru",
     "highway",
     "layer_norm",
     "lstm",
+    "max_pool",
     "multiplier",
     "output_spec",
     "propagate",
     "repeat",
     "residual",
+    "rms_norm",
     "rnn",
     "serial",
     "shift",
     "stateless",
+    "weight_standardized",
 ]

@@ -1,4 +1,4 @@
-"""Layers that normalise or drop: batch normalisation, layer normalisation, dropout."""
+"""Layers that normalise or drop: batch, layer, root-mean-square and group norms, dropout."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from vanishing.layers.base import Applied, Layer, Variables
 from vanishing.meanfield import Signal
+from vanishing.meanfield.moments import Scalar
 from vanishing.meanfield.signal import Gain, elementwise_gain, linear_gain, unknown
 
 
@@ -160,19 +161,137 @@ def layer_norm(epsilon: float = 1e-6) -> Layer:
         mean, var = jnp.mean(x, -1, keepdims=True), jnp.var(x, -1, keepdims=True)
         return Applied(_normalised(params, x, mean, var, epsilon), state)
 
+    return Layer(init, apply, lambda signal: _standardized(signal, epsilon))
+
+
+def rms_norm(epsilon: float = 1e-6) -> Layer:
+    """Root-mean-square normalisation: every input over the root of its mean square.
+
+    `x / sqrt(mean(x^2) + epsilon) * scale`, the mean over the last axis. The parameter is `scale`
+    of shape (features,), spelt as Flax spells it. Theory follows it for many features, as it does
+    `layer_norm`; it keeps the mean.
+
+    Args:
+      epsilon: added to the mean square.
+
+    Raises:
+      ValueError: `epsilon` is negative.
+
+    Reference: Zhang & Sennrich, Root mean square layer normalization, NeurIPS 2019, eq. 4.
+
+    >>> layer = rms_norm()
+    >>> params, state = layer.init(jax.random.key(0), jnp.ones((8, 2)))
+    >>> print(layer.apply(params, state, jnp.array([[3.0, -3.0]])).output.round(3))
+    [[ 1. -1.]]
+    """
+    if epsilon < 0:
+        raise ValueError(f"rms_norm has epsilon {epsilon}; it must be at least 0.")
+
+    def init(key, x):
+        del key  # nothing is random
+        return Variables(params={"scale": jnp.ones(x.shape[-1:], x.dtype)}, state={})
+
+    def apply(
+        params, state, x: Float[jax.Array | np.ndarray, "*batch features"], key=None, train=False
+    ):
+        del key, train  # deterministic, and the same in training
+        square = jnp.mean(jnp.square(x), -1, keepdims=True)
+        scale = jnp.broadcast_to(params["scale"], x.shape)
+        return Applied(scale * jax.lax.rsqrt(square + epsilon) * x, state)
+
     def propagate(signal: Signal) -> Signal:
-        variance = 1 - signal.relative_mean**2  # over the mean square
-        factor = 1 / (variance + epsilon * jnp.exp(-signal.log_q))
-        gain = linear_gain(signal, factor)
-        return signal.then(
-            q=factor * variance,
-            difference=factor * signal.share,
-            mean=0.0,
-            gain=gain._replace(log_scale=gain.log_scale - signal.log_q),
-            has_parameters=True,
-        )
+        factor = 1 / (1 + epsilon * jnp.exp(-signal.log_q))
+        return _divided(signal, factor, factor, factor**0.5 * signal.relative_mean)
 
     return Layer(init, apply, propagate)
+
+
+def group_norm(groups: int, epsilon: float = 1e-6) -> Layer:
+    """Group normalisation: every input by itself, over its places and the channels of a group.
+
+    Parameters are `scale` and `bias` of shape (channels,), spelt as Flax spells them. Theory
+    follows it for many units in a group: behind a dense layer a group of n multiplies the mean
+    square of the gradient by (n - 2) / (n - 3), which it leaves out. Units at neighbouring places
+    are alike and count for less.
+
+    Args:
+      groups: of equal size and neighbouring channels; at least 1.
+      epsilon: added to the variance.
+
+    Returns:
+      A layer from (batch, *places, channels) to the same shape.
+
+    Raises:
+      ValueError: `groups` is under 1 or `epsilon` negative, or the input has no batch axis or a
+        number of channels that is no multiple of `groups`.
+
+    Reference: Wu & He, Group normalization, ECCV 2018, eq. 7.
+
+    >>> layer = group_norm(2)
+    >>> x = jnp.array([[0.0, 2.0, 5.0, 3.0]])
+    >>> params, state = layer.init(jax.random.key(0), x)
+    >>> print(layer.apply(params, state, x).output.round(3))
+    [[-1.  1.  1. -1.]]
+    """
+    if groups < 1:
+        raise ValueError(f"group_norm has {groups} groups; it must have at least 1.")
+    if epsilon < 0:
+        raise ValueError(f"group_norm has epsilon {epsilon}; it must be at least 0.")
+
+    def init(key, x):
+        del key  # nothing is random
+        if len(x.shape) < 2 or x.shape[-1] % groups:
+            raise ValueError(
+                f"group_norm takes inputs (batch, *places, channels) whose channels are a multiple "
+                f"of its {groups} groups, but its input has shape {x.shape}."
+            )
+        ones, zeros = jnp.ones(x.shape[-1:], x.dtype), jnp.zeros(x.shape[-1:], x.dtype)
+        return Variables(params={"scale": ones, "bias": zeros}, state={})
+
+    def apply(
+        params,
+        state,
+        x: Float[jax.Array | np.ndarray, "batch *places channels"],
+        key=None,
+        train=False,
+    ):
+        del key, train  # deterministic, and the same in training
+        apart = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+        axes = (*range(1, x.ndim - 1), x.ndim)  # all but the batch and the groups
+        mean, var = (
+            jnp.broadcast_to(f(apart, axes, keepdims=True), apart.shape).reshape(x.shape)
+            for f in (jnp.mean, jnp.var)
+        )
+        return Applied(_normalised(params, x, mean, var, epsilon), state)
+
+    def propagate(signal: Signal) -> Signal:
+        if signal.shape[-1] % groups:
+            raise unknown(
+                f"group_norm has {groups} groups, but {signal.shape[-1]} channels; take a divisor.",
+                signal,
+            )
+        return _standardized(signal, epsilon)
+
+    return Layer(init, apply, propagate)
+
+
+def _standardized(signal: Signal, epsilon: float) -> Signal:
+    """The signal of an input whose units have lost their mean and been divided by their spread."""
+    variance = 1 - signal.relative_mean**2  # over the mean square
+    factor = 1 / (variance + epsilon * jnp.exp(-signal.log_q))
+    return _divided(signal, factor, factor * variance, 0.0)
+
+
+def _divided(signal: Signal, factor: jax.Array, q: jax.Array, mean: Scalar) -> Signal:
+    """The signal of an input divided by itself: by the root of its mean square over `factor`."""
+    gain = linear_gain(signal, factor)
+    return signal.then(
+        q=q,
+        difference=factor * signal.share,
+        mean=mean,
+        gain=gain._replace(log_scale=gain.log_scale - signal.log_q),
+        has_parameters=True,
+    )
 
 
 def _normalised(params, x, mean, var, epsilon) -> jax.Array:
