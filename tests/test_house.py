@@ -64,6 +64,7 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "experiments.phase_diagram",
     "experiments.extreme_depth",
     "experiments.trainability",
+    "experiments.recurrent",
 )
 
 

@@ -1,0 +1,346 @@
+"""How much gradient reaches a state t steps back, for which cell, and does it learn long lags?
+
+    python -m experiments.recurrent --task=temporal_order --cells=rnn,chrono_lstm
+
+Expected of 100 steps: a tanh RNN loses eight to eleven decades of the gradient at initialisation,
+an LSTM four, an LSTM with chrono initialisation one or two, and an IRNN keeps all of it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import launch, training
+from experiments.launch import option
+from vanishing import (
+    data,
+    figures,
+    layers,
+    losses,
+    networks,
+    optimizers,
+    record,
+    sweep,
+    theory,
+    through_time,
+    train,
+    views,
+)
+from vanishing.data.sequences import RECALLED, SYMBOLS
+from vanishing.fleet import Task
+
+WATCHED = 64  # test examples that gradients through time are of
+WITHIN = 0.04  # of the sum, in which an answer to adding is right (Hochreiter & Schmidhuber 1997)
+STAYS, LEARNS = 0.9, 0.1  # test losses from and to which, in memoryless ones, a cell does so
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(launch.Config):
+    """Which cells to train on what."""
+
+    task: str = option(
+        "adding",
+        "What to learn: the sum of two marked numbers; ten symbols to repeat; which of two symbols "
+        "came first; digits, pixel by pixel.",
+        choices=("adding", "copy_memory", "temporal_order", "pixels"),
+    )
+    cells: tuple[str, ...] = option(
+        tuple(networks.CELLS), "Recurrent cells to compare.", choices=tuple(networks.CELLS)
+    )
+    length: int = option(
+        100, "Steps of a sequence; of copy_memory, blanks; pixels always have 64.", at_least=10
+    )
+    units: int = option(32, "Width of the state.", at_least=1)
+    examples: int = option(
+        10_000, "Sequences to train on; there are a tenth as many to test.", at_least=100
+    )
+    optimizer: str = option("adam", "Optimiser.", choices=("adam", "rmsprop", "sgd"))
+    learning_rates: tuple[float, ...] = option(
+        (0.001, 0.003, 0.01), "Learning rates that every cell may choose from.", more_than=0
+    )
+    clipping: str = option("global_norm", "Limit on the gradient.", choices=optimizers.CLIPPINGS)
+    clip_threshold: float = option(1.0, "What the limit compares with.", more_than=0)
+    batch_size: int = option(32, "Sequences per step; 0 for all of them.", at_least=0)
+    steps: int = option(3000, "Training steps.", at_least=1)
+    record_every: int = option(100, "Steps from one record to the next.", at_least=1)
+    seeds: int = option(2, "Independent runs of every cell, side by side.", at_least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.steps % self.record_every:
+            raise ValueError(
+                f"steps is {self.steps}; it must be a multiple of record_every "
+                f"({self.record_every})."
+            )
+
+
+class Goal(NamedTuple):
+    """What is asked of a network, and what is reached without memory."""
+
+    examples: train.Data
+    outputs: int
+    sequence: bool  # whether an answer is due at every time, or at the last one
+    loss: losses.Loss
+    score: losses.Loss
+    memoryless: float  # the loss of the best answer that reads nothing of long ago
+
+
+def goal(config: Config) -> Goal:
+    """The task of a configuration, with examples drawn from keys of its own."""
+    if config.task == "pixels":
+        digits = data.standardize(data.load("digits"))
+        parts = [(data.by_pixel(part.x), part.y) for part in (digits.train, digits.test)]
+        loss, score, outputs = losses.softmax_cross_entropy, losses.accuracy, digits.classes
+        memoryless = math.log(digits.classes)
+    else:
+        make = getattr(data, config.task)
+        counts = config.examples, config.examples // 10
+        keys = jax.random.split(jax.random.key(0))
+        parts = [make(key, count, config.length) for key, count in zip(keys, counts, strict=True)]
+        outputs, loss, score, memoryless = {
+            "adding": (1, squared_error, within, data.ADDING_MEMORYLESS),
+            "copy_memory": (
+                SYMBOLS + 1,
+                losses.softmax_cross_entropy,
+                recalled,
+                data.copy_memoryless(config.length),
+            ),
+            "temporal_order": (
+                4,
+                losses.softmax_cross_entropy,
+                losses.accuracy,
+                data.TEMPORAL_ORDER_MEMORYLESS,
+            ),
+        }[config.task]
+    examples = train.Data(*(jnp.asarray(array) for part in parts for array in part))
+    return Goal(examples, outputs, config.task == "copy_memory", loss, score, memoryless)
+
+
+def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Mean squared error of outputs with a single feature."""
+    return losses.mean_squared_error(outputs[..., 0], targets)
+
+
+def within(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Share of answers within 0.04 of the sum."""
+    return jnp.mean(jnp.abs(outputs[..., 0] - targets) < WITHIN, dtype=outputs.dtype)
+
+
+def recalled(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Share of the ten symbols that are recalled."""
+    count = RECALLED
+    return losses.accuracy(outputs[..., -count:, :], targets[..., -count:])
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every cell trained at every learning rate from every seed; and the theory."""
+    asked = goal(config)
+    chrono = asked.examples.x_train.shape[1]
+    grid = sweep.Grid(
+        structural={"cell": config.cells},
+        numeric={"learning_rate": config.learning_rates, "seed": range(config.seeds)},
+    )
+    dataset = run(grid, lambda cell: trained(config, asked, cell, chrono), shared=asked.examples)
+    power = float(jnp.mean(jnp.square(asked.examples.x_train)))
+    lines = [predicted(cell, dataset.lag.values, power**0.5, chrono) for cell in config.cells]
+    return dataset.assign(
+        predicted_log10_left=(("cell", "lag"), np.stack(lines)),
+        memoryless=asked.memoryless,
+    ).assign_attrs(task=config.task)
+
+
+def trained(config: Config, asked: Goal, cell: str, chrono: int) -> sweep.Cell:
+    """One cell trained at every point of the numeric axes, watched through time as it learns."""
+    network = networks.rnn(
+        asked.outputs, cell=cell, units=config.units, chrono=chrono, sequence=asked.sequence
+    )
+    recurrent = networks.recurrent_layer(cell, config.units, chrono, asked.sequence)
+    read_out = layers.dense(asked.outputs)
+
+    def problem(settings):
+        optimizer = optimizers.by_name(
+            config.optimizer,
+            settings["learning_rate"],
+            clipping=config.clipping,
+            clip_threshold=config.clip_threshold,
+        )
+        return train.Problem(network, asked.loss, optimizer, score=asked.score)
+
+    def through(params, examples):
+        def of_last(h):
+            outputs = read_out.apply(params["output"], {}, h).output
+            targets = examples.y_test[:WATCHED]
+            if asked.sequence:  # else what the later answers add would hide how little gets far
+                outputs, targets = outputs[:, -1], targets[:, -1]
+            return asked.loss(outputs, targets)
+
+        x = examples.x_test[:WATCHED]
+        return through_time.log_norms(recurrent, params["recurrent"], x, of_last)
+
+    run = train.make_run(problem, batch_size=config.batch_size, record_every=config.record_every)
+    records = config.steps // config.record_every
+    task = train.task(run, records=records, chunks=records)
+
+    def advance(state, settings, examples):
+        logs = {name: part[None] for name, part in through(state.params, examples).items()}
+        state, history = task.advance(state, settings, examples)
+        return state, (history, logs)
+
+    return sweep.Cell(Task(task.init, advance, task.chunks), labelled)
+
+
+def labelled(output: tuple[train.Record, dict[str, np.ndarray]]) -> xr.Dataset:
+    """The losses and scores, and the gradient with respect to the state of every time."""
+    history, logs = output
+    dataset = record.labelled(history)
+    dataset = dataset.drop_dims("layer")  # a step of time would count as one
+    for name in ("h", "c"):
+        backward = logs[name][..., ::-1] if name in logs else np.full(logs["h"].shape, np.nan)
+        said = f"log10 of the norm of dL/d{name}, lag steps before the last"
+        values = np.asarray(backward, np.float64) / np.log(10)
+        dataset[f"log10_{name}"] = (("point", "step", "lag"), values, {"long_name": said})
+    lags = np.arange(dataset.sizes["lag"])
+    return dataset.assign_coords(lag=("lag", lags, {"long_name": "steps back", "units": "1"}))
+
+
+def predicted(cell: str, lags: np.ndarray, sigma_x: float, chrono: int) -> np.ndarray:
+    """log10 of what theory leaves of the gradient's norm, at initialisation; nan without theory.
+
+    Of a gated cell it is the mean along the gates that keep, as if they read inputs alone. The
+    norm falls slower than that: paths through the other gates cancel in the mean only.
+    """
+    if cell in ("rnn", "orthogonal_rnn"):
+        return lags * float(jnp.log10(theory.rnn_chi("tanh", 1.0, sigma_x=sigma_x))) / 2
+    if cell in ("lstm", "gru"):
+        bias = {"lstm": 1.0, "gru": 0.0}[cell]
+        return lags * float(jnp.log10(theory.gate_gain(1, bias, sigma_x)))
+    if cell == "chrono_lstm":
+        return np.array([float(jnp.log10(theory.chrono_gain(int(lag), chrono))) for lag in lags])
+    return np.full(len(lags), np.nan)
+
+
+def decades(dataset: xr.Dataset) -> xr.DataArray:
+    """Decades that |dL/dh| changes by from one step before the last to the first, over seeds."""
+    ends = dataset.log10_h.isel(lag=-1, drop=True) - dataset.log10_h.sel(lag=1, drop=True)
+    return ends.median("seed")
+
+
+def summary(dataset: xr.Dataset) -> xr.Dataset:
+    """Each cell at its best learning rate: what its gradient lost, and what it learnt."""
+    best = dataset.sel(learning_rate=training.best_learning_rate(dataset))
+    kept, end = decades(best), best.isel(step=-1, drop=True)
+    rates = dataset.learning_rate
+    return xr.Dataset(
+        {
+            "learning_rate": best.learning_rate,
+            "at_an_end": (best.learning_rate == rates[0]) | (best.learning_rate == rates[-1]),
+            "decades": kept.isel(step=0, drop=True),
+            "decades_after": kept.isel(step=-1, drop=True),
+            "loss": end.test_loss.mean("seed") / dataset.memoryless,
+            "score": end.test_accuracy.mean("seed"),
+            "spread": end.test_accuracy.std("seed"),
+            "diverged": (best.outcome == train.Outcome.DIVERGED).sum("seed"),
+        }
+    )
+
+
+def answer(loss: float, diverged: int, seeds: int) -> str:
+    """What a cell did, from its test loss over the memoryless one."""
+    if diverged:
+        return f"diverges ({diverged} of {seeds} seeds)"
+    if np.isnan(loss):
+        return "failed"
+    if loss >= STAYS:
+        return "stays at the memoryless baseline"
+    return "learns" if loss <= LEARNS else "learns in part"
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """A table of what each cell did, and who got furthest."""
+    found, seeds = summary(dataset), dataset.sizes["seed"]
+    rows = []
+    for name in dataset.cell.values:
+        row = found.sel(cell=name)
+        mark = "*" if row.at_an_end and dataset.sizes["learning_rate"] > 1 else " "
+        rows.append(
+            [
+                str(name),
+                f"{float(row.decades):+.1f}",
+                f"{float(row.decades_after):+.1f}",
+                f"{float(row.learning_rate):g}{mark}",
+                f"{float(row.loss):.3f}",
+                f"{float(row.score):.1%} ± {float(row.spread):5.1%}",
+                answer(float(row.loss), int(row.diverged), seeds),
+            ]
+        )
+    longest = max(len(row[-1]) for row in rows)
+    rows = [[*row[:-1], row[-1].ljust(longest)] for row in rows]
+    header = ["cell", "decades", "after", "rate ", "loss", "score", ""]
+    said = {
+        "adding": f"share of sums answered within {WITHIN:g}",
+        "copy_memory": "share of the ten symbols recalled",
+    }.get(dataset.attrs["task"], "share of sequences named right")
+    finite = found.loss.where(found.diverged == 0).fillna(np.inf)
+    order = [str(name) for name in finite.sortby(finite).cell.values]
+    return "\n".join(
+        [
+            *views.table(header, rows, 1).splitlines(),
+            "",
+            f"decades: by how many powers of ten |dL/dh_t| changes over {dataset.sizes['lag'] - 2} "
+            "steps back in time,",
+            "from the last state but one to the first, at initialisation; after: after training",
+            "(-inf: nothing is left, as where all rectified units are off).",
+            f"rate: of {dataset.sizes['learning_rate']} learning rates, the one with the lowest "
+            "training loss; * the lowest or highest.",
+            f"loss: test loss over {float(dataset.memoryless):.4g}, the loss of an answer without "
+            "memory.",
+            f"score: {said}, mean ± standard deviation over {seeds} seeds.",
+            "",
+            f"From the lowest test loss to the highest: {', '.join(order)}.",
+        ]
+    )
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """|dL/dh| by lag, before and after training and in theory, and the training loss."""
+    best = dataset.sel(learning_rate=training.best_learning_rate(dataset))
+    drawing, (gradient,), ((loss,),) = figures.panels_beside(
+        1, 1, 1, "Gradient by time, and what is learnt of long ago"
+    )
+    color = figures.colors(list(map(str, dataset.cell.values)))
+    for name in dataset.cell.values:
+        runs, own = best.sel(cell=name), color[str(name)]
+        start, end = (runs.log10_h.isel(step=at).median("seed") for at in (0, -1))
+        for values, style in ((start, "-"), (end, "--")):
+            shown = values.where(np.isfinite(values))
+            gradient.plot(shown.lag, shown, style, color=own, lw=1.3)
+        theirs = runs.predicted_log10_left
+        line = start.sel(lag=1) + theirs - theirs.sel(lag=1)
+        gradient.plot(line.lag, line, ":", color=own, lw=1)
+        score = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
+        diverged = bool((runs.outcome == train.Outcome.DIVERGED).any())
+        label = f"{name}: {'diverged' if diverged else score}"
+        figures.curve(loss, runs.loss, color=own, lw=1, label=label)
+    for style, said in (("-", "at initialisation"), ("--", "after training"), (":", "theory")):
+        gradient.plot([], [], style, color="gray", label=said)
+    figures.legend(gradient)
+    gradient.set_xlabel("steps before the last")
+    gradient.set_ylabel("log10 |dL/dh|")
+    base = float(dataset.memoryless)
+    loss.axhline(base, color="black", lw=1, ls=":", label="without memory")
+    loss.set_ylim(0, 2 * base)
+    loss.set_xlabel("training step")
+    loss.set_ylabel("training loss")
+    figures.legend(loss, title="score")
+    return drawing
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)
