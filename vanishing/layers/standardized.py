@@ -70,13 +70,15 @@ def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) 
         # relative to the larger of signal and bias, as in a dense layer
         unit = jnp.maximum(signal.log_q, own.log_q)
         unit = jnp.where(jnp.isfinite(unit), unit, 0.0)
-        kept = gain**2 * jnp.exp(signal.log_q - unit)
+        sigma_w2 = jnp.exp(own.gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0])))
+        square = gain**2 * jnp.minimum(sigma_w2 / epsilon, 1.0)
+        kept = square * jnp.exp(signal.log_q - unit)
         return signal.scaled(
             q=kept * (1 - signal.relative_mean**2) + jnp.exp(own.log_q - unit),
             difference=kept * signal.share,  # two inputs have the same mean
             mean=0.0,
             log_unit=unit,
-            gain=linear_gain(signal, gain**2, own.gain.log_variance),
+            gain=linear_gain(signal, square, own.gain.log_variance),
             shape=own.shape,
             gaussian=True,
             fresh=True,
@@ -91,7 +93,7 @@ def _standardized(kernel: Leaf, factor: Leaf, epsilon: float) -> jax.Array:
     fan_in = kernel.size // kernel.shape[-1]
     mean, var = (jnp.broadcast_to(f(kernel, axes), kernel.shape) for f in (jnp.mean, jnp.var))
     size = jax.lax.rsqrt(jnp.maximum(var * fan_in, epsilon))
-    return (kernel - mean) * size * jnp.broadcast_to(factor, kernel.shape)
+    return size * (kernel - mean) * jnp.broadcast_to(factor, kernel.shape)
 
 
 def _require_kernel(params: PyTree) -> None:
