@@ -197,7 +197,7 @@ def rms_norm(epsilon: float = 1e-6) -> Layer:
         del key, train  # deterministic, and the same in training
         square = jnp.mean(jnp.square(x), -1, keepdims=True)
         scale = jnp.broadcast_to(params["scale"], x.shape)
-        return Applied(scale * jax.lax.rsqrt(square + epsilon) * x, state)
+        return Applied(jax.lax.rsqrt(square + epsilon) * x * scale, state)
 
     def propagate(signal: Signal) -> Signal:
         factor = 1 / (1 + epsilon * jnp.exp(-signal.log_q))
