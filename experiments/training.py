@@ -149,7 +149,7 @@ def cell(
                 steps=config.steps,
                 warmup_steps=config.warmup_steps,
                 clipping=config.clipping,
-                clip_threshold=config.clip_threshold,
+                clip_threshold=settings.get("clip_threshold", config.clip_threshold),
             ),
             penalty=lambda params: config.penalty_weight * PENALTIES[config.penalty](params),
         )
