@@ -1,9 +1,13 @@
 """How much gradient reaches a state t steps back, for which cell, and does it learn long lags?
 
-    python -m experiments.recurrent --task=temporal_order --cells=rnn,chrono_lstm
+    python -m experiments.recurrent --task=adding
 
-Expected of 100 steps: a tanh RNN loses eight to eleven decades of the gradient at initialisation,
-an LSTM four, an LSTM with chrono initialisation one or two, and an IRNN keeps all of it.
+Five minutes on two CPU cores. Expected of the adding problem over 100 steps: at initialisation an
+IRNN keeps the norm of dL/dh all the way, an LSTM with chrono initialisation loses 1.4 decades, a
+plain one 4, tanh RNNs 9 and a GRU 12. All gated
+cells learn it, and what is lost at the start is not what decides: the GRU is as quick as any, and
+loses less than a decade once trained. The others come under the memoryless loss at the lowest
+learning rate alone, to about a third of it.
 """
 
 import dataclasses
@@ -321,13 +325,16 @@ def figure(dataset: xr.Dataset) -> Figure:
         for values, style in ((start, "-"), (end, "--")):
             shown = values.where(np.isfinite(values))
             gradient.plot(shown.lag, shown, style, color=own, lw=1.3)
-        theirs = runs.predicted_log10_left
-        line = start.sel(lag=1) + theirs - theirs.sel(lag=1)
-        gradient.plot(line.lag, line, ":", color=own, lw=1)
         score = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
         diverged = bool((runs.outcome == train.Outcome.DIVERGED).any())
         label = f"{name}: {'diverged' if diverged else score}"
         figures.curve(loss, runs.loss, color=own, lw=1, label=label)
+    gradient.set_ylim(gradient.get_ylim())  # what theory says of a GRU would flatten all else
+    for name in dataset.cell.values:
+        theirs = dataset.predicted_log10_left.sel(cell=name)
+        first = best.log10_h.sel(cell=name, lag=1).isel(step=0).median("seed")
+        line = first + theirs - theirs.sel(lag=1)
+        gradient.plot(line.lag, line, ":", color=color[str(name)], lw=1)
     for style, said in (("-", "at initialisation"), ("--", "after training"), (":", "theory")):
         gradient.plot([], [], style, color="gray", label=said)
     figures.legend(gradient)
