@@ -4,10 +4,10 @@
 
 Five minutes on two CPU cores. Expected of the adding problem over 100 steps: at initialisation an
 IRNN keeps the norm of dL/dh all the way, an LSTM with chrono initialisation loses 1.4 decades, a
-plain one 4, tanh RNNs 9 and a GRU 12. All gated
-cells learn it, and what is lost at the start is not what decides: the GRU is as quick as any, and
-loses less than a decade once trained. The others come under the memoryless loss at the lowest
-learning rate alone, to about a third of it.
+plain one 4, tanh RNNs 9 and a GRU 12. All gated cells learn it, and what is lost at the start is
+not what decides: the GRU has opened its gates after 200 steps, as soon as its loss falls, and then
+loses half a decade; the LSTM does so after 500 to 800. The others come under the memoryless loss at
+the lowest learning rate alone, to about a third of it.
 """
 
 import dataclasses
