@@ -30,6 +30,7 @@ _PROFILES = {
     "(the error signal)",
     "output_rms": "RMS of what the nonlinearity makes of the layer's pre-activations",
     "saturated": "share of pre-activations where the nonlinearity's slope is under 1 % of its most",
+    "kernel_norm": "L2 norm of the layer's kernel",
     "kernel_gradient_norm": "L2 norm of the gradient with respect to the layer's kernel",
     "bias_gradient_norm": "L2 norm of the gradient with respect to the layer's bias",
 }
@@ -67,6 +68,7 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
         "cotangent_rms": columns(trace.backward.rms, products),
         "output_rms": columns(trace.forward.rms, after),
         "saturated": columns(trace.forward.saturated, after),
+        "kernel_norm": columns(trace.params.weight, leaf("kernel")),
         "kernel_gradient_norm": columns(trace.params.gradient, leaf("kernel")),
         "bias_gradient_norm": columns(trace.params.gradient, leaf("bias")),
     }

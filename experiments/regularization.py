@@ -1,0 +1,152 @@
+"""What do penalties and dropout do to the gradient, and to what a network learns beyond its data?
+
+    python -m experiments.regularization --l2=0.001,0.01 --dropout=0.2,0.5
+
+Two minutes on two CPU cores. Expected, of 200 training examples, which a network soon knows by
+heart: the penalties shrink the weights (by two thirds) and keep a gradient alive, a hundred times
+as large, where without them it dies out with the loss; dropout keeps it larger still. Test accuracy
+gains a percent at most, from 94 to 95 %; dropout of one half in every layer is too much for 64
+units and 600 steps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import comparison, launch, training
+from experiments.launch import option
+from vanishing import figures, initializers, layers, sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.InitializedConfig):
+    """What to regularise with, and how strongly."""
+
+    l1: tuple[float, ...] = option((1e-4, 1e-3), "Weights of the penalty sum |w|.", more_than=0)
+    l2: tuple[float, ...] = option((1e-3, 1e-2), "Weights of the penalty sum w^2 / 2.", more_than=0)
+    dropout: tuple[float, ...] = option((0.2, 0.5), "Rates of dropout, under 1.", more_than=0)
+    examples: int = option(200, "Training examples used; 0 for all of them.", at_least=0)
+    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    depth: int = option(4, "Number of hidden layers.", at_least=1)
+    learning_rates: tuple[float, ...] = option(
+        (0.003, 0.01, 0.03), "Learning rates that every network may choose from.", more_than=0
+    )
+    seeds: int = option(5, "Independent runs of every network, side by side.", at_least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if max(self.dropout) >= 1:
+            raise ValueError(f"dropout has {max(self.dropout)}; a rate must be under 1.")
+
+    def members(self) -> dict[str, dict[str, Any]]:
+        """What is compared, by name, with the settings that each one changes."""
+        return {
+            "none": {},
+            **{f"l1 {w:g}": {"penalty": "l1", "penalty_weight": w} for w in self.l1},
+            **{f"l2 {w:g}": {"penalty": "l2", "penalty_weight": w} for w in self.l2},
+            **{f"dropout {rate:g}": {"dropout": (rate,)} for rate in self.dropout},
+        }
+
+
+def network(config: Config, classes: int, rate: float) -> layers.Layer:
+    """The multilayer perceptron, with dropout behind every hidden nonlinearity."""
+    name = training.initializer_name(config, config.activation)
+    weights = initializers.by_name(name, config.scales())
+
+    def hidden() -> layers.Layer:
+        return layers.serial(
+            dense=layers.dense(config.width, *weights),
+            activation=layers.activation(config.activation),
+            **({"dropout": layers.dropout(rate)} if rate else {}),
+        )
+
+    rest = {"hidden": layers.repeat(hidden(), config.depth - 1)} if config.depth > 1 else {}
+    output = layers.serial(dense=layers.dense(classes, *weights))
+    return layers.serial(flatten=layers.flatten(), first=hidden(), **rest, output=output)
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every way and strength, trained at every learning rate from every seed."""
+    if config.penalty != "none":
+        raise ValueError(
+            f"penalty is {config.penalty!r}, but here penalties are compared; give --l1 and --l2."
+        )
+    examples, classes = training.load(config)
+    if config.examples:
+        first = slice(None, config.examples)
+        few = {name: getattr(examples, name)[first] for name in ("x_train", "y_train")}
+        examples = examples._replace(**few)
+    members = config.members()
+
+    def cell(regularization: str) -> sweep.Cell:
+        changes = members[regularization]
+        (rate,) = changes.get("dropout", (0.0,))
+        changed = dataclasses.replace(config, **changes)
+        return training.cell(changed, network(config, classes, rate))
+
+    return comparison.measure(config, run, {"regularization": tuple(members)}, cell, examples)
+
+
+def ends(dataset: xr.Dataset) -> xr.Dataset:
+    """Each network at the end of training: what it knows, its gradient and its weights."""
+    last = comparison.chosen(dataset).isel(step=-1, drop=True)
+
+    def whole(norms: xr.DataArray) -> xr.DataArray:
+        return ((norms**2).sum("layer") ** 0.5).mean("seed")
+
+    return xr.Dataset(
+        {
+            "train_accuracy": last.accuracy.mean("seed"),
+            "gradient": whole(last.kernel_gradient_norm),
+            "weights": whole(last.kernel_norm),
+        }
+    )
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """A table of what each of them did to the gradient, the weights and the accuracy."""
+    found = ends(dataset)
+    texts = {
+        "gradient": xr.apply_ufunc("{:.1e}".format, found.gradient, vectorize=True),
+        "weights": xr.apply_ufunc("{:.1f}".format, found.weights, vectorize=True),
+        "training": xr.apply_ufunc("{:.1%}".format, found.train_accuracy, vectorize=True),
+    }
+    return "\n".join(
+        [
+            *comparison.table(dataset, texts),
+            "gradient: norm of the gradient of loss and penalty with respect to all kernels, at",
+            "the end; weights: norm of all kernels; training: accuracy on the last batch.",
+            "",
+            *comparison.ranking(dataset, "regularization"),
+        ]
+    )
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """Signal and error signal by layer, before and after training, and the losses."""
+    title = "Regularisation: the signal, the error signal on its way back, and the loss"
+
+    def draw_gradients(side: Sequence[Axes]) -> None:
+        names = [str(name) for name in dataset.regularization.values]
+        color = figures.colors(names)
+        for axes, quantity in zip(side, ("kernel_gradient_norm", "kernel_norm"), strict=True):
+            norms = (comparison.chosen(dataset)[quantity] ** 2).sum("layer") ** 0.5
+            for name in names:
+                middle = norms.sel(regularization=name).median("seed")
+                axes.plot(middle.step, middle, color=color[name], lw=1.2, label=name)
+        side[0].set_yscale("log")
+        side[0].set_title("Gradient of all kernels: its norm", loc="left")
+        side[1].set_title("All kernels: their norm", loc="left")
+        side[1].set_ylim(bottom=0)
+        side[1].set_xlabel("training step")
+        figures.legend(side[1])
+
+    return comparison.figure(dataset, "regularization", title, aside=draw_gradients)
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)

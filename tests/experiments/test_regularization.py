@@ -1,0 +1,51 @@
+import pytest
+import xarray as xr
+
+from experiments import regularization
+from tests.experiments.test_launch import command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    ended = command(
+        *("--l1=0.001", "--l2=0.01", "--dropout=0.2", "--steps=300", "--record_every=100"),
+        *("--seeds=2", "--learning_rates=0.03", f"--out={out}"),
+        experiment="regularization",
+    )
+    assert ended.returncode == 0, ended.stderr
+    with xr.open_dataset(out / "data.nc") as dataset:
+        return ended.stdout, dataset.load()
+
+
+def test_penalties_shrink_the_weights_and_dropout_does_not(run):
+    weights = regularization.ends(run[1]).weights
+    none = float(weights.sel(regularization="none"))
+    assert float(weights.sel(regularization="l1 0.001")) < 0.85 * none
+    assert float(weights.sel(regularization="l2 0.01")) < 0.75 * none
+    assert float(weights.sel(regularization="dropout 0.2")) > 0.95 * none
+
+
+def test_the_gradient_dies_out_with_the_loss_unless_something_keeps_it(run):
+    gradient = regularization.ends(run[1]).gradient
+    none = float(gradient.sel(regularization="none"))
+    for name in ("l1 0.001", "l2 0.01", "dropout 0.2"):
+        assert float(gradient.sel(regularization=name)) > 10 * none
+
+
+def test_all_of_them_learn_from_200_examples(run):
+    accuracy = run[1].test_accuracy.isel(step=-1).mean("seed")
+    assert float(accuracy.min()) > 0.85
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--penalty=l2", "penalty is 'l2', but here penalties are compared; give --l1 and --l2."),
+        ("--dropout=0.5,1.5", "dropout has 1.5; a rate must be under 1."),
+    ],
+)
+def test_bad_flags_are_refused_in_one_line(flag, message, tmp_path):
+    ended = command(flag, f"--out={tmp_path}", experiment="regularization")
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == f"regularization: {message}"
