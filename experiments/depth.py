@@ -1,0 +1,150 @@
+"""Are more hidden layers better, and how fast does each of them learn?
+
+    python -m experiments.depth --depths=1,2,3,4 --data=mnist
+
+Three minutes on two CPU cores. The textbook's own networks: 30 sigmoid units a layer, weights N(0,
+1 / fan_in), biases N(0, 1), cross-entropy, gradient descent on all examples. Expected: at the start
+each hidden layer learns about 5 times more slowly than the next one. Of four, the speeds are 0.002,
+0.009, 0.045 and 0.24; Nielsen's, on MNIST, 0.003, 0.017, 0.070 and 0.285 (Neural networks and deep
+learning, 2015, chapter 5). Deeper networks wait longer before they learn and end no better: his
+validation accuracies are 96.5, 96.9, 96.6 and 96.5 % with one to four hidden layers.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import comparison, launch, training
+from experiments.launch import option
+from vanishing import figures, initializers, layers, losses, networks, optimizers, sweep, views
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.Config):
+    """Which networks to train."""
+
+    depths: tuple[int, ...] = option((1, 2, 3, 4), "Numbers of hidden layers.", at_least=1)
+    activation: str = option("sigmoid", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    width: int = option(30, "Units of every hidden layer.", at_least=1)
+    loss: str = option("binary_cross_entropy", "Loss.", choices=tuple(losses.LOSSES))
+    optimizer: str = option("sgd", "Optimiser.", choices=tuple(optimizers.OPTIMIZERS))
+    learning_rates: tuple[float, ...] = option(
+        (0.1, 0.3, 1.0, 3.0), "Learning rates that every network may choose from.", more_than=0
+    )
+    batch_size: int = option(0, "Examples per step; 0 for all of them.", at_least=0)
+    steps: int = option(2000, "Training steps.", at_least=1)
+    record_every: int = option(20, "Steps from one record to the next.", at_least=1)
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every depth, trained at every learning rate from every seed."""
+    examples, classes = training.load(config)
+
+    def cell(depth: int) -> sweep.Cell:
+        network = networks.mlp(
+            classes,
+            depth=depth,
+            width=config.width,
+            activation=config.activation,
+            weights=initializers.scaled(1.0, 1.0),
+        )
+        return training.cell(config, network)
+
+    dataset = comparison.measure(config, run, {"depth": config.depths}, cell, examples)
+    dataset.depth.attrs.update(long_name="number of hidden layers", units="1")
+    return dataset
+
+
+def speeds(dataset: xr.Dataset) -> xr.DataArray:
+    """How fast each hidden layer learns: the norm of the gradient of its biases.
+
+    (depth, layer, seed, step), at each network's best learning rate; nan beyond its depth. With all
+    examples in a batch it is the length of the mean error signal, Nielsen's |delta|.
+    """
+    norms = comparison.chosen(dataset).bias_gradient_norm
+    return norms.where(norms.layer <= norms.depth).transpose("depth", "layer", "seed", "step")
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """Tables of what each depth came to and of how fast its layers learn, and an answer."""
+    found = speeds(dataset)
+    first, ratio = found.isel(step=0).median("seed"), _last_over_first(found).median("seed")
+    lines = [*comparison.table(dataset), "", "speed of learning (norm of the bias gradient):"]
+    rows = []
+    for depth in dataset.depth.values:
+        start = first.sel(depth=depth, layer=slice(None, int(depth)))
+        over = ratio.sel(depth=depth)
+        rows.append(
+            [
+                str(depth),
+                ", ".join(f"{float(speed):.2g}" for speed in start),
+                f"{float(over.isel(step=0)):.3g}",
+                f"{float(over.median('step')):.3g}",
+                f"{float(over.isel(step=-1)):.3g}",
+            ]
+        )
+    header = ["depth", "at the start, first to last hidden layer", "last/first", "median", "end"]
+    lines += [
+        *views.table(header, rows, texts=2).splitlines(),
+        "",
+        "last/first: speed of the last hidden layer over that of the first, at the start; median:",
+        "over all of training; end: at its end. All of these are medians over seeds.",
+        "",
+        *comparison.ranking(dataset, "depth"),
+    ]
+    return "\n".join(lines)
+
+
+def _last_over_first(found: xr.DataArray) -> xr.DataArray:
+    last = found.where(found.layer == found.depth).max("layer")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return last / found.sel(layer=1, drop=True)
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """The speed of each layer over training, one panel a depth, and accuracy against depth."""
+    found, depths = speeds(dataset), list(dataset.depth.values)
+    drawing, side, grid = figures.panels_beside(
+        2, 1, len(depths), "How fast each hidden layer learns, and what depth is good for"
+    )
+    color = figures.colors([str(layer) for layer in range(1, max(depths) + 1)])
+    for axes, depth in zip(grid[0], depths, strict=True):
+        for layer in range(1, int(depth) + 1):
+            speed = found.sel(depth=depth, layer=layer)
+            middle = speed.median("seed")
+            style = {"color": color[str(layer)], "lw": 1.3}
+            axes.plot(middle.step, middle, label=f"hidden layer {layer}", **style)
+            axes.fill_between(
+                middle.step,
+                speed.min("seed"),
+                speed.max("seed"),
+                color=color[str(layer)],
+                alpha=0.15,
+                linewidth=0,
+            )
+        axes.set_yscale("log")
+        axes.set_title(f"{depth} hidden layer{'' if depth == 1 else 's'}")
+        axes.set_xlabel("training step")
+        figures.legend(axes)
+    grid[0, 0].set_ylabel("speed of learning: |dL/db|")
+    best = comparison.chosen(dataset)
+    names = figures.colors([str(depth) for depth in depths])
+    for depth in depths:
+        curve = best.test_accuracy.sel(depth=depth)
+        figures.curve(side[0], curve, color=names[str(depth)], lw=1, label=f"depth {depth}")
+    side[0].set_xlabel("training step")
+    side[0].set_ylabel("test accuracy")
+    figures.legend(side[0])
+    end = best.test_accuracy.isel(step=-1)
+    side[1].errorbar(depths, end.mean("seed"), end.std("seed"), fmt="o-", color="black", capsize=4)
+    side[1].set_xticks(depths)
+    side[1].set_xlabel("hidden layers")
+    side[1].set_ylabel("test accuracy at the end")
+    return drawing
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)
