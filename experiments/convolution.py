@@ -1,0 +1,95 @@
+"""Do deeper convolutional networks train worse, and is it the shortcut or the norm that mends it?
+
+    python -m experiments.convolution --depths=8,20,56 --data=cifar10
+
+Twelve minutes on two CPU cores with the defaults, on digits. Expected: plain networks train less
+well the deeper they are, with batch normalisation too; with shortcuts and batch normalisation depth
+does no harm. (He et al., Deep residual learning for image recognition, CVPR 2016, fig. 6, on
+CIFAR-10 at full width; `--preset=full` of `experiments.all` comes nearest to it.)
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import xarray as xr
+from matplotlib.figure import Figure
+
+from experiments import comparison, launch, training
+from experiments.launch import option
+from vanishing import layers, networks, sweep
+
+NORMS = ("none", "batch_norm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.Config):
+    """Which networks to train."""
+
+    blocks: tuple[str, ...] = option(
+        ("plain", "post_activation"), "Kinds of block to compare.", choices=tuple(networks.BLOCKS)
+    )
+    norms: tuple[str, ...] = option(NORMS, "With and without batch_norm.", choices=NORMS)
+    depths: tuple[int, ...] = option((8, 20, 56), "Layers: 6 n + 2.", at_least=8)
+    width: int = option(4, "Channels of the first of three stages.", at_least=1)
+    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    learning_rates: tuple[float, ...] = option(
+        (0.003, 0.01, 0.1), "Learning rates that every network may choose from.", more_than=0
+    )
+    batch_size: int = option(32, "Examples per step; 0 for all of them.", at_least=0)
+    steps: int = option(300, "Training steps.", at_least=1)
+    record_every: int = option(30, "Steps from one record to the next.", at_least=1)
+    seeds: int = option(2, "Independent runs of every network, side by side.", at_least=1)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for depth in self.depths:
+            if depth % 6 != 2:
+                raise ValueError(f"depths has {depth}; it must be 6 n + 2: 8, 14, 20, 26, 32, ...")
+        if "fixup" in self.blocks and "batch_norm" in self.norms:
+            raise ValueError(
+                "norms has batch_norm and blocks has fixup, which replaces norms; leave one out."
+            )
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every kind of block, with and without a norm, at every depth."""
+    examples, classes = training.load(config)
+
+    def cell(block: str, norm: str, depth: int) -> sweep.Cell:
+        network = networks.resnet(
+            classes,
+            depth=depth,
+            width=config.width,
+            kind=block,
+            activation=config.activation,
+            norm=layers.batch_norm(momentum=0.9) if norm == "batch_norm" else None,
+        )
+        return training.cell(config, network)
+
+    members = {"block": config.blocks, "norm": config.norms, "depth": config.depths}
+    dataset = comparison.measure(config, run, members, cell, examples)
+    dataset.depth.attrs.update(long_name="layers with weights", units="1")
+    return dataset
+
+
+def named(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with the kind of block and the norm as one axis, `network`."""
+    flat = dataset.stack(network=("block", "norm"))
+    words = [f"{block}, {norm}" for block, norm in flat.network.values]
+    return flat.drop_vars(("network", "block", "norm")).assign_coords(network=words)
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """A table of what each network did, and the best of them at each depth."""
+    found = named(dataset)
+    return "\n".join([*comparison.table(found), "", *comparison.ranking(found, "network")])
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """Signal and error signal by layer, before and after training, and the losses."""
+    title = "Convolutions: the signal, the error signal on its way back, and the loss"
+    return comparison.figure(named(dataset), "network", title, forward="signal_rms")
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)

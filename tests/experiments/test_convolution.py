@@ -1,0 +1,37 @@
+import pytest
+import xarray as xr
+
+from experiments import comparison, convolution
+from tests.experiments.test_launch import command
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    ended = command(
+        *("--depths=20", "--norms=batch_norm", "--steps=100", "--record_every=50"),
+        *("--learning_rates=0.01", f"--out={out}"),
+        experiment="convolution",
+    )
+    assert ended.returncode == 0, ended.stderr
+    with xr.open_dataset(out / "data.nc") as dataset:
+        return comparison.summary(convolution.named(dataset.load())).sel(depth=20)
+
+
+def test_with_shortcuts_twenty_layers_learn_in_steps_that_leave_their_plain_twins_behind(found):
+    residual = float(found.accuracy.sel(network="post_activation, batch_norm"))
+    plain = float(found.accuracy.sel(network="plain, batch_norm"))
+    assert residual > 0.85
+    assert plain < residual - 0.2
+
+
+def test_every_convolution_is_a_layer(found):
+    assert found.hidden.values.tolist() == [19, 19]
+
+
+def test_depths_that_are_no_residual_network_are_refused(tmp_path):
+    ended = command("--depths=8,10", f"--out={tmp_path}", experiment="convolution")
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == (
+        "convolution: depths has 10; it must be 6 n + 2: 8, 14, 20, 26, 32, ..."
+    )
