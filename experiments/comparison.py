@@ -226,7 +226,7 @@ def figure(
             accuracy = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
             end = "diverged" if (runs.outcome == train.Outcome.DIVERGED).any() else accuracy
             figures.curve(loss, runs.loss, color=color[str(name)], lw=1, label=f"{name}: {end}")
-        place = ", ".join(_heading(axis, runs_here[axis].item()) for axis in others)
+        place = ", ".join(_heading(runs_here[axis]) for axis in others)
         signal.set_title(place or " ")
         error.set_xlabel(layer)
         loss.set_xlabel("training step")
@@ -251,10 +251,12 @@ def draw_profiles(axes: Axes, sizes: xr.DataArray, layers: int, color: Any) -> N
     figures.profile(axes, sizes.isel(step=-1), color=color, ls="--", lw=1)
 
 
-def _heading(axis: str, value: Any) -> str:
+def _heading(values: xr.DataArray) -> str:
     """A value of an axis as it stands over a column: "10 hidden layers", "norm: batch_norm"."""
-    words = {"depth": ("hidden layer", "hidden layers"), "blocks": ("block", "blocks")}
-    return f"{value} {words[axis][value != 1]}" if axis in words else f"{axis}: {value}"
+    counted = values.attrs.get("long_name", "").removeprefix("number of ")
+    if counted == values.attrs.get("long_name", ""):
+        return f"{values.name}: {values.item()}"
+    return f"{values.item()} {counted.replace('layers', 'layer') if values == 1 else counted}"
 
 
 def power(log10: float) -> str:

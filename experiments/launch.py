@@ -163,7 +163,8 @@ def execute(
 ) -> xr.Dataset:
     """Measure what the folder does not hold already; then save, draw and say it.
 
-    Leaves `data.nc`, `config.json`, `figure.png` and `figure.svg` in the folder `config.out`.
+    Leaves `data.nc`, `config.json`, `verdict.txt`, `figure.png` and `figure.svg` in the folder
+    `config.out`.
 
     Raises:
       ValueError: the folder holds the results of another configuration or code version, or another
@@ -193,8 +194,9 @@ def execute(
                 store.finish(dataset, complete=not failures(dataset))
         if jax.process_index() == 0:
             _draw(figure(dataset), store.path)
-            lines = [f"FAILED {failure}" for failure in failures(dataset)]
-            _say("\n".join(["", verdict(dataset), "", *lines]))
+            said = "\n".join([verdict(dataset), *(f"FAILED {why}" for why in failures(dataset))])
+            record.write(store.path / "verdict.txt", lambda draft: draft.write_text(said + "\n"))
+            _say(f"\n{said}\n")
             _say(f"Dataset: {store.data}\nFigure:  {store.path / 'figure.png'}")
     return dataset
 

@@ -41,7 +41,7 @@ def _count():
 def test_execute_leaves_all_files_and_says_the_answer(tmp_path, capsys):
     execute(Config(out=str(tmp_path)))
     names = {path.name for path in tmp_path.iterdir() if path.name != ".lock"}
-    assert names == {"data.nc", "config.json", "figure.png", "figure.svg"}
+    assert names == {"data.nc", "config.json", "verdict.txt", "figure.png", "figure.svg"}
     said = capsys.readouterr().out
     assert "sum 5" in said
     assert str(tmp_path / "figure.png") in said
