@@ -28,7 +28,7 @@ PRESETS: dict[str, dict[str, str]] = {  # the flags of each experiment that diff
         "initialization": "--depths=10 --steps=200 --seeds=2 --learning_rates=0.001,0.01,0.1",
         "residual": "--counts=24 --steps=200 --seeds=2 --learning_rates=0.001,0.01,0.1",
         "normalization": "--depths=20 --steps=200 --seeds=2 --learning_rates=0.003,0.03,0.1",
-        "optimizer": "--activations=sigmoid --steps=200 --seeds=2 --learning_rates=0.001,0.01,0.1,1",
+        "optimizer": "--activations=sigmoid --steps=200 --seeds=2 --learning_rates=0.001,0.01,0.1",
         "clipping": "--steps=400 --seeds=2",
         "regularization": "--steps=300 --seeds=3 --learning_rates=0.01,0.03",
         "depth": "--steps=800 --learning_rates=1,3",
