@@ -2,10 +2,10 @@
 
     python -m experiments.all --preset=quick
 
-About ten minutes on two CPU cores; `--preset=full` takes sizes as in papers, on MNIST and CIFAR-10,
-for an accelerator and a day. Each experiment runs in a process of its own and keeps its folder
-below `--out`, so that the same command goes on where it was stopped. One that fails does not keep
-the others from running; it is named at the end and on the page.
+About twelve minutes on two CPU cores; `--preset=full` takes sizes as in papers, on MNIST and
+CIFAR-10, for an accelerator and a day. Each experiment runs in a process of its own and keeps its
+folder below `--out`, so that the same command goes on where it was stopped. One that fails does not
+keep the others from running; it is named at the end and on the page.
 """
 
 import html

@@ -79,9 +79,10 @@ def hidden_layers(sizes: xr.DataArray) -> xr.DataArray:
 
 def log10_share(sizes: xr.DataArray) -> xr.DataArray:
     """log10 of a size at the first layer over that at the last hidden one: median over seeds."""
-    last = sizes.where(sizes.layer == hidden_layers(sizes)).max("layer")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (np.log10(sizes.sel(layer=1, drop=True)) - np.log10(last)).median("seed")
+        logs = xr.apply_ufunc(np.log10, sizes)
+        last = logs.where(logs.layer == hidden_layers(sizes)).max("layer")
+        return (logs.sel(layer=1, drop=True) - last).median("seed")
 
 
 def predicted_log10_share(network: Layer, x: jax.Array) -> float:
@@ -214,7 +215,7 @@ def figure(
     stacked = best.stack(rest=others) if others else best.expand_dims("rest")
     drawing, side, grid = figures.panels_beside(2 if aside else 0, 3, stacked.sizes["rest"], title)
     if aside:
-        aside(side)
+        aside(list(side))
     for column in range(stacked.sizes["rest"]):
         runs_here = stacked.isel(rest=column)
         signal, error, loss = grid[:, column]

@@ -52,15 +52,19 @@ class Config(training.InitializedConfig):
 def network(config: Config, classes: int, norm: str, depth: int) -> layers.Layer:
     """The multilayer perceptron with this norm in every hidden layer."""
     makers = {
-        "batch_norm": lambda: layers.batch_norm(
-            momentum=0.9
-        ),  # follows a run of some hundred steps
+        # a momentum that follows a run of some hundred steps
+        "batch_norm": lambda: layers.batch_norm(momentum=0.9),
         "layer_norm": layers.layer_norm,
         "rms_norm": layers.rms_norm,
         "group_norm": lambda: layers.group_norm(config.groups),
     }
     gain = 2**0.5 if config.activation == "relu" else 1.0
-    standardized = {"wrap_weights": lambda weights: layers.weight_standardized(weights, gain)}
+
+    def wrap_weights(weights: layers.Layer) -> layers.Layer:
+        if norm == "weight_standardization":
+            return layers.weight_standardized(weights, gain)
+        return weights
+
     name = training.initializer_name(config, config.activation)
     return networks.mlp(
         classes,
@@ -69,7 +73,7 @@ def network(config: Config, classes: int, norm: str, depth: int) -> layers.Layer
         activation=config.activation,
         weights=initializers.by_name(name, config.scales()),
         norm=makers[norm]() if norm in makers else None,
-        **(standardized if norm == "weight_standardization" else {}),
+        wrap_weights=wrap_weights,
     )
 
 

@@ -12,7 +12,7 @@ MODULES = sorted(
     path.relative_to(ROOT)
     for package in ("vanishing", "experiments")
     for path in (ROOT / package).rglob("*.py")
-    if path.name != "__init__.py"
+    if path.name not in ("__init__.py", "__main__.py")
 )
 ORDER = (  # from the ground up: a module imports only from those before it, or its own package
     "vanishing.views",
@@ -46,6 +46,7 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "vanishing.folder",
     "vanishing.sweep",
     "vanishing.figures",
+    "experiments.catalog",
     "experiments.diagnose",
     "experiments.machine",
     "experiments.launch",
@@ -65,6 +66,7 @@ ORDER = (  # from the ground up: a module imports only from those before it, or 
     "experiments.extreme_depth",
     "experiments.trainability",
     "experiments.recurrent",
+    "experiments.all",
 )
 
 

@@ -52,7 +52,7 @@ def panels_beside(
         widths = (4.6, 1.5 + 3.6 * columns)
         figure = Figure(figsize=(sum(widths), 1.0 + 3.1 * max(rows, side)), layout="constrained")
         figure.suptitle(title, fontsize=14, fontweight="bold", x=0.01, ha="left")
-        left, right = figure.subfigures(1, 2, width_ratios=widths)
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=widths)[0]
         grid = right.subplots(rows, columns, squeeze=False, sharey="row")
         return figure, left.subplots(side, 1, squeeze=False)[:, 0], grid
 
