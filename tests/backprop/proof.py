@@ -1,0 +1,43 @@
+"""What the tests of backpropagation by hand share: random shapes in float64, and equality."""
+
+import jax
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+seeds = st.integers(0, 2**31 - 1)
+small = st.sampled_from([1, 2, 3])
+
+
+def over_random_shapes(examples=15, **shapes):
+    """The test at drawn sizes and a drawn seed, in float64; the same ones every time."""
+
+    def decorate(test):
+        @settings(
+            max_examples=examples,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
+        @given(draws=st.fixed_dictionaries(shapes), seed=seeds)
+        def run(draws, seed):
+            with jax.enable_x64(True):
+                test(np.random.default_rng(seed), **draws)
+
+        run.__name__, run.__doc__ = test.__name__, test.__doc__
+        return run
+
+    return decorate
+
+
+def assert_equal(by_hand, automatic, rtol=1e-10, atol=0.0):
+    """Every array within rtol of its largest entry (and atol), in the same structure."""
+    assert jax.tree.structure(by_hand) == jax.tree.structure(automatic)
+    for (path, ours), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(by_hand), jax.tree.leaves(automatic), strict=True
+    ):
+        assert ours.dtype == theirs.dtype == np.float64
+        bound = rtol * np.abs(theirs).max(initial=0.0) + atol
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path)
+        )

@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+from tests.backprop.proof import assert_equal, over_random_shapes, small
+from tests.helpers import assert_refuses
+from vanishing import backprop, layers
+from vanishing.backprop.convolution import paddings
+
+axes = st.integers(1, 3)
+triples = st.tuples(small, small, small)
+pads = st.sampled_from(["SAME", "VALID", "pairs"])
+
+
+def geometry(axes, size, strides, extra, padding):
+    """Kernel, strides, padding and places, the last large enough for the kernel."""
+    size, strides = size[:axes], strides[:axes]
+    places = tuple(k + more - 1 for k, more in zip(size, extra[:axes], strict=True))
+    if padding == "pairs":
+        padding = [((k + 1) % 3, k % 2) for k in size]
+    return size, strides, places, padding
+
+
+@over_random_shapes(
+    examples=25, axes=axes, size=triples, strides=triples, extra=triples, padding=pads
+)
+def test_convolution_and_its_gradients_equal_grad_of_the_layer(
+    rng, axes, size, strides, extra, padding
+):
+    size, strides, places, padding = geometry(axes, size, strides, extra, padding)
+    batch, channels, features = rng.integers(1, 4, 3)
+    layer = layers.conv(int(features), size, strides=strides, padding=padding)
+    x = jnp.array(rng.normal(size=(batch, *places, channels)))
+    params = {
+        "kernel": jnp.array(rng.normal(size=(*size, channels, features))),
+        "bias": jnp.array(rng.normal(size=features)),
+    }
+
+    @jax.jit
+    def automatic(params, x, delta):
+        z, pull = jax.vjp(lambda params, x: layer.apply(params, {}, x).output, params, x)
+        to_params, to_x = pull(delta)
+        return z, to_params["bias"], to_params["kernel"], to_x
+
+    @jax.jit
+    def by_hand(params, x, delta):
+        kernel = params["kernel"]
+        return (
+            backprop.conv(x, kernel, params["bias"], strides, padding),
+            backprop.conv_bias_gradient(delta),
+            backprop.conv_kernel_gradient(x, delta, size, strides, padding),
+            backprop.conv_input_gradient(delta, kernel, places, strides, padding),
+        )
+
+    output = jax.eval_shape(lambda params, x: layer.apply(params, {}, x).output, params, x)
+    delta = jnp.array(rng.normal(size=output.shape))
+    assert_equal(by_hand(params, x, delta), automatic(params, x, delta))
+
+
+def test_a_kernel_of_one_place_is_a_dense_layer_at_every_place(x64):
+    rng = np.random.default_rng(0)
+    x, kernel = jnp.array(rng.normal(size=(2, 5, 3))), jnp.array(rng.normal(size=(1, 3, 4)))
+    delta = jnp.array(rng.normal(size=(2, 5, 4)))
+    by_places = backprop.weight_gradient(x.reshape(10, 3), delta.reshape(10, 4))
+    assert_equal(backprop.conv_kernel_gradient(x, delta, (1,), (1,), "VALID")[0], by_places)
+    to_x = delta.reshape(10, 4) @ kernel[0].T
+    assert_equal(
+        backprop.conv_input_gradient(delta, kernel, (5,), (1,), "VALID").reshape(10, 3), to_x
+    )
+
+
+def test_padding_is_as_xla_has_it_and_a_wrong_one_is_refused():
+    for places, size, strides in (
+        ((28, 28), (3, 5), (2, 3)),
+        ((7,), (2,), (1,)),
+        ((4,), (1,), (3,)),
+    ):
+        theirs = jax.lax.padtype_to_pads(places, size, strides, "SAME")
+        assert paddings("SAME", places, size, strides) == [tuple(pair) for pair in theirs]
+    assert_refuses(lambda: paddings("CIRCULAR", (4,), (3,), (1,)), "padding is 'CIRCULAR'", "SAME")
+    assert_refuses(lambda: paddings([(1, 1)], (4, 4), (3, 3), (1, 1)), "1 pairs", "2 axes")

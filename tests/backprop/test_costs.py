@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from tests.backprop.proof import assert_equal, over_random_shapes, small
+from vanishing import backprop, layers, losses
+
+
+def sigmoid_then_quadratic(logits, targets):
+    return losses.quadratic(jax.nn.sigmoid(logits), targets)
+
+
+@over_random_shapes(batch=small, classes=small, scale=st.sampled_from([0.1, 1.0, 10.0]))
+def test_errors_of_the_costs_equal_grad_of_optax_s(rng, batch, classes, scale):
+    logits = jnp.array(rng.normal(scale=scale, size=(batch, classes)))
+    labels = jnp.array(rng.integers(0, classes, batch))
+    targets = jnp.array(rng.uniform(size=logits.shape))
+    cases = [
+        (backprop.softmax_cross_entropy, losses.softmax_cross_entropy, labels),
+        (backprop.binary_cross_entropy, losses.binary_cross_entropy, targets),
+        (backprop.sigmoid_quadratic, sigmoid_then_quadratic, targets),
+    ]
+    errors = [
+        backprop.softmax_cross_entropy_error,
+        backprop.binary_cross_entropy_error,
+        backprop.sigmoid_quadratic_error,
+    ]
+    for (ours, theirs, answer), error in zip(cases, errors, strict=True):
+        automatic = jax.jit(jax.value_and_grad(theirs))(logits, answer)
+        by_hand = jax.jit(lambda z, t, ours=ours, error=error: (ours(z, t), error(z, t)))
+        # a probability within 1e-9 of 1 has lost nine digits of what it lacks: hence the atol
+        assert_equal(by_hand(logits, answer), automatic, atol=1e-14)
+
+
+def test_far_from_zero_nothing_overflows():
+    logits = jnp.array([[1e4, -1e4, 0.0]])
+    with jax.debug_nans(True):
+        assert backprop.softmax_cross_entropy(logits, jnp.array([1])) == 2e4
+        np.testing.assert_array_equal(backprop.softmax(logits), [[1.0, 0.0, 0.0]])
+        assert backprop.binary_cross_entropy(logits, jnp.array([[0.0, 0.0, 0.0]])) > 9e3
+
+
+@pytest.mark.parametrize(
+    ("by_hand", "penalty"), [(backprop.l1_gradient, losses.l1), (backprop.l2_gradient, losses.l2)]
+)
+def test_penalties_equal_grad(by_hand, penalty, x64, key):
+    kernel = jax.random.normal(key, (4, 3))
+    automatic = jax.grad(lambda kernel: penalty({"kernel": kernel, "bias": jnp.ones(3)}))(kernel)
+    assert_equal(by_hand(kernel), automatic)
+
+
+@over_random_shapes(batch=small, features=small, rate=st.sampled_from([0.0, 0.25, 0.9]))
+def test_dropout_equals_grad_of_the_layer_with_the_mask_that_it_drew(rng, batch, features, rate):
+    x = jnp.array(rng.normal(size=(batch, features)))
+    key = jax.random.key(int(rng.integers(2**31)))
+    layer = layers.dropout(rate)
+    y, pull = jax.vjp(lambda x: layer.apply({}, {}, x, key, train=True).output, x)
+    keep = layer.apply({}, {}, jnp.ones_like(x), key, train=True).output > 0
+    delta = jnp.array(rng.normal(size=x.shape))
+    assert_equal(backprop.dropout(x, keep, rate), y)
+    assert_equal(backprop.dropout_gradient(delta, keep, rate), pull(delta)[0])

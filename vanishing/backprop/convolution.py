@@ -1,0 +1,218 @@
+"""Backpropagation in a convolution: one small kernel, shared by all places.
+
+A convolution is a dense layer at every place, on the window of the input that lies there:
+
+    z[n, p] = sum over offsets o of  x~[n, s p + o] W[o] + b
+
+where x~ is the padded input, p runs over the places of the output, o over those of the kernel, s is
+the stride, and W[o] has shape (channels, features). All places share W, so that its gradient is a
+sum over places; an input lies in several windows, so that its gradient is a sum over offsets.
+
+Places have one to three axes: arrays have the shape (batch, *places, channels) and kernels
+(*kernel_size, channels, features).
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Images = Float[Array, "batch *places channels"]
+Errors = Float[Array, "batch *outputs features"]
+Kernel = Float[Array, "*kernel_size channels features"]
+Padding = Sequence[tuple[int, int]]
+
+
+def paddings(
+    padding: str | Padding,
+    places: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+) -> list[tuple[int, int]]:
+    """How many zeros stand before and after each axis.
+
+    Args:
+      padding: "VALID" for none; "SAME" for as many as make the output ceil(places / stride) long,
+        half of them on either side and an odd one after; or (before, after) for each axis.
+      places: extent of the input along each axis.
+      size: that of the kernel.
+      strides: steps between windows.
+
+    Raises:
+      ValueError: another word, or not one pair for each axis.
+
+    >>> paddings("SAME", (28,), (3,), (2,))
+    [(0, 1)]
+    """
+    if isinstance(padding, str) and padding not in ("SAME", "VALID"):
+        raise ValueError(f"padding is {padding!r}; it must be SAME, VALID or a pair for each axis.")
+    if padding == "VALID":
+        return [(0, 0)] * len(places)
+    if padding == "SAME":
+        missing = [
+            max((-(-n // s) - 1) * s + k - n, 0)
+            for n, k, s in zip(places, size, strides, strict=True)
+        ]
+        return [(total // 2, total - total // 2) for total in missing]
+    if len(padding) != len(places):
+        raise ValueError(f"padding has {len(padding)} pairs; images have {len(places)} axes.")
+    return [(int(before), int(after)) for before, after in padding]
+
+
+def padded(
+    x: Images,
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Padding,
+    value: float = 0.0,
+) -> Float[Array, "batch *padded channels"]:
+    """x~: the input with zeros, or another value, around it."""
+    pads = paddings(padding, x.shape[1:-1], size, strides)
+    return jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
+
+
+def windows(
+    x: Images, size: Sequence[int], strides: Sequence[int]
+) -> Float[Array, "batch *outputs offsets channels"]:
+    """The windows of an array that is padded already: at each place of the output one matrix.
+
+    Args:
+      x: of shape (batch, *places, channels).
+      size: extent of a window along each axis.
+      strides: steps between windows.
+
+    >>> windows(jnp.arange(5.0).reshape(1, 5, 1), (3,), (2,))[0, :, :, 0].tolist()
+    [[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]
+    """
+    return jnp.stack([x[:, *seen] for seen in offsets(x.shape[1:-1], size, strides)], axis=-2)
+
+
+def offsets(
+    places: Sequence[int], size: Sequence[int], strides: Sequence[int]
+) -> list[tuple[slice, ...]]:
+    """For each offset o within a window, the places s p + o at which all windows see it."""
+    last = [(n - k) // s * s for n, k, s in zip(places, size, strides, strict=True)]
+    return [
+        tuple(slice(o, o + end + 1, s) for o, end, s in zip(offset, last, strides, strict=True))
+        for offset in np.ndindex(*size)
+    ]
+
+
+def conv(
+    x: Images,
+    kernel: Kernel,
+    bias: Float[Array, " features"],
+    strides: Sequence[int],
+    padding: str | Padding,
+) -> Errors:
+    """The convolution: at every place the window there, as one long vector, times the kernel.
+
+    Args:
+      x: of shape (batch, *places, channels).
+      kernel: W, of shape (*kernel_size, channels, features).
+      bias: b, of shape (features,).
+      strides: steps between windows, for each axis.
+      padding: "SAME", "VALID", or (before, after) for each axis.
+
+    Reference: Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016, ch. 2.
+
+    >>> x, kernel = jnp.arange(5.0).reshape(1, 5, 1), jnp.array([1.0, 0.0, -1.0]).reshape(3, 1, 1)
+    >>> conv(x, kernel, jnp.zeros(1), (1,), "VALID").ravel().tolist()
+    [-2.0, -2.0, -2.0]
+    """
+    size = kernel.shape[:-2]
+    seen = windows(padded(x, size, strides, padding), size, strides)
+    z = jnp.einsum("n...oc,ocf->n...f", seen, _rows(kernel))
+    return z + jnp.broadcast_to(bias, z.shape)
+
+
+def conv_bias_gradient(delta: Errors) -> Float[Array, " features"]:
+    """`dC/db = sum over examples and places of delta`.
+
+    >>> print(conv_bias_gradient(jnp.ones((2, 3, 3, 1))))
+    [18.]
+    """
+    return delta.sum(axis=range(delta.ndim - 1))
+
+
+def conv_kernel_gradient(
+    x: Images,
+    delta: Errors,
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Padding,
+) -> Kernel:
+    """`dC/dW[o] = sum over examples and places p of x~[s p + o]^T delta[p]`.
+
+    The weight gradient of a dense layer, summed over the places that share the kernel.
+
+    Args:
+      x: what the convolution reads.
+      delta: dC/dz, of the shape of its output.
+      size: the kernel's extent along each axis.
+      strides: as in `conv`.
+      padding: as in `conv`.
+
+    Reference: LeCun et al., Backpropagation applied to handwritten zip code recognition, Neural
+    Computation 1989, sec. 4.2, for the sharing.
+    """
+    seen = windows(padded(x, size, strides, padding), size, strides)
+    n, f = len(x), delta.shape[-1]
+    gradient = jnp.einsum(
+        "npoc,npf->ocf", seen.reshape(n, -1, *seen.shape[-2:]), delta.reshape(n, -1, f)
+    )
+    return gradient.reshape(*size, x.shape[-1], f)
+
+
+def conv_input_gradient(
+    delta: Errors,
+    kernel: Kernel,
+    places: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Padding,
+) -> Images:
+    """`dC/dx~[q] = sum over the p and o with s p + o = q of delta[p] W[o]^T`.
+
+    A transposed convolution, which is a convolution again: of delta, with s - 1 zeros put between
+    its places and a kernel's width of zeros around it, by the kernel turned by 180 degrees with its
+    channels and features swapped; stride 1. What falls on the padding of x is cut off.
+
+    Args:
+      delta: dC/dz, of the shape of the output.
+      kernel: W.
+      places: extent of x along each axis.
+      strides: as in `conv`.
+      padding: as in `conv`.
+
+    Reference: Dumoulin & Visin 2016, ch. 4.
+    """
+    size = kernel.shape[:-2]
+    pads = paddings(padding, places, size, strides)
+    spread = dilated(delta, strides)
+    extents = [before + n + after for n, (before, after) in zip(places, pads, strict=True)]
+    around = [  # so that there are as many windows as places of x~
+        (k - 1, extent - length)
+        for k, extent, length in zip(size, extents, spread.shape[1:-1], strict=True)
+    ]
+    spread = jnp.pad(spread, [(0, 0), *around, (0, 0)])
+    turned = jnp.flip(kernel, range(len(size))).swapaxes(-1, -2)
+    seen = windows(spread, size, (1,) * len(size))
+    inside = [slice(before, before + n) for n, (before, _) in zip(places, pads, strict=True)]
+    return jnp.einsum("n...of,ofc->n...c", seen, _rows(turned))[:, *inside]
+
+
+def dilated(delta: Errors, strides: Sequence[int]) -> Float[Array, "batch *spread features"]:
+    """delta with s - 1 zeros between neighbouring places of each axis.
+
+    >>> dilated(jnp.array([1.0, 2.0]).reshape(1, 2, 1), (3,)).ravel().tolist()
+    [1.0, 0.0, 0.0, 2.0]
+    """
+    places = [(n - 1) * s + 1 for n, s in zip(delta.shape[1:-1], strides, strict=True)]
+    every = [slice(None, None, s) for s in strides]
+    return jnp.zeros((len(delta), *places, delta.shape[-1]), delta.dtype).at[:, *every].set(delta)
+
+
+def _rows(kernel: Kernel) -> Float[Array, "offsets channels features"]:
+    """The kernel as one matrix for each of its offsets."""
+    return kernel.reshape(-1, *kernel.shape[-2:])

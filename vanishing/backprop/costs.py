@@ -1,0 +1,148 @@
+"""Where the way back begins: the errors of the costs at the logits, and of penalties and dropout.
+
+A cost joined with the nonlinearity of the last layer has an error that needs no slope: for softmax
+with cross-entropy and for sigmoid with binary cross-entropy it is "what was said minus what is so".
+The squared error of a sigmoid keeps the factor s'(z), and so learns slowly where it is most wrong.
+All costs are means over the examples of a batch, whose errors therefore carry 1/batch.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from vanishing.backprop.slopes import sigmoid_slope
+
+Logits = Float[Array, "batch classes"]
+Labels = Int[Array, " batch"]
+
+
+def softmax(logits: Logits) -> Logits:
+    """`e^(z_j) / sum_k e^(z_k)`, with the largest logit taken off so that nothing overflows.
+
+    >>> print(softmax(jnp.array([[1000.0, 1000.0]])))
+    [[0.5 0.5]]
+    """
+    powers = jnp.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def softmax_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
+    """Mean over examples of `log(sum_k e^(z_k)) - z_label`, in nats."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chosen = shifted[jnp.arange(len(labels)), labels]
+    return (jnp.log(jnp.exp(shifted).sum(axis=1)) - chosen).mean()
+
+
+def softmax_cross_entropy_error(logits: Logits, labels: Labels) -> Logits:
+    """`delta = (softmax(z) - one-hot label) / batch`.
+
+    The derivative of log-sum-exp is the softmax, that of z_label the one-hot vector.
+
+    Args:
+      logits: z of the last layer.
+      labels: integers from 0.
+
+    Reference: Bishop, Pattern recognition and machine learning, 2006, eq. 4.108 and 4.109.
+
+    >>> print(softmax_cross_entropy_error(jnp.zeros((1, 2)), jnp.array([0])))
+    [[-0.5  0.5]]
+    """
+    one_hot = jnp.eye(logits.shape[1], dtype=logits.dtype)[labels]
+    return (softmax(logits) - one_hot) / len(logits)
+
+
+def binary_cross_entropy(logits: Logits, targets: Logits) -> Float[Array, ""]:
+    """Mean over examples of `sum_j log(1 + e^(z_j)) - t_j z_j`, in nats.
+
+    The same as `-t log s(z) - (1 - t) log(1 - s(z))`, since log s(z) = z - log(1 + e^z).
+    """
+    return (jax.nn.softplus(logits) - targets * logits).sum(axis=1).mean()
+
+
+def binary_cross_entropy_error(logits: Logits, targets: Logits) -> Logits:
+    """`delta = (s(z) - t) / batch`: the cost's 1 / s'(z) and the sigmoid's s'(z) cancel.
+
+    Args:
+      logits: z of the last layer.
+      targets: t, between 0 and 1, of the shape of the logits.
+
+    Reference: Nielsen, Neural networks and deep learning, 2015, chapter 3, eq. 66.
+
+    >>> print(binary_cross_entropy_error(jnp.array([[0.0]]), jnp.array([[1.0]])))
+    [[-0.5]]
+    """
+    return (jax.nn.sigmoid(logits) - targets) / len(logits)
+
+
+def sigmoid_quadratic(logits: Logits, targets: Logits) -> Float[Array, ""]:
+    """Mean over examples of `1/2 sum_j (s(z_j) - t_j)^2`."""
+    return 0.5 * ((jax.nn.sigmoid(logits) - targets) ** 2).sum(axis=1).mean()
+
+
+def sigmoid_quadratic_error(logits: Logits, targets: Logits) -> Logits:
+    """`delta = (s(z) - t) s'(z) / batch`, which vanishes where the sigmoid saturates.
+
+    Args:
+      logits: z of the last layer.
+      targets: t, between 0 and 1, of the shape of the logits.
+
+    Reference: Nielsen 2015, chapter 2, eq. 30.
+
+    >>> wrong = jnp.array([[10.0]]), jnp.zeros((1, 1))  # and sure of it
+    >>> print(f"{sigmoid_quadratic_error(*wrong)[0, 0]:.5f}")
+    0.00005
+    >>> print(f"{binary_cross_entropy_error(*wrong)[0, 0]:.5f}")
+    0.99995
+    """
+    return (jax.nn.sigmoid(logits) - targets) * sigmoid_slope(logits) / len(logits)
+
+
+def l1_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The gradient of `sum |w|`: `sign(w)`, as strong for small weights as for large.
+
+    At 0, where every number from -1 to 1 is a subgradient, it is 0, so that a weight that is gone
+    stays gone. `jax.grad` takes 1 there.
+
+    Reference: Nielsen 2015, chapter 3, eq. 96.
+
+    >>> print(l1_gradient(jnp.array([-0.1, 0.0, 3.0])))
+    [-1.  0.  1.]
+    """
+    return jnp.sign(kernel)
+
+
+def l2_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The gradient of `1/2 sum w^2`: w itself.
+
+    Reference: Nielsen 2015, chapter 3, eq. 88.
+    """
+    return kernel
+
+
+def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Float[Array, "..."]:
+    """`keep x / (1 - rate)`: what is kept is scaled up, so that the mean stays.
+
+    Args:
+      x: activations.
+      keep: of their shape, true with probability 1 - rate.
+      rate: of those dropped, in [0, 1).
+
+    Reference: Srivastava et al., Dropout, JMLR 2014, sec. 4 and 10 (the inverted form).
+    """
+    return jnp.where(keep, x / (1 - rate), 0.0)
+
+
+def dropout_gradient(
+    delta: Float[Array, "..."], keep: Bool[Array, "..."], rate: float
+) -> Float[Array, "..."]:
+    """`dC/dx = keep delta / (1 - rate)`: the layer is linear, and its own way back.
+
+    Args:
+      delta: dC/dy, of the shape of x.
+      keep: the mask of the forward pass, the same one.
+      rate: as in `dropout`.
+
+    >>> print(dropout_gradient(jnp.ones(2), jnp.array([True, False]), 0.5))
+    [2. 0.]
+    """
+    return jnp.where(keep, delta / (1 - rate), 0.0)

@@ -1,0 +1,137 @@
+"""Backpropagation in pooling: the largest of a window takes it all, a mean shares it out.
+
+With the window of the (padded) input at the place p of the output written x~[p, o] over offsets o,
+
+    max:   z[p] = max over o of x~[p, o]        dC/dx~[p, o] = delta[p] where o is the largest
+    mean:  z[p] = mean over o of x~[p, o]       dC/dx~[p, o] = delta[p] / number of offsets
+
+channel by channel, and an input that lies in several windows adds up what each of them sends.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vanishing.backprop.convolution import (
+    Errors,
+    Images,
+    Padding,
+    offsets,
+    padded,
+    paddings,
+    windows,
+)
+
+
+def max_pool(
+    x: Images, size: Sequence[int], strides: Sequence[int], padding: str | Padding = "VALID"
+) -> Errors:
+    """The largest number of each window; what is padded is never the largest.
+
+    Args:
+      x: of shape (batch, *places, channels).
+      size: extent of the window along each axis.
+      strides: steps between windows.
+      padding: "SAME", "VALID", or (before, after) for each axis.
+
+    >>> max_pool(jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1), (2,), (2,)).ravel().tolist()
+    [3.0, 2.0]
+    """
+    return windows(padded(x, size, strides, padding, -jnp.inf), size, strides).max(axis=-2)
+
+
+def max_pool_gradient(
+    x: Images,
+    delta: Errors,
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Padding = "VALID",
+) -> Images:
+    """dC/dx: each delta goes to the largest number of its window, to the first of equal ones.
+
+    Args:
+      x: what was pooled.
+      delta: dC/dz, of the shape of the output.
+      size: as in `max_pool`.
+      strides: as in `max_pool`.
+      padding: as in `max_pool`.
+
+    Reference: LeCun et al., Gradient-based learning applied to document recognition, 1998, has the
+    averaging kind; Goodfellow, Bengio & Courville, Deep learning, 2016, sec. 9.3.
+
+    >>> x = jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1)
+    >>> max_pool_gradient(x, jnp.array([5.0, 7.0]).reshape(1, 2, 1), (2,), (2,)).ravel().tolist()
+    [0.0, 5.0, 7.0, 0.0]
+    """
+    seen = windows(padded(x, size, strides, padding, -jnp.inf), size, strides)
+    winner = jax.nn.one_hot(seen.argmax(axis=-2), seen.shape[-2], axis=-2, dtype=delta.dtype)
+    sent = winner * jnp.expand_dims(delta, -2)
+    return overlap_add(sent, x.shape[1:-1], size, strides, padding)
+
+
+def avg_pool(
+    x: Images, size: Sequence[int], strides: Sequence[int], padding: str | Padding = "VALID"
+) -> Errors:
+    """The mean of each window, the zeros of the padding among it.
+
+    Args:
+      x: of shape (batch, *places, channels).
+      size: extent of the window along each axis.
+      strides: steps between windows.
+      padding: "SAME", "VALID", or (before, after) for each axis.
+    """
+    return windows(padded(x, size, strides, padding), size, strides).mean(axis=-2)
+
+
+def avg_pool_gradient(
+    delta: Errors,
+    places: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Padding = "VALID",
+) -> Images:
+    """dC/dx: each delta is shared out evenly over its window.
+
+    Args:
+      delta: dC/dz, of the shape of the output.
+      places: extent of x along each axis.
+      size: as in `avg_pool`.
+      strides: as in `avg_pool`.
+      padding: as in `avg_pool`.
+
+    Reference: Goodfellow, Bengio & Courville 2016, sec. 9.3.
+
+    >>> avg_pool_gradient(jnp.array([6.0]).reshape(1, 1, 1), (3,), (3,), (3,)).ravel().tolist()
+    [2.0, 2.0, 2.0]
+    """
+    count = math.prod(size)
+    sent = jnp.repeat(jnp.expand_dims(delta / count, -2), count, axis=-2)
+    return overlap_add(sent, places, size, strides, padding)
+
+
+def overlap_add(
+    sent: Float[Array, "batch *outputs offsets channels"],
+    places: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: str | Padding,
+) -> Images:
+    """What all windows send back, added up at each place: `windows` the other way round.
+
+    Args:
+      sent: to each offset of each window.
+      places: extent, along each axis, of the array that the windows were of.
+      size: extent of a window.
+      strides: steps between windows.
+      padding: that the array had been given; what falls on it is lost.
+    """
+    pads = paddings(padding, places, size, strides)
+    extents = [before + n + after for n, (before, after) in zip(places, pads, strict=True)]
+    whole = jnp.zeros((len(sent), *extents, sent.shape[-1]), sent.dtype)
+    for number, seen in enumerate(offsets(extents, size, strides)):
+        whole = whole.at[:, *seen].add(sent[..., number, :])
+    inside = [slice(before, before + n) for n, (before, _) in zip(places, pads, strict=True)]
+    return whole[:, *inside]

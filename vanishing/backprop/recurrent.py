@@ -1,0 +1,282 @@
+"""Backpropagation through time: in a plain recurrent network, an LSTM and a GRU.
+
+A recurrent network is a deep one whose layers, the steps of time, share their weights. So each
+gradient of a weight is a sum over time, and the error of a state comes from two sides: from what is
+read off it (the network's output at that time) and from the state after it. With e_t = dC/dh_t the
+whole of it, and delta_t the error of a pre-activation,
+
+    dC/dW_i = sum_t x_t^T delta_t       dC/dW_h = sum_t h_(t-1)^T delta_t     dC/db = sum_t delta_t
+    dC/dx_t = delta_t W_i^T
+
+Inputs are (batch, time, features) and states (batch, time, units), h_0 = c_0 = 0; parameters are
+spelt as those of `layers.rnn`, `layers.lstm` and `layers.gru`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from vanishing.backprop.slopes import sigmoid_slope, slope_of, tanh_slope
+from vanishing.layers import facts_of
+
+Sequences = Float[Array, "batch time features"]
+States = Float[Array, "batch time units"]
+Params = Mapping[str, Mapping[str, Array]]
+
+
+class Backward(NamedTuple):
+    """What backpropagation through time finds."""
+
+    params: dict[str, dict[str, Array]]  # the gradient, of the structure of the parameters
+    x: Sequences  # dC/dx_t
+    errors: dict[str, States]  # dC/dh_t, and of an LSTM dC/dc_t: all that comes back to a state
+
+
+def rnn(params: Params, x: Sequences, activation: str = "tanh") -> States:
+    """h_t of `z_t = x_t W_i + h_(t-1) W_h + b`, `h_t = f(z_t)`, for all times."""
+    return _rnn_forward(params, x, activation)["h"]
+
+
+def rnn_gradient(
+    params: Params, x: Sequences, output_errors: States, activation: str = "tanh"
+) -> Backward:
+    """Backpropagation through time in a plain recurrent network.
+
+        delta_t = e_t * f'(z_t)
+        e_(t-1) = dC/dy_(t-1) + delta_t W_h^T
+
+    Going k steps back multiplies the error by W_h^T and the slopes k times: it vanishes or explodes
+    as a deep network's does, with the same matrix at every step.
+
+    Args:
+      params: `i` with `kernel` (features, units) and `bias`, `h` with `kernel` (units, units).
+      x: the input.
+      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off; zeros where the
+        cost does not see it.
+      activation: f, a name of `SLOPES`.
+
+    Reference: Werbos, Backpropagation through time, Proc. IEEE 1990; Pascanu, Mikolov & Bengio, On
+    the difficulty of training recurrent neural networks, ICML 2013, eq. 3 to 5.
+
+    >>> params = {"i": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}}
+    >>> params["h"] = {"kernel": jnp.full((1, 1), 0.5)}
+    >>> last = jnp.zeros((1, 4, 1)).at[:, -1].set(1.0)
+    >>> found = rnn_gradient(params, jnp.ones((1, 4, 1)), last, activation="identity")
+    >>> found.errors["h"].ravel().tolist()
+    [0.125, 0.25, 0.5, 1.0]
+    """
+    passed = _rnn_forward(params, x, activation)
+    slope = slope_of(activation)
+
+    def back(carried, at):
+        e = at["output_error"] + carried
+        delta = e * slope(at["z"])
+        return delta @ params["h"]["kernel"].T, {"e": e, "z": delta}
+
+    found = _back(back, jnp.zeros_like(output_errors[:, 0]), passed, output_errors)
+    gradients = {
+        "i": {"kernel": _over_time(x, found["z"]), "bias": _sum(found["z"])},
+        "h": {"kernel": _over_time(passed["h_before"], found["z"])},
+    }
+    return Backward(gradients, found["z"] @ params["i"]["kernel"].T, {"h": found["e"]})
+
+
+def lstm(params: Params, x: Sequences) -> States:
+    """h_t of an LSTM, for all times; its equations stand at `lstm_gradient`."""
+    return _lstm_forward(params, x)["h"]
+
+
+def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Backward:
+    """Backpropagation through time in an LSTM, whose memory is a sum and not a product of weights.
+
+    Forward, with gates s(z_?) and the candidate g = tanh(z_g), z_? = x W_i? + h_(t-1) W_h? + b_?:
+
+        c_t = f c_(t-1) + i g               h_t = o tanh(c_t)
+
+    Backward, with e = dC/dh_t and u = dC/dc_t in full:
+
+        u = (from c_(t+1)) + e o (1 - tanh(c_t)^2)
+        delta_o = e tanh(c_t) s'(z_o)       delta_f = u c_(t-1) s'(z_f)
+        delta_i = u g s'(z_i)               delta_g = u i (1 - g^2)
+        to c_(t-1): u f                     to h_(t-1): sum over gates of delta_? W_h?^T
+
+    Along c an error is multiplied by f alone, which an open gate keeps near 1.
+
+    Args:
+      params: `ii`, `if`, `ig`, `io` with `kernel`; `hi`, `hf`, `hg`, `ho` with `kernel` and `bias`.
+      x: the input.
+      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off.
+
+    Reference: Greff et al., LSTM: a search space odyssey, 2017, sec. II.B, without peepholes.
+    """
+    passed = _lstm_forward(params, x)
+
+    def back(carried, at):
+        e = at["output_error"] + carried["h"]
+        tanh_c = jnp.tanh(at["c"])
+        u = carried["c"] + e * at["o"] * tanh_slope(at["c"])
+        deltas = {
+            "i": u * at["g"] * sigmoid_slope(at["z_i"]),
+            "f": u * at["c_before"] * sigmoid_slope(at["z_f"]),
+            "g": u * at["i"] * tanh_slope(at["z_g"]),
+            "o": e * tanh_c * sigmoid_slope(at["z_o"]),
+        }
+        to_h = sum(delta @ params[f"h{gate}"]["kernel"].T for gate, delta in deltas.items())
+        return {"c": u * at["f"], "h": to_h}, {"h": e, "c": u, "deltas": deltas}
+
+    zeros = jnp.zeros_like(output_errors[:, 0])
+    found = _back(back, {"c": zeros, "h": zeros}, passed, output_errors)
+    gradients = {}
+    for gate, delta in found["deltas"].items():
+        gradients[f"i{gate}"] = {"kernel": _over_time(x, delta)}
+        gradients[f"h{gate}"] = {
+            "kernel": _over_time(passed["h_before"], delta),
+            "bias": _sum(delta),
+        }
+    to_x = _to_input(params, x, found["deltas"])
+    return Backward(gradients, to_x, {"h": found["h"], "c": found["c"]})
+
+
+def gru(params: Params, x: Sequences) -> States:
+    """h_t of a GRU, for all times; its equations stand at `gru_gradient`."""
+    return _gru_forward(params, x)["h"]
+
+
+def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Backward:
+    """Backpropagation through time in a gated recurrent unit.
+
+    Forward, with gates r = s(z_r) and z = s(z_z), z_? = x W_i? + b_i? + h_(t-1) W_h?:
+
+        v = h_(t-1) W_hn + b_hn             n = tanh(x W_in + b_in + r v)
+        h_t = (1 - z) n + z h_(t-1)
+
+    Backward, with e = dC/dh_t in full:
+
+        delta_z = e (h_(t-1) - n) s'(z_z)   delta_n = e (1 - z) (1 - n^2)
+        delta_r = delta_n v s'(z_r)         delta_v = delta_n r
+        to h_(t-1): e z + delta_r W_hr^T + delta_z W_hz^T + delta_v W_hn^T
+
+    Along h an error is multiplied by z, which a closed update gate keeps near 1.
+
+    Args:
+      params: `ir`, `iz`, `in` and `hn` with `kernel` and `bias`, `hr` and `hz` with `kernel`.
+      x: the input.
+      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off.
+
+    Reference: Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014,
+    sec. 2.3, for the unit, with the reset behind the product.
+    """
+    passed = _gru_forward(params, x)
+
+    def back(carried, at):
+        e = at["output_error"] + carried
+        n = at["n"]
+        delta_n = e * (1 - at["z"]) * (1 - n**2)
+        deltas = {
+            "r": delta_n * at["v"] * sigmoid_slope(at["z_r"]),
+            "z": e * (at["h_before"] - n) * sigmoid_slope(at["z_z"]),
+            "n": delta_n,
+            "v": delta_n * at["r"],
+        }
+        to_h = e * at["z"] + sum(
+            deltas[delta] @ params[name]["kernel"].T
+            for name, delta in (("hr", "r"), ("hz", "z"), ("hn", "v"))
+        )
+        return to_h, {"h": e, "deltas": deltas}
+
+    found = _back(back, jnp.zeros_like(output_errors[:, 0]), passed, output_errors)
+    deltas, before = found["deltas"], passed["h_before"]
+    gradients = {
+        f"i{gate}": {"kernel": _over_time(x, deltas[gate]), "bias": _sum(deltas[gate])}
+        for gate in ("r", "z", "n")
+    }
+    gradients["hr"] = {"kernel": _over_time(before, deltas["r"])}
+    gradients["hz"] = {"kernel": _over_time(before, deltas["z"])}
+    gradients["hn"] = {"kernel": _over_time(before, deltas["v"]), "bias": _sum(deltas["v"])}
+    to_x = _to_input(params, x, {gate: deltas[gate] for gate in ("r", "z", "n")})
+    return Backward(gradients, to_x, {"h": found["h"]})
+
+
+def _rnn_forward(params: Params, x: Sequences, activation: str) -> dict[str, Array]:
+    f = facts_of(activation).function
+
+    def step(before, x_t):
+        read = x_t @ params["i"]["kernel"] + params["i"]["bias"][None]
+        z = read + before["h"] @ params["h"]["kernel"]
+        return {"h": f(z)}, {"z": z}
+
+    return _forward(step, ("h",), params["h"]["kernel"], x)
+
+
+def _lstm_forward(params: Params, x: Sequences) -> dict[str, Array]:
+    def step(before, x_t):
+        z = {
+            gate: x_t @ params[f"i{gate}"]["kernel"]
+            + before["h"] @ params[f"h{gate}"]["kernel"]
+            + params[f"h{gate}"]["bias"][None]
+            for gate in "ifgo"
+        }
+        i, f, o = (jax.nn.sigmoid(z[gate]) for gate in "ifo")
+        g = jnp.tanh(z["g"])
+        c = f * before["c"] + i * g
+        kept = {"i": i, "f": f, "g": g, "o": o} | {f"z_{gate}": z[gate] for gate in "ifgo"}
+        return {"c": c, "h": o * jnp.tanh(c)}, kept
+
+    return _forward(step, ("c", "h"), params["hi"]["kernel"], x)
+
+
+def _gru_forward(params: Params, x: Sequences) -> dict[str, Array]:
+    def step(before, x_t):
+        h = before["h"]
+        read = {g: x_t @ params[f"i{g}"]["kernel"] + params[f"i{g}"]["bias"][None] for g in "rzn"}
+        z_r = read["r"] + h @ params["hr"]["kernel"]
+        z_z = read["z"] + h @ params["hz"]["kernel"]
+        v = h @ params["hn"]["kernel"] + params["hn"]["bias"][None]
+        r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
+        n = jnp.tanh(read["n"] + r * v)
+        kept = {"z_r": z_r, "z_z": z_z, "v": v, "r": r, "z": z, "n": n}
+        return {"h": (1 - z) * n + z * h}, kept
+
+    return _forward(step, ("h",), params["hr"]["kernel"], x)
+
+
+def _forward(
+    step: Callable, states: tuple[str, ...], recurrent_kernel: Array, x: Sequences
+) -> dict[str, Array]:
+    """What a cell's states and inner values are at all times, and its states one step before."""
+    start = jnp.zeros((len(x), recurrent_kernel.shape[0]), x.dtype)
+
+    def scanned(before, x_t):
+        after, kept = step(before, x_t)
+        return after, kept | after | {f"{name}_before": before[name] for name in states}
+
+    _, passed = jax.lax.scan(scanned, dict.fromkeys(states, start), x.swapaxes(0, 1))
+    return jax.tree.map(lambda values: values.swapaxes(0, 1), passed)
+
+
+def _back(back: Callable, carried: Any, passed: dict[str, Array], output_errors: States) -> Any:
+    """`back` from the last time to the first; what it finds, for all times."""
+    steps = passed | {"output_error": output_errors}
+    steps = jax.tree.map(lambda values: values.swapaxes(0, 1), steps)
+    _, found = jax.lax.scan(back, carried, steps, reverse=True)
+    return jax.tree.map(lambda values: values.swapaxes(0, 1), found)
+
+
+def _to_input(params: Params, x: Sequences, deltas: Mapping[str, States]) -> Sequences:
+    """dC/dx: the sum over gates of delta_? W_i?^T."""
+    total = jnp.zeros_like(x)
+    for gate, delta in deltas.items():
+        total = total + delta @ params[f"i{gate}"]["kernel"].T
+    return total
+
+
+def _over_time(before: Array, delta: States) -> Float[Array, "fan_in units"]:
+    """sum over times and examples of before_t^T delta_t."""
+    return jnp.einsum("bti,btj->ij", before, delta)
+
+
+def _sum(delta: States) -> Float[Array, " units"]:
+    return delta.sum(axis=(0, 1))

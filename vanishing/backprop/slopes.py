@@ -1,0 +1,114 @@
+"""The derivatives of the activations, written out: what a gradient is multiplied by on its way."""
+
+import math
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from jax.nn import sigmoid, softplus
+from jaxtyping import Array, Float
+
+Slope = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+def sigmoid_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`s(z) (1 - s(z))`, with 1 - s(z) as s(-z), which does not cancel; at most 1/4.
+
+    >>> print(sigmoid_slope(jnp.array([0.0, 6.0])))
+    [0.25       0.00246651]
+    """
+    return sigmoid(z) * sigmoid(-z)
+
+
+def tanh_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`1 - tanh(z)^2`; at most 1."""
+    return 1 - jnp.tanh(z) ** 2
+
+
+def relu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1 where z > 0 and 0 elsewhere, at 0 too."""
+    return jnp.where(z > 0, 1.0, 0.0).astype(z.dtype)
+
+
+def leaky_relu_slope(z: Float[Array, "..."], negative_slope: float = 0.01) -> Float[Array, "..."]:
+    """1 where z >= 0 and `negative_slope` elsewhere."""
+    return jnp.where(z >= 0, 1.0, negative_slope).astype(z.dtype)
+
+
+def elu_slope(z: Float[Array, "..."], alpha: float = 1.0) -> Float[Array, "..."]:
+    """1 where z > 0 and `alpha e^z` elsewhere."""
+    return jnp.where(z > 0, 1.0, alpha * jnp.exp(jnp.minimum(z, 0.0)))
+
+
+def selu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """That of an elu of alpha = 1.6733, times 1.0507 (Klambauer et al. 2017, eq. 2)."""
+    return 1.0507009873554805 * elu_slope(z, 1.6732632423543772)
+
+
+def gelu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """That of `z (1 + tanh u) / 2` with `u = sqrt(2 / pi) (z + 0.044715 z^3)`: product rule."""
+    scale = math.sqrt(2 / math.pi)
+    u = scale * (z + 0.044715 * z**3)
+    return (1 + jnp.tanh(u)) / 2 + z / 2 * tanh_slope(u) * scale * (1 + 3 * 0.044715 * z**2)
+
+
+def silu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """That of `z s(z)`: `s(z) + z s'(z)`."""
+    return sigmoid(z) + z * sigmoid_slope(z)
+
+
+def softsign_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`1 / (1 + |z|)^2`, which falls off with z squared only."""
+    return 1 / (1 + jnp.abs(z)) ** 2
+
+
+def hard_tanh_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1 where |z| <= 1 and 0 elsewhere."""
+    return jnp.where(jnp.abs(z) <= 1, 1.0, 0.0).astype(z.dtype)
+
+
+def hard_sigmoid_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """1/6 where |z| < 3 and 0 elsewhere."""
+    return jnp.where(jnp.abs(z) < 3, 1 / 6, 0.0).astype(z.dtype)
+
+
+def mish_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """That of `z tanh(p)` with `p = log(1 + e^z)`, whose own derivative is s(z)."""
+    return jnp.tanh(softplus(z)) + z * tanh_slope(softplus(z)) * sigmoid(z)
+
+
+def erf_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """`2 / sqrt(pi) exp(-z^2)`."""
+    return 2 / math.sqrt(math.pi) * jnp.exp(-(z**2))
+
+
+SLOPES: dict[str, Slope] = {  # by the names of `layers.ACTIVATIONS`
+    "identity": jnp.ones_like,
+    "sigmoid": sigmoid_slope,
+    "tanh": tanh_slope,
+    "relu": relu_slope,
+    "leaky_relu": leaky_relu_slope,
+    "prelu": lambda z: leaky_relu_slope(z, 0.25),  # the slope that training starts at
+    "elu": elu_slope,
+    "selu": selu_slope,
+    "gelu": gelu_slope,
+    "silu": silu_slope,
+    "swish": silu_slope,
+    "softplus": sigmoid,
+    "softsign": softsign_slope,
+    "hard_tanh": hard_tanh_slope,
+    "hard_sigmoid": hard_sigmoid_slope,
+    "mish": mish_slope,
+    "sine": jnp.cos,
+    "erf": erf_slope,
+}
+
+
+def slope_of(activation: str) -> Slope:
+    """The derivative of an activation, by its name.
+
+    Raises:
+      ValueError: the name is not on offer.
+    """
+    if activation not in SLOPES:
+        raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(SLOPES)}.")
+    return SLOPES[activation]

@@ -1,0 +1,159 @@
+"""The optimisers' update rules, each as its few equations.
+
+A rule maps a gradient g to what is added to the parameters, and carries a state from step to step.
+Each is a pair of functions over whole pytrees, as Optax's are, and goes wherever those go; it
+equals the one of Optax that it names.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vanishing.layers.base import PyTree
+
+
+class Rule(NamedTuple):
+    """An update rule."""
+
+    init: Callable[[PyTree], PyTree]  # params -> state
+    update: Callable[..., tuple[PyTree, PyTree]]  # (gradients, state, params) -> step, state
+
+
+def momentum(learning_rate: float, decay: float = 0.9) -> Rule:
+    """`v <- decay v + g`, step `-learning_rate v`: a ball that rolls on; `optax.sgd(momentum=)`.
+
+    Reference: Polyak, Some methods of speeding up the convergence of iteration methods, 1964.
+
+    >>> rule = momentum(0.1)
+    >>> step, velocity = rule.update(jnp.array(1.0), rule.init(jnp.array(0.0)))
+    >>> step, velocity = rule.update(jnp.array(1.0), velocity)
+    >>> print(step)  # -0.1 (0.9 + 1)
+    -0.19
+    """
+
+    def update(gradients, velocity, params=None):
+        velocity = jax.tree.map(lambda v, g: decay * v + g, velocity, gradients)
+        return jax.tree.map(lambda v: -learning_rate * v, velocity), velocity
+
+    return Rule(_zeros, update)
+
+
+def nesterov(learning_rate: float, decay: float = 0.9) -> Rule:
+    """`v <- decay v + g`, step `-learning_rate (decay v + g)`: the gradient where v leads.
+
+    The form for a gradient at the point that one stands at; `optax.sgd(nesterov=True)`.
+
+    Reference: Sutskever et al., On the importance of initialization and momentum in deep learning,
+    ICML 2013, eq. 3 and 4, with the change of variables of Bengio et al., 2013.
+    """
+
+    def update(gradients, velocity, params=None):
+        velocity = jax.tree.map(lambda v, g: decay * v + g, velocity, gradients)
+        steps = jax.tree.map(lambda v, g: -learning_rate * (decay * v + g), velocity, gradients)
+        return steps, velocity
+
+    return Rule(_zeros, update)
+
+
+def adagrad(learning_rate: float, initial: float = 0.1, epsilon: float = 1e-7) -> Rule:
+    """`s <- s + g^2`, step `-learning_rate g / sqrt(s + epsilon)`; s starts at `initial`.
+
+    Steps fall as 1 / sqrt(number of steps), since s never forgets; `optax.adagrad`.
+
+    Reference: Duchi, Hazan & Singer, Adaptive subgradient methods, JMLR 2011, fig. 1 (diagonal).
+    """
+
+    def init(params):
+        return jax.tree.map(lambda p: jnp.full_like(p, initial), params)
+
+    def update(gradients, squares, params=None):
+        squares = jax.tree.map(lambda s, g: s + g**2, squares, gradients)
+        return _over_root(learning_rate, gradients, squares, epsilon), squares
+
+    return Rule(init, update)
+
+
+def rmsprop(learning_rate: float, decay: float = 0.9, epsilon: float = 1e-8) -> Rule:
+    """`s <- decay s + (1 - decay) g^2`, step `-learning_rate g / sqrt(s + epsilon)`.
+
+    Every parameter moves at about the learning rate, however small its gradient is, as long as the
+    square is over epsilon: under |g| = 1e-4 its root takes over; `optax.rmsprop`.
+
+    Reference: Tieleman & Hinton, Coursera lecture 6.5, 2012.
+    """
+
+    def update(gradients, squares, params=None):
+        squares = jax.tree.map(lambda s, g: decay * s + (1 - decay) * g**2, squares, gradients)
+        return _over_root(learning_rate, gradients, squares, epsilon), squares
+
+    return Rule(_zeros, update)
+
+
+class AdamState(NamedTuple):
+    """What Adam carries from step to step."""
+
+    steps: jax.Array  # t, so far
+    mean: PyTree  # m, of gradients
+    square: PyTree  # s, of their squares
+
+
+def adam(learning_rate: float, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> Rule:
+    """Averages of g and of g^2, their start at 0 corrected for; `optax.adam`.
+
+        m <- b1 m + (1 - b1) g              m^ = m / (1 - b1^t)
+        s <- b2 s + (1 - b2) g^2            s^ = s / (1 - b2^t)
+        step: -learning_rate m^ / (sqrt(s^) + epsilon)
+
+    Reference: Kingma & Ba, Adam, ICLR 2015, algorithm 1.
+
+    >>> rule = adam(0.1)
+    >>> step, _ = rule.update(jnp.array(1e-6), rule.init(jnp.array(0.0)))
+    >>> print(f"{step:.3f}")  # the first step is the learning rate, however small the gradient
+    -0.099
+    """
+
+    def init(params):
+        return AdamState(jnp.zeros((), int), _zeros(params), _zeros(params))
+
+    def update(gradients, state, params=None):
+        t = state.steps + 1
+        mean = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mean, gradients)
+        square = jax.tree.map(lambda s, g: b2 * s + (1 - b2) * g**2, state.square, gradients)
+
+        def step(m, s):
+            unbiased_mean, unbiased_square = m / (1 - b1**t), s / (1 - b2**t)
+            return -learning_rate * unbiased_mean / (jnp.sqrt(unbiased_square) + epsilon)
+
+        return jax.tree.map(step, mean, square), AdamState(t, mean, square)
+
+    return Rule(init, update)
+
+
+def clip_by_norm(max_norm: float) -> Rule:
+    """`g <- g min(1, max_norm / |g|)`, |g| over all parameters: its direction stays.
+
+    `optax.clip_by_global_norm`. Against explosion; what has vanished it leaves as it is.
+
+    Reference: Pascanu, Mikolov & Bengio, On the difficulty of training recurrent neural networks,
+    ICML 2013, algorithm 1.
+
+    >>> clipped, _ = clip_by_norm(1.0).update(jnp.array([3.0, 4.0]), ())
+    >>> print(clipped)
+    [0.6 0.8]
+    """
+
+    def update(gradients, state, params=None):
+        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients)))
+        return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / norm), gradients), state
+
+    return Rule(lambda params: (), update)
+
+
+def _zeros(params: PyTree) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def _over_root(learning_rate: float, gradients: PyTree, squares: PyTree, epsilon: float) -> PyTree:
+    return jax.tree.map(lambda g, s: -learning_rate * g / jnp.sqrt(s + epsilon), gradients, squares)
