@@ -34,6 +34,8 @@ PRESETS: dict[str, dict[str, str]] = {  # the flags of each experiment that diff
         "depth": "--steps=800 --learning_rates=1,3",
         "convolution": "--depths=20 --steps=60 --learning_rates=0.01",
         "recurrent": "--task=temporal_order --steps=300 --seeds=1 --learning_rates=0.003,0.01",
+        "surrogate": "--depths=1,6 --steps=300 --seeds=2 --learning_rates=0.01,0.1",
+        "backprop": "",
         "signal": "--activations=tanh,relu --width=256 --seeds=4",
         "phase_diagram": "",
         "trainability": "--depths=5,20,60 --sigma_ws=0.9,1.1,1.3,1.5,1.9,2.6 --steps=300 --seeds=1",
@@ -53,6 +55,8 @@ PRESETS: dict[str, dict[str, str]] = {  # the flags of each experiment that diff
         "--steps=64000 --record_every=1000 --learning_rates=0.03,0.1 --schedule=cosine --seeds=3",
         "recurrent": "--task=adding --length=200 --units=128 --steps=20000 --record_every=500 "
         "--seeds=5 --learning_rates=1e-4,3e-4,1e-3,3e-3,1e-2",
+        "surrogate": f"{_MNIST} --depths=1,2,3,5,10",
+        "backprop": "--data=mnist --depth=10 --width=128 --batch_size=128",
         "signal": "--seeds=16 --blocks=plain,residual,pre_activation,batch_norm,layer_norm",
         "phase_diagram": "--width=1000 --seeds=16",
         "trainability": "--data=mnist --width=300 --steps=14000 --record_every=1000 --seeds=3",

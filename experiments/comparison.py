@@ -85,6 +85,26 @@ def log10_share(sizes: xr.DataArray) -> xr.DataArray:
         return (logs.sel(layer=1, drop=True) - last).median("seed")
 
 
+def with_prediction(
+    dataset: xr.Dataset,
+    members: Mapping[str, Sequence],
+    network: Callable[..., Layer],
+    x: jax.Array,
+) -> xr.Dataset:
+    """The dataset, and what theory says of each member's `log10_share` at initialisation.
+
+    Args:
+      dataset: what `measure` returned.
+      members: the axes that were given to it.
+      network: makes a network from a value of each of them.
+      x: the inputs of one training step.
+    """
+    found = [predicted_log10_share(network(*at), x) for at in itertools.product(*members.values())]
+    shape = [len(values) for values in members.values()]
+    variable = xr.Variable(tuple(members), np.reshape(found, shape), {"units": "1"})
+    return dataset.assign(predicted_log10_share=variable)
+
+
 def predicted_log10_share(network: Layer, x: jax.Array) -> float:
     """What theory says of `log10_share` at initialisation; nan where it cannot follow."""
     try:

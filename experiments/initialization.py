@@ -9,10 +9,8 @@ which Xavier halves the mean-square gradient at every layer. Sigmoid learns from
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -68,8 +66,11 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     """Every initialiser, activation and depth, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
 
+    def make(initializer: str, activation: str, depth: int) -> layers.Layer:
+        return network(config, classes, initializer, activation, depth)
+
     def cell(initializer: str, activation: str, depth: int) -> sweep.Cell:
-        return training.cell(config, network(config, classes, initializer, activation, depth))
+        return training.cell(config, make(initializer, activation, depth))
 
     members = {
         "initializer": config.initializers,
@@ -77,14 +78,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         "depth": config.depths,
     }
     dataset = comparison.measure(config, run, members, cell, examples)
-    predicted = [
-        comparison.predicted_log10_share(network(config, classes, *place), examples.x_train)
-        for place in itertools.product(*members.values())
-    ]
-    shape = [len(values) for values in members.values()]
-    return dataset.assign(
-        predicted_log10_share=(tuple(members), np.reshape(predicted, shape), {"units": "1"})
-    )
+    return comparison.with_prediction(dataset, members, make, examples.x_train)
 
 
 def verdict(dataset: xr.Dataset) -> str:

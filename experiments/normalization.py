@@ -13,7 +13,6 @@ by 0.68.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -81,20 +80,16 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     """Every norm at every depth, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
 
+    def make(norm: str, depth: int) -> layers.Layer:
+        return network(config, classes, norm, depth)
+
     def cell(norm: str, depth: int) -> sweep.Cell:
-        return training.cell(config, network(config, classes, norm, depth))
+        return training.cell(config, make(norm, depth))
 
     members = {"norm": config.norms, "depth": config.depths}
     dataset = comparison.measure(config, run, members, cell, examples)
     batch = examples.x_train[: config.examples_per_step() or None]
-    predicted = [
-        comparison.predicted_log10_share(network(config, classes, norm, depth), batch)
-        for norm, depth in itertools.product(*members.values())
-    ]
-    shape = [len(values) for values in members.values()]
-    return dataset.assign(
-        predicted_log10_share=(tuple(members), np.reshape(predicted, shape), {"units": "1"})
-    )
+    return comparison.with_prediction(dataset, members, make, batch)
 
 
 def verdict(dataset: xr.Dataset) -> str:

@@ -2,10 +2,11 @@
 
     python -m experiments.residual --blocks=plain,post_activation,rezero --counts=8,32
 
-Three minutes on two CPU cores. Expected: of 32 blocks (64 layers) without a norm, plain ones
-learn little or nothing; bare sums double the signal and the gradient at every block and need tiny
-learning rates, where those that start small (scaled, ReZero, SkipInit, Fixup) or nearly shut
-(highway) keep both and learn.
+Four minutes on two CPU cores. Expected: of 32 blocks (64 layers) without a norm, plain ones learn
+half of it; bare sums multiply the signal and the error signal by about 2^(1/2) a block and diverge
+at every learning rate on offer; those that start small (scaled, ReZero, SkipInit, Fixup) or with
+their gates nearly shut (highway) keep both and learn. With --gate_bias=-2 a highway of 32 blocks
+keeps 0.90 of its error signal a block and does not.
 """
 
 import dataclasses
@@ -31,7 +32,9 @@ class Config(training.Config):
     counts: tuple[int, ...] = option((8, 32), "Numbers of blocks, each of two layers.", at_least=1)
     activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
     norm: str = option("none", "What normalises in the blocks.", choices=tuple(NORMS))
-    gate_bias: float = option(-2.0, "Of a highway's gates as training starts.")
+    gate_bias: float = option(
+        -4.0, "Of a highway's gates as training starts; the deeper it is, the lower."
+    )
     learning_rates: tuple[float, ...] = option(
         (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
         "Learning rates that every network is allowed to choose from.",

@@ -19,14 +19,27 @@ PENALTIES = {"none": lambda params: jnp.zeros(()), "l1": losses.l1, "l2": losses
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(launch.Config):
-    """Options of an experiment that trains networks to classify images."""
+class DataConfig(launch.Config):
+    """Options of an experiment that looks at images."""
 
     data: str = option("digits", "Data set.", choices=tuple(data.DATASETS))
     data_dir: str = option(
         "", "Folder of its published files. If empty: $VANISHING_DATA_DIR, else downloaded once."
     )
     subset: bool = option(False, "Accept data files that hold fewer examples than published.")
+
+    def question(self) -> dict[str, Any]:
+        """The part that the results depend on: not where the data files lie, if they are whole."""
+        options = super().question()
+        if not self.subset:
+            del options["data_dir"]
+        return options
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(DataConfig):
+    """Options of an experiment that trains networks to classify images."""
+
     width: int = option(64, "Units of every hidden layer.", at_least=1)
     loss: str = option("softmax_cross_entropy", "Loss.", choices=tuple(losses.LOSSES))
     penalty: str = option("none", "Penalty over the kernels.", choices=tuple(PENALTIES))
@@ -67,11 +80,8 @@ class Config(launch.Config):
             raise ValueError(f"momentum is {self.momentum}; it must be under 1.")
 
     def question(self) -> dict[str, Any]:
-        """The part that the results depend on: not where the data files lie, if they are whole."""
-        options = super().question()
-        if not self.subset:
-            del options["data_dir"]
-        return options | {"batch_size": self.examples_per_step()}
+        """The part that the results depend on, with the batch size that is used."""
+        return super().question() | {"batch_size": self.examples_per_step()}
 
     def examples_per_step(self) -> int:
         """The batch size; 0, for all examples, where that is what the optimiser is named for."""
@@ -102,7 +112,7 @@ def initializer_name(config: InitializedConfig, activation: str) -> str:
     return derived if config.initializer == "derived" else config.initializer
 
 
-def load(config: Config) -> tuple[train.Data, int]:
+def load(config: DataConfig) -> tuple[train.Data, int]:
     """The standardised data of a configuration as device arrays, and the number of classes."""
     dataset = data.standardize(data.load(config.data, config.data_dir or None, config.subset))
     return train.Data(*map(jnp.asarray, (*dataset.train, *dataset.test))), dataset.classes

@@ -22,7 +22,11 @@ _STYLE: dict[Any, Any] = {
 
 
 def panels(
-    rows: int, columns: int, title: str, size: tuple[float, float] | None = None
+    rows: int,
+    columns: int,
+    title: str,
+    size: tuple[float, float] | None = None,
+    share_rows: bool = True,
 ) -> tuple[Figure, np.ndarray]:
     """A figure with a title and a grid of axes, (rows, columns), that share each row's scale.
 
@@ -36,7 +40,8 @@ def panels(
         figure.suptitle(
             textwrap.fill(title, 38 * columns), fontsize=14, fontweight="bold", x=0.01, ha="left"
         )
-        return figure, figure.subplots(rows, columns, squeeze=False, sharey="row")
+        sharey = "row" if share_rows else False
+        return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey)
 
 
 def panels_beside(

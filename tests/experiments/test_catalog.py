@@ -13,7 +13,7 @@ def test_every_module_that_can_be_run_has_a_question():
         for path in (ROOT / "experiments").glob("*.py")
         if "launch.main(Config()" in path.read_text()
     }
-    assert len(launched) >= 14
+    assert len(launched) >= 16
     assert set(catalog.questions()) == launched | {"diagnose"}
 
 

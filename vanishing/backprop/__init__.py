@@ -61,6 +61,7 @@ from vanishing.backprop.updates import (
     nesterov,
     rmsprop,
 )
+from vanishing.backprop.work import Work, backward_work, forward_work, xla_work
 
 __all__ = [
     "SLOPES",
@@ -69,11 +70,13 @@ __all__ = [
     "Forward",
     "Widest",
     "Window",
+    "Work",
     "adagrad",
     "adam",
     "avg_pool",
     "avg_pool_gradient",
     "backward",
+    "backward_work",
     "batch_norm",
     "batch_norm_gradient",
     "bias_gradient",
@@ -89,6 +92,7 @@ __all__ = [
     "dropout_gradient",
     "error_backwards",
     "forward",
+    "forward_work",
     "frozen_batch_norm_gradient",
     "gru",
     "gru_gradient",
@@ -114,4 +118,5 @@ __all__ = [
     "widest_window",
     "window",
     "window_by_bisection",
+    "xla_work",
 ]

@@ -1,0 +1,328 @@
+"""What does backpropagation compute, step by step, and is it what jax.grad finds?
+
+    python -m experiments.backprop --activation=sigmoid --depth=4 --width=16
+
+Walks one small network through one batch of handwritten digits, in float64, by the equations of
+`vanishing.backprop`: every intermediate beside that of `jax.grad`, the factors whose product is the
+gradient, and what both passes cost. A few seconds. Expected: they differ by some 1e-15. With a
+sigmoid, four slopes of 0.2 to 0.24 and weights that keep the size leave 0.3 % of the error signal.
+The way back takes 1.5 times the operations of the way there, and 1.9 times with --depth=30.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import launch, training
+from experiments.launch import option
+from vanishing import backprop, figures, initializers, layers, losses, networks, sweep, views
+from vanishing.backprop.dense import Params
+from vanishing.train import DTYPES
+
+QUANTITIES = ("z", "a", "delta", "dC/dW", "dC/db")  # of every layer
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.DataConfig):
+    """Which network to walk through."""
+
+    activation: str = option("sigmoid", "Nonlinearity.", choices=tuple(backprop.SLOPES))
+    initializer: str = option(
+        "derived",
+        "How kernels and biases are drawn; `derived` is the one derived for the activation.",
+        choices=("derived", *(i for i in initializers.INITIALIZERS if i != "delta_orthogonal")),
+    )
+    depth: int = option(4, "Number of hidden layers.", at_least=1)
+    width: int = option(16, "Units of every hidden layer.", at_least=1)
+    batch_size: int = option(32, "Examples in the batch.", at_least=1)
+    seed: int = option(0, "Of the weights.", at_least=0)
+    precision: str = option("float64", "Arithmetic.", choices=("float32", "float64"))
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.activation == "prelu":
+            raise ValueError("activation has prelu, whose slope is learnt; take leaky_relu.")
+
+
+class Walk(NamedTuple):
+    """The intermediates of one batch, of every layer from the first to the last."""
+
+    z: list[jax.Array]
+    a: list[jax.Array]
+    delta: list[jax.Array]
+    kernels: list[jax.Array]  # dC/dW
+    biases: list[jax.Array]  # dC/db
+    cost: jax.Array
+
+
+def by_hand(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]):
+    """The walk by the equations of `vanishing.backprop`."""
+    passed = backprop.forward(params, x, names)
+    logits = passed.activations[-1]
+    error = backprop.softmax_cross_entropy_error(logits, labels)
+    found = backprop.backward(params, passed, error, names)
+    return Walk(
+        z=passed.pre_activations,
+        a=passed.activations[1:],
+        delta=found.deltas,
+        kernels=[layer["kernel"] for layer in found.params],
+        biases=[layer["bias"] for layer in found.params],
+        cost=backprop.softmax_cross_entropy(logits, labels),
+    )
+
+
+def by_grad(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]):
+    """The walk by `jax.grad`: errors are gradients of zeros added to the pre-activations."""
+
+    def cost(params, nudges):
+        pre_activations, activations = [], [x]
+        for layer, nudge, name in zip(params, nudges, names, strict=True):
+            read = activations[-1] @ layer["kernel"]
+            pre_activations.append(read + jnp.broadcast_to(layer["bias"], read.shape) + nudge)
+            activations.append(layers.ACTIVATIONS[name].function(pre_activations[-1]))
+        return losses.softmax_cross_entropy(activations[-1], labels), (pre_activations, activations)
+
+    nudges = [jnp.zeros((len(x), layer["bias"].size), x.dtype) for layer in params]
+    differentiate = jax.value_and_grad(cost, argnums=(0, 1), has_aux=True)
+    (value, (z, a)), (gradients, delta) = differentiate(params, nudges)
+    return Walk(
+        z=z,
+        a=a[1:],
+        delta=delta,
+        kernels=[layer["kernel"] for layer in gradients],
+        biases=[layer["bias"] for layer in gradients],
+        cost=value,
+    )
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Both walks, the factors of the error signal, and the work of both passes."""
+    del run  # one network, one batch
+    examples, classes = training.load(config)
+    if config.batch_size > len(examples.x_train):
+        raise ValueError(
+            f"batch_size has {config.batch_size}; {config.data} has {len(examples.x_train)} "
+            "training examples."
+        )
+    dtype = DTYPES[config.precision]
+    x = examples.x_train[: config.batch_size].astype(dtype).reshape(config.batch_size, -1)
+    labels = examples.y_train[: config.batch_size]
+    params = drawn(config, classes, x)
+    names = [config.activation] * config.depth + ["identity"]
+    ours, theirs = by_hand(params, x, labels, names), by_grad(params, x, labels, names)
+    tables = {
+        "rms": [[rms(array) for array in arrays] for arrays in ours[:-1]],
+        "rms_by_grad": [[rms(array) for array in arrays] for arrays in theirs[:-1]],
+        "difference": [
+            [difference(a, b) for a, b in zip(*both, strict=True)]
+            for both in zip(ours[:-1], theirs[:-1], strict=True)
+        ],
+    }
+    shapes = " -> ".join(str(width) for width in (x.shape[1], *(b.size for b in ours.biases)))
+    return xr.Dataset(
+        {name: (("quantity", "layer"), values) for name, values in tables.items()}
+        | factors(params, ours, names)
+        | work(params, x, labels, names)
+        | {"cost": float(ours.cost), "cost_difference": difference(ours.cost, theirs.cost)},
+        coords={"quantity": list(QUANTITIES), "layer": np.arange(1, len(params) + 1)},
+        attrs={"shapes": shapes, "activation": config.activation, "precision": config.precision},
+    )
+
+
+def drawn(config: Config, classes: int, x: jax.Array) -> list[dict[str, jax.Array]]:
+    """The kernel and bias of every layer of our multilayer perceptron."""
+    derived = layers.ACTIVATIONS[config.activation].initializer
+    name = derived if config.initializer == "derived" else config.initializer
+    network = networks.mlp(
+        classes,
+        depth=config.depth,
+        width=config.width,
+        activation=config.activation,
+        weights=initializers.by_name(name),
+    )
+    params, _ = network.init(jax.random.key(config.seed), x)
+    hidden = [params["hidden"][i]["dense"] for i in range(config.depth - 1)]
+    return [params["first"]["dense"], *hidden, params["output"]["dense"]]
+
+
+def factors(params: Params, walk: Walk, names: Sequence[str]) -> dict[str, Any]:
+    """What each layer's weights, and then its slopes, multiply the RMS of the error signal by.
+
+    From the read-out to the first layer; their product over all layers is the RMS of delta at the
+    first over that at the last.
+    """
+    by_weights, by_slopes = [], []
+    for layer, delta, z, name in zip(params[1:], walk.delta[1:], walk.z[:-1], names, strict=False):
+        returned = delta @ layer["kernel"].T
+        with np.errstate(invalid="ignore"):  # where every unit is dead
+            by_weights.append(rms(returned) / rms(delta))
+            by_slopes.append(rms(returned * backprop.slope_of(name)(z)) / rms(returned))
+    nothing = [np.nan]  # the read-out's error comes from the cost
+    return {
+        "factor_of_weights": ("layer", by_weights + nothing),
+        "factor_of_slopes": ("layer", by_slopes + nothing),
+    }
+
+
+def work(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]):
+    """Operations and bytes of both passes: counted, and as XLA reports them."""
+    widths = (x.shape[1], *(layer["bias"].size for layer in params))
+
+    def forward(params, x):
+        return losses.softmax_cross_entropy(
+            backprop.forward(params, x, names).activations[-1], labels
+        )
+
+    def both(walked):
+        def passes(params, x):
+            walk = walked(params, x, labels, names)
+            return walk.cost, walk.kernels, walk.biases
+
+        return backprop.xla_work(passes, params, x)
+
+    there = backprop.xla_work(forward, params, x)
+    counted = [count(len(x), widths, x.dtype.itemsize) for count in _COUNTS]
+    rows = [counted, [there, both(by_hand) - there], [there, both(by_grad) - there]]
+    return {
+        "flops": (("source", "pass"), [[work.flops for work in row] for row in rows]),
+        "bytes": (("source", "pass"), [[work.bytes for work in row] for row in rows]),
+        "source": ["counted", "XLA, by hand", "XLA, jax.grad"],
+        "pass": ["forward", "backward"],
+    }
+
+
+_COUNTS = (backprop.forward_work, backprop.backward_work)
+
+
+def rms(values: jax.Array) -> np.float64:
+    """Root mean square, in NumPy's float64 whatever the arithmetic of the network."""
+    return np.sqrt(np.mean(np.square(np.asarray(values, np.float64))))
+
+
+def difference(ours: jax.Array, theirs: jax.Array) -> float:
+    """The largest difference, over the largest size of the two."""
+    a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    largest = max(np.abs(a).max(), np.abs(b).max())
+    return float(np.abs(a - b).max() / largest) if largest > 0 else 0.0
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """Tables of every intermediate, of the factors and of the work, and an answer."""
+    last = int(dataset.layer[-1])
+    rows = [
+        [
+            str(layer),
+            *(views.number(float(at.rms.sel(quantity=name)), 3) for name in QUANTITIES),
+            f"{float(at.difference.max()):.1e}",
+            *(views.number(float(f), 3) for f in (at.factor_of_weights, at.factor_of_slopes)),
+            views.number(float(at.factor_of_weights * at.factor_of_slopes), 3),
+        ]
+        for layer, at in ((int(n), dataset.sel(layer=n)) for n in dataset.layer)
+    ]
+    header = ["layer", *QUANTITIES, "off", "weights", "slopes", "factor"]
+    product = float((dataset.factor_of_weights * dataset.factor_of_slopes).prod("layer"))
+    delta = dataset.rms.sel(quantity="delta")
+    costs = [
+        [
+            str(source),
+            *(f"{float(dataset.flops.sel(source=source, **{'pass': p})):,.0f}" for p in _PASSES),
+            _ratio(dataset.flops.sel(source=source)),
+            *(f"{float(dataset.bytes.sel(source=source, **{'pass': p})):,.0f}" for p in _PASSES),
+            _ratio(dataset.bytes.sel(source=source)),
+        ]
+        for source in dataset.source.values
+    ]
+    head = ["", "flops forward", "backward", "ratio", "bytes forward", "backward", "ratio"]
+    network = f"{dataset.attrs['shapes']}, {dataset.attrs['activation']}"
+    return "\n".join(
+        [
+            f"{network}; cost {float(dataset.cost):.4f} nats",
+            "",
+            *views.table(header, rows, texts=1).splitlines(),
+            "",
+            "RMS, by hand, of pre-activations z, activations a, errors delta = dC/dz, gradients.",
+            "off: the largest difference from jax.grad's, over the largest entry. weights, slopes:",
+            "what the weights above, and the layer's own slopes, multiply the RMS of delta by;",
+            "factor: both.",
+            "",
+            f"Of the error signal at the read-out {float(delta[0] / delta[-1]):.2e} is left at the",
+            f"first layer: the product of the {last - 1} factors, {product:.2e}.",
+            f"By hand and by jax.grad differ by {float(dataset.difference.max()):.1e} at most, in "
+            f"{dataset.attrs['precision']}.",
+            "",
+            *views.table(head, costs, texts=1).splitlines(),
+            "",
+            "counted: as the equations are written, each array read and written once for each of",
+            "them; what XLA fuses it keeps in registers. The first layer sends no error further.",
+        ]
+    )
+
+
+_PASSES = ("forward", "backward")
+
+
+def _ratio(work: xr.DataArray) -> str:
+    return f"{float(work.sel({'pass': 'backward'}) / work.sel({'pass': 'forward'})):.2f}"
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """Every intermediate by hand and by jax.grad, the factors, and the work."""
+    title = "Backpropagation, step by step"
+    drawing, grid = figures.panels(2, 2, title, size=(10.5, 8.0), share_rows=False)
+    color = figures.colors(list(QUANTITIES))
+    for axes, names in ((grid[0, 0], QUANTITIES[:2]), (grid[0, 1], QUANTITIES[2:])):
+        for name in names:
+            at = dataset.sel(quantity=name)
+            axes.plot(at.layer, at.rms_by_grad, color=color[name], lw=1.3, label=name)
+            axes.plot(at.layer, at.rms, "o", color=color[name], ms=5)
+        axes.set_yscale("log")
+        figures.at_least_two_decades(axes)
+        axes.set_xticks(dataset.layer)
+        axes.set_xlabel("layer")
+        figures.legend(axes)
+    grid[0, 0].set_ylabel("RMS")
+    grid[0, 0].set_title("Forward (lines: JAX; dots: by hand)", loc="left")
+    grid[0, 1].set_title("Backward (lines: jax.grad; dots: by hand)", loc="left")
+    _draw_factors(grid[1, 0], dataset)
+    _draw_work(grid[1, 1], dataset)
+    return drawing
+
+
+def _draw_factors(axes: Axes, dataset: xr.Dataset) -> None:
+    hidden = dataset.isel(layer=slice(None, -1))
+    parts = {"weights": hidden.factor_of_weights, "slopes": hidden.factor_of_slopes}
+    parts["both"] = parts["weights"] * parts["slopes"]
+    for offset, (name, factor) in zip((-0.27, 0.0, 0.27), parts.items(), strict=True):
+        axes.bar(hidden.layer + offset, factor, 0.25, label=name)
+    axes.axhline(1.0, color="black", lw=1, ls=":")
+    axes.set_xticks(hidden.layer)
+    axes.set_xlabel("layer that the error signal arrives at")
+    axes.set_ylabel("factor")
+    axes.margins(y=0.25)  # room for the legend
+    axes.set_title("What multiplies the error signal", loc="left")
+    axes.legend(loc="upper left", ncols=3)
+
+
+def _draw_work(axes: Axes, dataset: xr.Dataset) -> None:
+    sources = list(dataset.source.values)
+    for place, name in zip((-0.2, 0.2), _PASSES, strict=True):
+        bars = axes.bar(
+            np.arange(len(sources)) + place, dataset.flops.sel({"pass": name}), 0.38, label=name
+        )
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    axes.set_xticks(range(len(sources)), sources)
+    axes.margins(y=0.25)  # room for the legend
+    axes.set_ylabel("floating-point operations")
+    axes.set_title("What it costs", loc="left")
+    axes.legend(loc="upper left", ncols=2)
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)

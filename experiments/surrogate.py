@@ -1,0 +1,124 @@
+"""Which slope, put in a step's place on the way back, lets a network of steps learn, and how deep?
+
+    python -m experiments.surrogate --functions=step,sign --depths=1,3,10
+
+Networks of binary activations, on handwritten digits. MEASURE
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments import comparison, launch, training
+from experiments.launch import option
+from vanishing import figures, initializers, layers, networks, surrogate, sweep
+
+SMOOTH = {"step": "sigmoid", "sign": "tanh"}  # what each step is the sharp form of
+MEMBERS = (*surrogate.SURROGATES, "smooth")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(training.InitializedConfig):
+    """Which steps and surrogates to compare."""
+
+    functions: tuple[str, ...] = option(
+        ("step", "sign"), "What goes forward.", choices=tuple(surrogate.STEPS)
+    )
+    surrogates: tuple[str, ...] = option(
+        MEMBERS,
+        "Whose slope goes back; with `smooth` no step at all: the sigmoid for step, tanh for sign.",
+        choices=MEMBERS,
+    )
+    depths: tuple[int, ...] = option((1, 3, 10), "Numbers of hidden layers.", at_least=1)
+    sharpness: float = option(1.0, "How much steeper and narrower the surrogates are.", more_than=0)
+
+
+def activation(sharpness: float, function: str, name: str) -> layers.Activation:
+    """The nonlinearity of one member."""
+    if name == "smooth":
+        return layers.ACTIVATIONS[SMOOTH[function]]
+    return surrogate.activation(function, name, sharpness)
+
+
+def network(config: Config, classes: int, function: str, name: str, depth: int) -> layers.Layer:
+    """The multilayer perceptron of one member."""
+    nonlinearity = activation(config.sharpness, function, name)
+    drawn = nonlinearity.initializer if config.initializer == "derived" else config.initializer
+    return networks.mlp(
+        classes,
+        depth=depth,
+        width=config.width,
+        activation=nonlinearity,
+        weights=initializers.by_name(drawn, config.scales()),
+    )
+
+
+def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
+    """Every surrogate of every step at every depth, at every learning rate, from every seed."""
+    examples, classes = training.load(config)
+
+    def make(function: str, surrogate: str, depth: int) -> layers.Layer:
+        return network(config, classes, function, surrogate, depth)
+
+    def cell(function: str, surrogate: str, depth: int) -> sweep.Cell:
+        return training.cell(config, make(function, surrogate, depth))
+
+    members = {
+        "function": config.functions,
+        "surrogate": config.surrogates,
+        "depth": config.depths,
+    }
+    dataset = comparison.measure(config, run, members, cell, examples)
+    dataset.depth.attrs.update(long_name="number of hidden layers", units="1")
+    batch = examples.x_train[: config.examples_per_step() or None]
+    dataset = comparison.with_prediction(dataset, members, make, batch)
+    return dataset.assign_attrs(sharpness=config.sharpness)
+
+
+def verdict(dataset: xr.Dataset) -> str:
+    """A table of what each surrogate did, with theory's word, and the best of them."""
+    layers_between = np.maximum(dataset.depth - 1, 1)
+    factor = 10 ** (dataset.predicted_log10_share / layers_between)
+    theory = xr.apply_ufunc("{:.3f}".format, factor, vectorize=True)
+    return "\n".join(
+        [
+            *comparison.table(dataset, {"theory": theory}),
+            "theory: what mean-field theory foretells of a layer, from the slope that goes back",
+            "and the variance of the step that goes forward; over 1 gradients explode.",
+            "",
+            *comparison.ranking(dataset, "surrogate"),
+        ]
+    )
+
+
+def figure(dataset: xr.Dataset) -> Figure:
+    """The slopes; signal and error signal by layer, before and after training; and the losses."""
+    functions, names = list(dataset.function.values), list(dataset.surrogate.values)
+    sharpness = float(dataset.attrs["sharpness"])
+
+    def draw_slopes(side: Sequence[Axes]) -> None:
+        z = np.linspace(-4, 4, 801)
+        color = figures.colors(names)
+        for axes, function in zip(side, functions, strict=False):
+            for name in names:
+                f = activation(sharpness, function, name).function
+                slope = jax.jvp(f, (jnp.asarray(z),), (jnp.ones(z.shape),))[1]
+                axes.plot(z, slope, color=color[name], label=name)
+            jump = surrogate.STEPS[function][0](jnp.asarray(z))
+            axes.plot(z, jump, color="lightgray", lw=1, zorder=0, label=f"{function}(z)")
+            axes.set_title(f"what goes back in place of {function}'s slope", loc="left")
+            figures.legend(axes)
+        side[-1].set_xlabel("pre-activation z")
+
+    title = "Networks of steps: the signal, the error signal that a surrogate sends back, the loss"
+    return comparison.figure(dataset, "surrogate", title, aside=draw_slopes)
+
+
+if __name__ == "__main__":
+    launch.main(Config(), measure, verdict, figure)

@@ -1,0 +1,59 @@
+import itertools
+
+import jax.numpy as jnp
+import pytest
+
+from vanishing import backprop
+
+WIDTHS = (64, 128, 256, 32)
+
+
+def passes(dtype=jnp.float32):
+    """The forward pass alone, both passes, and arguments for them."""
+    names = ["tanh", "tanh", "identity"]
+    params = [
+        {"kernel": jnp.ones((i, o), dtype), "bias": jnp.ones(o, dtype)}
+        for i, o in itertools.pairwise(WIDTHS)
+    ]
+
+    def forward(params, x):
+        return backprop.forward(params, x, names).activations[-1]
+
+    def both(params, x):
+        passed = backprop.forward(params, x, names)
+        error = jnp.ones_like(passed.activations[-1])
+        found = backprop.backward(params, passed, error, names)
+        return passed.activations[-1], found.params
+
+    return forward, both, params, jnp.ones((128, 64), dtype)
+
+
+def test_counted_operations_are_those_of_the_compiled_passes():
+    forward, both, params, x = passes()
+    there = backprop.xla_work(forward, params, x)
+    back = backprop.xla_work(both, params, x) - there
+    counted = backprop.forward_work(128, WIDTHS), backprop.backward_work(128, WIDTHS)
+    # matrix products are 99 % of it
+    assert counted[0].flops == pytest.approx(there.flops, rel=0.02)
+    assert counted[1].flops == pytest.approx(back.flops, rel=0.02)
+    # XLA keeps some of what is counted in registers
+    assert 0.5 < there.bytes / counted[0].bytes <= 1.05
+    assert 0.5 < back.bytes / counted[1].bytes <= 1.2
+
+
+def test_a_product_is_counted_as_it_is_defined():
+    batch, fan_in, fan_out = 7, 5, 3
+    product = backprop.xla_work(
+        lambda a, w: a @ w, jnp.ones((batch, fan_in)), jnp.ones((fan_in, fan_out))
+    )
+    assert product.flops == 2 * batch * fan_in * fan_out
+    assert product.bytes == 4 * (batch * fan_in + fan_in * fan_out + batch * fan_out)
+    counted = backprop.forward_work(batch, (fan_in, fan_out))
+    assert counted.flops == product.flops + 2 * batch * fan_out
+    assert backprop.forward_work(batch, (fan_in, fan_out), 8).bytes == 2 * counted.bytes
+
+
+def test_deep_networks_go_back_in_twice_the_work():
+    widths = (256,) * 100
+    ratio = backprop.backward_work(1024, widths).flops / backprop.forward_work(1024, widths).flops
+    assert ratio == pytest.approx(2.0, abs=0.02)

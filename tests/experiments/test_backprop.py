@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.experiments.test_launch import command
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    ended = command(f"--out={out}", experiment="backprop")
+    assert ended.returncode == 0, ended.stderr
+    with xr.open_dataset(out / "data.nc") as dataset:
+        return ended.stdout, dataset.load()
+
+
+def test_every_intermediate_is_that_of_grad(run):
+    dataset = run[1]
+    assert dataset.difference.shape == (5, 5)  # z, a, delta, dC/dW, dC/db of 5 layers
+    assert float(dataset.difference.max()) < 1e-13
+    assert float(dataset.cost_difference) < 1e-13
+    np.testing.assert_allclose(dataset.rms, dataset.rms_by_grad, rtol=1e-12)
+    assert float(dataset.rms.min()) > 0
+
+
+def test_the_error_signal_shrinks_by_the_product_of_the_factors(run):
+    dataset = run[1].isel(layer=slice(None, -1))
+    delta = run[1].rms_by_grad.sel(quantity="delta")
+    product = float((dataset.factor_of_weights * dataset.factor_of_slopes).prod("layer"))
+    assert product == pytest.approx(float(delta[0] / delta[-1]), rel=1e-10)
+    assert (dataset.factor_of_slopes <= 0.25).all()  # s' <= 1/4
+    assert product < 0.01
+    assert f"is left at the\nfirst layer: the product of the 4 factors, {product:.2e}." in run[0]
+
+
+def test_counted_operations_are_those_that_xla_reports(run):
+    flops = run[1].flops
+    counted = flops.sel(source="counted")
+    for source in ("XLA, by hand", "XLA, jax.grad"):
+        # the cost, which is not counted, is some 5 % of so small a network
+        np.testing.assert_allclose(flops.sel(source=source), counted, rtol=0.1)
+    forward, backward = counted.values
+    assert 1 < backward / forward < 2
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    ended = command("--batch_size=5000", f"--out={tmp_path}", experiment="backprop")
+    assert ended.returncode == 1
+    assert ended.stderr.strip() == (
+        "backprop: batch_size has 5000; digits has 1437 training examples."
+    )
