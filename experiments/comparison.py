@@ -19,6 +19,9 @@ from experiments import training
 from vanishing import figures, sweep, theory, train, views
 from vanishing.layers import Layer
 
+_BEYOND = (
+    1e3  # what grows to more than this, over all that there was at the start, leaves a picture
+)
 LEARNS_AT = 0.9  # the test accuracy from which a network is said to learn
 
 
@@ -252,8 +255,11 @@ def figure(
         error.set_xlabel(layer)
         loss.set_xlabel("training step")
         figures.legend(loss, title="test accuracy")
-    for row in grid[:2]:
+    for row, quantity in zip(grid, (forward, backward), strict=False):
         figures.at_least_two_decades(row[0])
+        largest = float(best[quantity].isel(step=0).max())
+        if row[0].get_ylim()[1] > _BEYOND**2 * largest > 0:
+            row[0].set_ylim(top=_BEYOND * largest)
     start = float(best.loss.isel(step=0).median())
     highest = float(best.loss.where(np.isfinite(best.loss)).max())
     grid[2, 0].set_ylim(0, min(highest, 2 * start) * 1.05)  # what grows beyond leaves the picture

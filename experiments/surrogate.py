@@ -36,6 +36,11 @@ class Config(training.InitializedConfig):
         choices=MEMBERS,
     )
     depths: tuple[int, ...] = option((1, 3, 10), "Numbers of hidden layers.", at_least=1)
+    learning_rates: tuple[float, ...] = option(
+        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+        "Learning rates that every network is allowed to choose from.",
+        more_than=0,
+    )
     sharpness: float = option(1.0, "How much steeper and narrower the surrogates are.", more_than=0)
 
 
@@ -110,11 +115,10 @@ def figure(dataset: xr.Dataset) -> Figure:
                 f = activation(sharpness, function, name).function
                 slope = jax.jvp(f, (jnp.asarray(z),), (jnp.ones(z.shape),))[1]
                 axes.plot(z, slope, color=color[name], label=name)
-            jump = surrogate.STEPS[function][0](jnp.asarray(z))
-            axes.plot(z, jump, color="lightgray", lw=1, zorder=0, label=f"{function}(z)")
-            axes.set_title(f"what goes back in place of {function}'s slope", loc="left")
-            figures.legend(axes)
-        side[-1].set_xlabel("pre-activation z")
+            axes.set_title(f"What goes back in place of {function}'s slope", loc="left")
+            axes.set_xlabel("pre-activation z")
+        side[0].margins(y=0.35)  # room for the legend
+        figures.legend(side[0])
 
     title = "Networks of steps: the signal, the error signal that a surrogate sends back, the loss"
     return comparison.figure(dataset, "surrogate", title, aside=draw_slopes)

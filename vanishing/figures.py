@@ -72,7 +72,7 @@ def colors(names: Sequence[str]) -> dict[str, Any]:
 
 def legend(axes: Axes, title: str | None = None) -> None:
     """A legend that stays within its panel: many names stand smaller and in two columns."""
-    crowded = len(axes.get_legend_handles_labels()[1]) > 6
+    crowded = len(axes.get_legend_handles_labels()[1]) > 5
     axes.legend(title=title, loc="best", fontsize=7 if crowded else 10, ncols=1 + crowded)
 
 
@@ -99,7 +99,7 @@ def profile(axes: Axes, sizes: xr.DataArray, **style) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(numticks=7))
         axes.yaxis.set_minor_locator(LogLocator(numticks=0))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim(0.5, float(sizes.layer[-1]) + 0.5)
 
 
