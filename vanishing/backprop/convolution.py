@@ -15,88 +15,12 @@ Places have one to three axes: arrays have the shape (batch, *places, channels) 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-Images = Float[Array, "batch *places channels"]
+from vanishing.backprop.windows import Images, Padding, padded, paddings, unpadded, windows
+
 Errors = Float[Array, "batch *outputs features"]
 Kernel = Float[Array, "*kernel_size channels features"]
-Padding = Sequence[tuple[int, int]]
-
-
-def paddings(
-    padding: str | Padding,
-    places: Sequence[int],
-    size: Sequence[int],
-    strides: Sequence[int],
-) -> list[tuple[int, int]]:
-    """How many zeros stand before and after each axis.
-
-    Args:
-      padding: "VALID" for none; "SAME" for as many as make the output ceil(places / stride) long,
-        half of them on either side and an odd one after; or (before, after) for each axis.
-      places: extent of the input along each axis.
-      size: that of the kernel.
-      strides: steps between windows.
-
-    Raises:
-      ValueError: another word, or not one pair for each axis.
-
-    >>> paddings("SAME", (28,), (3,), (2,))
-    [(0, 1)]
-    """
-    if isinstance(padding, str) and padding not in ("SAME", "VALID"):
-        raise ValueError(f"padding is {padding!r}; it must be SAME, VALID or a pair for each axis.")
-    if padding == "VALID":
-        return [(0, 0)] * len(places)
-    if padding == "SAME":
-        missing = [
-            max((-(-n // s) - 1) * s + k - n, 0)
-            for n, k, s in zip(places, size, strides, strict=True)
-        ]
-        return [(total // 2, total - total // 2) for total in missing]
-    if len(padding) != len(places):
-        raise ValueError(f"padding has {len(padding)} pairs; images have {len(places)} axes.")
-    return [(int(before), int(after)) for before, after in padding]
-
-
-def padded(
-    x: Images,
-    size: Sequence[int],
-    strides: Sequence[int],
-    padding: str | Padding,
-    value: float = 0.0,
-) -> Float[Array, "batch *padded channels"]:
-    """x~: the input with zeros, or another value, around it."""
-    pads = paddings(padding, x.shape[1:-1], size, strides)
-    return jnp.pad(x, [(0, 0), *pads, (0, 0)], constant_values=value)
-
-
-def windows(
-    x: Images, size: Sequence[int], strides: Sequence[int]
-) -> Float[Array, "batch *outputs offsets channels"]:
-    """The windows of an array that is padded already: at each place of the output one matrix.
-
-    Args:
-      x: of shape (batch, *places, channels).
-      size: extent of a window along each axis.
-      strides: steps between windows.
-
-    >>> windows(jnp.arange(5.0).reshape(1, 5, 1), (3,), (2,))[0, :, :, 0].tolist()
-    [[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]
-    """
-    return jnp.stack([x[:, *seen] for seen in offsets(x.shape[1:-1], size, strides)], axis=-2)
-
-
-def offsets(
-    places: Sequence[int], size: Sequence[int], strides: Sequence[int]
-) -> list[tuple[slice, ...]]:
-    """For each offset o within a window, the places s p + o at which all windows see it."""
-    last = [(n - k) // s * s for n, k, s in zip(places, size, strides, strict=True)]
-    return [
-        tuple(slice(o, o + end + 1, s) for o, end, s in zip(offset, last, strides, strict=True))
-        for offset in np.ndindex(*size)
-    ]
 
 
 def conv(
@@ -104,7 +28,7 @@ def conv(
     kernel: Kernel,
     bias: Float[Array, " features"],
     strides: Sequence[int],
-    padding: str | Padding,
+    padding: Padding,
 ) -> Errors:
     """The convolution: at every place the window there, as one long vector, times the kernel.
 
@@ -113,7 +37,7 @@ def conv(
       kernel: W, of shape (*kernel_size, channels, features).
       bias: b, of shape (features,).
       strides: steps between windows, for each axis.
-      padding: "SAME", "VALID", or (before, after) for each axis.
+      padding: "SAME", "VALID", "CIRCULAR", or (before, after) for each axis.
 
     Reference: Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016, ch. 2.
 
@@ -141,7 +65,7 @@ def conv_kernel_gradient(
     delta: Errors,
     size: Sequence[int],
     strides: Sequence[int],
-    padding: str | Padding,
+    padding: Padding,
 ) -> Kernel:
     """`dC/dW[o] = sum over examples and places p of x~[s p + o]^T delta[p]`.
 
@@ -170,13 +94,13 @@ def conv_input_gradient(
     kernel: Kernel,
     places: Sequence[int],
     strides: Sequence[int],
-    padding: str | Padding,
+    padding: Padding,
 ) -> Images:
     """`dC/dx~[q] = sum over the p and o with s p + o = q of delta[p] W[o]^T`.
 
     A transposed convolution, which is a convolution again: of delta, with s - 1 zeros put between
     its places and a kernel's width of zeros around it, by the kernel turned by 180 degrees with its
-    channels and features swapped; stride 1. What falls on the padding of x is cut off.
+    channels and features swapped; stride 1. What falls on the zeros around x is cut off.
 
     Args:
       delta: dC/dz, of the shape of the output.
@@ -198,8 +122,8 @@ def conv_input_gradient(
     spread = jnp.pad(spread, [(0, 0), *around, (0, 0)])
     turned = jnp.flip(kernel, range(len(size))).swapaxes(-1, -2)
     seen = windows(spread, size, (1,) * len(size))
-    inside = [slice(before, before + n) for n, (before, _) in zip(places, pads, strict=True)]
-    return jnp.einsum("n...of,ofc->n...c", seen, _rows(turned))[:, *inside]
+    to_padded = jnp.einsum("n...of,ofc->n...c", seen, _rows(turned))
+    return unpadded(to_padded, places, pads, padding)
 
 
 def dilated(delta: Errors, strides: Sequence[int]) -> Float[Array, "batch *spread features"]:

@@ -15,19 +15,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop.convolution import (
-    Errors,
+from vanishing.backprop.convolution import Errors
+from vanishing.backprop.windows import (
     Images,
     Padding,
     offsets,
     padded,
     paddings,
+    unpadded,
     windows,
 )
 
 
 def max_pool(
-    x: Images, size: Sequence[int], strides: Sequence[int], padding: str | Padding = "VALID"
+    x: Images, size: Sequence[int], strides: Sequence[int], padding: Padding = "VALID"
 ) -> Errors:
     """The largest number of each window; what is padded is never the largest.
 
@@ -48,7 +49,7 @@ def max_pool_gradient(
     delta: Errors,
     size: Sequence[int],
     strides: Sequence[int],
-    padding: str | Padding = "VALID",
+    padding: Padding = "VALID",
 ) -> Images:
     """dC/dx: each delta goes to the largest number of its window, to the first of equal ones.
 
@@ -73,7 +74,7 @@ def max_pool_gradient(
 
 
 def avg_pool(
-    x: Images, size: Sequence[int], strides: Sequence[int], padding: str | Padding = "VALID"
+    x: Images, size: Sequence[int], strides: Sequence[int], padding: Padding = "VALID"
 ) -> Errors:
     """The mean of each window, the zeros of the padding among it.
 
@@ -91,7 +92,7 @@ def avg_pool_gradient(
     places: Sequence[int],
     size: Sequence[int],
     strides: Sequence[int],
-    padding: str | Padding = "VALID",
+    padding: Padding = "VALID",
 ) -> Images:
     """dC/dx: each delta is shared out evenly over its window.
 
@@ -117,7 +118,7 @@ def overlap_add(
     places: Sequence[int],
     size: Sequence[int],
     strides: Sequence[int],
-    padding: str | Padding,
+    padding: Padding,
 ) -> Images:
     """What all windows send back, added up at each place: `windows` the other way round.
 
@@ -126,12 +127,11 @@ def overlap_add(
       places: extent, along each axis, of the array that the windows were of.
       size: extent of a window.
       strides: steps between windows.
-      padding: that the array had been given; what falls on it is lost.
+      padding: that the array had been given.
     """
     pads = paddings(padding, places, size, strides)
     extents = [before + n + after for n, (before, after) in zip(places, pads, strict=True)]
     whole = jnp.zeros((len(sent), *extents, sent.shape[-1]), sent.dtype)
     for number, seen in enumerate(offsets(extents, size, strides)):
         whole = whole.at[:, *seen].add(sent[..., number, :])
-    inside = [slice(before, before + n) for n, (before, _) in zip(places, pads, strict=True)]
-    return whole[:, *inside]
+    return unpadded(whole, places, pads, padding)

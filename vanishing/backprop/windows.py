@@ -1,0 +1,116 @@
+"""Windows of an image: what a kernel or a pooling sees at each place, and the padding around it.
+
+Arrays have the shape (batch, *places, channels), with one to three axes of places.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+Images = Float[Array, "batch *places channels"]
+Padding = str | Sequence[tuple[int, int]]
+
+
+def paddings(
+    padding: Padding,
+    places: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+) -> list[tuple[int, int]]:
+    """How many places are put before and after each axis.
+
+    Args:
+      padding: "VALID" for none; "SAME" for as many as make the output ceil(places / stride) long,
+        half of them on either side and an odd one after; "CIRCULAR" for k - 1 in all, which are the
+        other end of the image; or (before, after) for each axis.
+      places: extent of the input along each axis.
+      size: that of the kernel.
+      strides: steps between windows.
+
+    Raises:
+      ValueError: another word, or not one pair for each axis.
+
+    >>> paddings("SAME", (28,), (3,), (2,))
+    [(0, 1)]
+    """
+    if not isinstance(padding, str):
+        if len(padding) != len(places):
+            raise ValueError(f"padding has {len(padding)} pairs; images have {len(places)} axes.")
+        return [(int(before), int(after)) for before, after in padding]
+    if padding == "VALID":
+        return [(0, 0)] * len(places)
+    if padding == "CIRCULAR":
+        return [((k - 1) // 2, k // 2) for k in size]
+    if padding != "SAME":
+        raise ValueError(
+            f"padding is {padding!r}; it must be SAME, VALID, CIRCULAR or a pair for each axis."
+        )
+    missing = [
+        max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(places, size, strides, strict=True)
+    ]
+    return [(total // 2, total - total // 2) for total in missing]
+
+
+def padded(
+    x: Images,
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: Padding,
+    value: float = 0.0,
+) -> Float[Array, "batch *padded channels"]:
+    """x~: the input with zeros, another value, or its own other end around it."""
+    pads = [(0, 0), *paddings(padding, x.shape[1:-1], size, strides), (0, 0)]
+    if padding == "CIRCULAR":
+        return jnp.pad(x, pads, mode="wrap")
+    return jnp.pad(x, pads, constant_values=value)
+
+
+def unpadded(
+    to_padded: Float[Array, "batch *padded channels"],
+    places: Sequence[int],
+    pads: Sequence[tuple[int, int]],
+    padding: Padding,
+) -> Images:
+    """dC/dx from dC/dx~: what falls on the padding is cut off.
+
+    Where that is a copy of the image's other end, it is added there.
+    """
+    whole = to_padded
+    for axis, (n, (before, _)) in enumerate(zip(places, pads, strict=True), start=1):
+        if padding == "CIRCULAR":
+            original = (np.arange(whole.shape[axis]) - before) % n
+            whole = jnp.moveaxis(whole, axis, 0)
+            whole = jnp.zeros((n, *whole.shape[1:]), whole.dtype).at[original].add(whole)
+            whole = jnp.moveaxis(whole, 0, axis)
+        else:
+            whole = whole[(slice(None),) * axis + (slice(before, before + n),)]
+    return whole
+
+
+def windows(
+    x: Images, size: Sequence[int], strides: Sequence[int]
+) -> Float[Array, "batch *outputs offsets channels"]:
+    """The windows of an array that is padded already: at each place of the output one matrix.
+
+    Args:
+      x: of shape (batch, *places, channels).
+      size: extent of a window along each axis.
+      strides: steps between windows.
+
+    >>> windows(jnp.arange(5.0).reshape(1, 5, 1), (3,), (2,))[0, :, :, 0].tolist()
+    [[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]
+    """
+    return jnp.stack([x[:, *seen] for seen in offsets(x.shape[1:-1], size, strides)], axis=-2)
+
+
+def offsets(
+    places: Sequence[int], size: Sequence[int], strides: Sequence[int]
+) -> list[tuple[slice, ...]]:
+    """For each offset o within a window, the places s p + o at which all windows see it."""
+    last = [(n - k) // s * s for n, k, s in zip(places, size, strides, strict=True)]
+    return [
+        tuple(slice(o, o + end + 1, s) for o, end, s in zip(offset, last, strides, strict=True))
+        for offset in np.ndindex(*size)
+    ]
