@@ -262,7 +262,8 @@ def figure(
             row[0].set_ylim(top=_BEYOND * largest)
     start = float(best.loss.isel(step=0).median())
     highest = float(best.loss.where(np.isfinite(best.loss)).max())
-    grid[2, 0].set_ylim(0, min(highest, 2 * start) * 1.05)  # what grows beyond leaves the picture
+    # what grows beyond leaves the picture, and the legend has room above
+    grid[2, 0].set_ylim(0, min(highest, 2 * start) * 1.4)
     for axes, label in zip(grid[:, 0], (*words, "training loss"), strict=True):
         axes.set_ylabel(label)
     grid[1, 0].plot([], [], color="gray", marker="o", ms=3, label="at initialisation")

@@ -2,11 +2,12 @@
 
     python -m experiments.optimizer --optimizers=sgd,momentum,adam --activations=sigmoid,relu
 
-Three minutes on two CPU cores. Expected: where the error signal arrives (ReLU), all of them learn
-once each has found its rate, which differs by a factor of a hundred between them. Where it vanishes
-(sigmoid, 6 layers), those that follow the gradient itself stay at chance for hundreds of steps, and
-those that divide every weight's gradient by its own size (RMSprop, Adam, AdamW, Lion, Adagrad)
-learn.
+Five minutes on two CPU cores. Expected: where the error signal arrives (ReLU), all of them learn
+once each has found its rate, which differs by a factor of a thousand between them. Where it
+vanishes (sigmoid, 6 layers, 0.07 % of it left), those that follow the gradient itself stay at
+chance, and so does Adagrad, whose sum of squares starts at 0.1 and dwarfs such gradients. RMSprop
+learns in part, since its epsilon of 1e-8 stands for gradients of 1e-4. Adam, AdamW and Lion step as
+far whatever the size of the gradient, and learn.
 """
 
 import dataclasses
