@@ -1,5 +1,7 @@
 """What the tests of backpropagation by hand share: random shapes in float64, and equality."""
 
+import inspect
+
 import jax
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -30,13 +32,22 @@ def over_random_shapes(examples=15, **shapes):
     return decorate
 
 
+def unchecked(function):
+    """The function without the shape checks that the tests put around it, as users call it."""
+    return inspect.unwrap(function)
+
+
 def assert_equal(by_hand, automatic, rtol=1e-10, atol=0.0):
-    """Every array within rtol of its largest entry (and atol), in the same structure."""
+    """Every array within rtol of its largest entry (and atol), in the same structure.
+
+    Not of each entry: one that is a difference of large ones has lost their rounding.
+    """
     assert jax.tree.structure(by_hand) == jax.tree.structure(automatic)
     for (path, ours), theirs in zip(
         jax.tree_util.tree_leaves_with_path(by_hand), jax.tree.leaves(automatic), strict=True
     ):
         assert ours.dtype == theirs.dtype == np.float64
+        assert ours.shape == theirs.shape
         bound = rtol * np.abs(theirs).max(initial=0.0) + atol
         np.testing.assert_allclose(
             ours, theirs, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path)

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.backprop.proof import assert_equal, over_random_shapes, small
+from tests.backprop.proof import assert_equal, over_random_shapes, small, unchecked
+from tests.helpers import assert_refuses
 from vanishing import backprop, layers
 
 axes = st.integers(1, 3)
@@ -65,4 +66,25 @@ def test_a_kernel_of_one_place_is_a_dense_layer_at_every_place(x64):
     to_x = delta.reshape(10, 4) @ kernel[0].T
     assert_equal(
         backprop.conv_input_gradient(delta, kernel, (5,), (1,), "VALID").reshape(10, 3), to_x
+    )
+
+
+def test_shapes_that_do_not_go_together_are_refused():
+    x, kernel, bias = jnp.ones((1, 3, 3, 1)), jnp.ones((2, 2, 3, 1)), jnp.ones(1)
+    one = (1, 1)
+    assert_refuses(
+        lambda: unchecked(backprop.conv)(x, kernel, bias, one, "VALID"),
+        "x has shape (1, 3, 3, 1); it must be (1, 3, 3, 3).",
+    )
+    assert_refuses(
+        lambda: unchecked(backprop.conv_kernel_gradient)(
+            x, jnp.ones((1, 4, 1, 1)), (2, 2), one, "VALID"
+        ),
+        "delta has shape (1, 4, 1, 1); it must be (1, 2, 2, 1).",
+    )
+    assert_refuses(
+        lambda: unchecked(backprop.conv_input_gradient)(
+            jnp.ones((1, 1, 2, 1)), kernel, (3, 3), one, "VALID"
+        ),
+        "delta has shape (1, 1, 2, 1); it must be (1, 2, 2, 1).",
     )

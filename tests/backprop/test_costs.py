@@ -1,10 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import strategies as st
 
-from tests.backprop.proof import assert_equal, over_random_shapes, small
+from tests.backprop.proof import assert_equal, over_random_shapes, small, unchecked
+from tests.helpers import assert_refuses
 from vanishing import backprop, layers, losses
 
 
@@ -42,13 +42,36 @@ def test_far_from_zero_nothing_overflows():
         assert backprop.binary_cross_entropy(logits, jnp.array([[0.0, 0.0, 0.0]])) > 9e3
 
 
-@pytest.mark.parametrize(
-    ("by_hand", "penalty"), [(backprop.l1_gradient, losses.l1), (backprop.l2_gradient, losses.l2)]
-)
-def test_penalties_equal_grad(by_hand, penalty, x64, key):
-    kernel = jax.random.normal(key, (4, 3))
-    automatic = jax.grad(lambda kernel: penalty({"kernel": kernel, "bias": jnp.ones(3)}))(kernel)
-    assert_equal(by_hand(kernel), automatic)
+@over_random_shapes(rows=small, columns=small)
+def test_penalties_equal_grad(rng, rows, columns):
+    kernel = jnp.array(rng.normal(size=(rows, columns)))
+    for by_hand, penalty in (
+        (backprop.l1_gradient, losses.l1),
+        (backprop.l2_gradient, losses.l2),
+    ):
+        automatic = jax.grad(lambda kernel, penalty=penalty: penalty({"kernel": kernel}))
+        assert_equal(by_hand(kernel), automatic(kernel))
+
+
+def test_what_would_broadcast_to_a_wrong_answer_is_refused():
+    logits = jnp.ones((3, 1))
+    for function in (
+        backprop.binary_cross_entropy,
+        backprop.binary_cross_entropy_error,
+        backprop.sigmoid_quadratic,
+        backprop.sigmoid_quadratic_error,
+    ):
+        assert_refuses(
+            lambda function=function: unchecked(function)(logits, logits[:, 0]),
+            "targets has shape (3,); it must be (3, 1).",
+        )
+    for function in (backprop.softmax_cross_entropy, backprop.softmax_cross_entropy_error):
+        assert_refuses(
+            lambda function=function: unchecked(function)(logits, jnp.array([0])),
+            "labels has shape (1,); it must be (3,).",
+        )
+    keep = jnp.ones(3, bool)
+    assert_refuses(lambda: backprop.dropout(jnp.ones(3), keep, 1.0), "rate is 1.0", "under 1.0")
 
 
 @over_random_shapes(batch=small, features=small, rate=st.sampled_from([0.0, 0.25, 0.9]))

@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -70,9 +71,16 @@ def test_with_a_joined_cost_they_equal_finite_differences_of_our_own_network(x64
     )
 
 
-def test_activations_and_layers_must_be_as_many():
-    params = [{"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}]
+def test_what_does_not_go_together_is_refused():
+    params = [{"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}]
+    x, names = jnp.ones((4, 2)), ["tanh"]
+    for wrong in (["tanh", "tanh"], "tanh", []):
+        forward = functools.partial(backprop.forward, params, x, wrong)
+        assert_refuses(forward, "activation is", "1 names")
+    assert_refuses(lambda: backprop.forward([], x, []), "of at least one")
+    assert_refuses(lambda: backprop.forward(params, x, ["tahn"]), "activation is 'tahn'", "tanh")
+    passed = backprop.forward(params, x, names)
     assert_refuses(
-        lambda: backprop.forward(params, jnp.ones((1, 2)), ["tanh", "tanh"]),
-        "1 layers have 2 activations",
+        lambda: backprop.backward(params, passed, jnp.ones((1, 3)), names),
+        "cost_gradient has shape (1, 3); it must be (4, 3).",
     )

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.backprop.proof import assert_equal, over_random_shapes, small
+from tests.backprop.proof import assert_equal, over_random_shapes, small, unchecked
+from tests.helpers import assert_refuses
 from vanishing import backprop, layers
 
 places = st.sampled_from([(), (3,), (2, 3)])
@@ -16,7 +17,7 @@ def drawn(rng, batch, places, channels):
     return x, delta, params
 
 
-@over_random_shapes(batch=st.integers(3, 6), places=places, channels=small)
+@over_random_shapes(batch=st.integers(1, 6), places=places, channels=small)
 def test_the_batch_s_own_statistics_equal_grad_of_the_layer(rng, batch, places, channels):
     x, delta, params = drawn(rng, batch, places, channels)
     layer = layers.batch_norm(epsilon=1e-3)
@@ -61,3 +62,14 @@ def test_what_comes_back_has_nothing_along_the_mean_and_the_output(x64):
     for direction in (jnp.ones_like(x), centred):
         along = jnp.sum(back * direction, axis=0)
         np.testing.assert_allclose(along, 0.0, atol=1e-12)
+
+
+def test_another_delta_and_a_negative_epsilon_are_refused():
+    x, scale = jnp.ones((6, 2)), jnp.ones(2)
+    assert_refuses(
+        lambda: unchecked(backprop.batch_norm_gradient)(x, jnp.ones((1, 2)), scale),
+        "delta has shape (1, 2); it must be (6, 2).",
+    )
+    assert_refuses(
+        lambda: unchecked(backprop.batch_norm)(x, scale, scale, -1e-5), "epsilon is -1e-05"
+    )

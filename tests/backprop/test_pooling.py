@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.backprop.proof import assert_equal, over_random_shapes
+from tests.backprop.proof import assert_equal, over_random_shapes, unchecked
 from tests.backprop.test_convolution import axes, geometry, triples
+from tests.helpers import assert_refuses
 from vanishing import backprop, layers
 
 
@@ -67,3 +68,19 @@ def test_of_equal_numbers_the_first_takes_it_all_as_in_xla(x64):
     by_hand = backprop.max_pool_gradient(x, delta, (2, 2), (2, 2))
     assert_equal(by_hand, pull(delta)[0])
     assert np.argmax(by_hand) == 0
+
+
+def test_padding_no_window_could_fill_and_another_delta_are_refused():
+    x, two = jnp.ones((1, 4, 1)), ((2,), (2,))
+    assert_refuses(
+        lambda: unchecked(backprop.max_pool)(x, *two, [(2, 0)]), "padding is [(2, 0)]", "(2,)"
+    )
+    assert_refuses(
+        lambda: unchecked(backprop.avg_pool)(x, *two, "CIRCULAR"), "padding is 'CIRCULAR'"
+    )
+    one = jnp.ones((1, 1, 1))
+    for call in (
+        lambda: unchecked(backprop.max_pool_gradient)(x, one, *two),
+        lambda: unchecked(backprop.avg_pool_gradient)(one, (4,), *two),
+    ):
+        assert_refuses(call, "delta has shape (1, 1, 1); it must be (1, 2, 1).")

@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import pytest
 from hypothesis import strategies as st
 
-from tests.backprop.proof import assert_equal, over_random_shapes, small
+from tests.backprop.proof import assert_equal, over_random_shapes, small, unchecked
+from tests.helpers import assert_refuses
 from vanishing import backprop, initializers, layers, through_time
 
 CELLS = {
@@ -68,3 +69,16 @@ def test_a_plain_network_takes_any_activation(rng, name):
     y, pull = jax.vjp(lambda params: layer.apply(params, state, x).output, params)
     delta = jnp.array(rng.normal(size=y.shape))
     assert_equal(backprop.rnn_gradient(params, x, delta, name).params, pull(delta)[0])
+
+
+def test_what_is_no_sequence_and_errors_of_the_last_time_alone_are_refused():
+    x = jnp.ones((2, 4, 3))
+    params, _ = layers.rnn(5).init(jax.random.key(0), x)
+    assert_refuses(
+        lambda: unchecked(backprop.rnn_gradient)(params, x, jnp.ones((2, 4, 4))),
+        "output_errors has shape (2, 4, 4); it must be (2, 4, 5).",
+    )
+    assert_refuses(
+        lambda: unchecked(backprop.rnn)(params, x[:, :0]), "x is float32 of shape (2, 0, 3)"
+    )
+    assert_refuses(lambda: unchecked(backprop.rnn)(params, x, "tahn"), "activation is 'tahn'")

@@ -15,7 +15,10 @@ def test_padding_is_as_xla_has_it_and_a_wrong_one_is_refused():
         theirs = jax.lax.padtype_to_pads(places, size, strides, "SAME")
         assert paddings("SAME", places, size, strides) == [tuple(pair) for pair in theirs]
     assert_refuses(lambda: paddings("FULL", (4,), (3,), (1,)), "padding is 'FULL'", "CIRCULAR")
-    assert_refuses(lambda: paddings([(1, 1)], (4, 4), (3, 3), (1, 1)), "1 pairs", "2 axes")
+    assert_refuses(lambda: paddings([(1, 1)], (4, 4), (3, 3), (1, 1)), "[(1, 1)]", "2 axes")
+    for size, strides in (((3,), (1, 1)), ((3, 3), (1, 0)), ((0, 3), (1, 1))):
+        assert_refuses(lambda s=size, t=strides: paddings("SAME", (4, 4), s, t), "at least 1")
+    assert_refuses(lambda: windows(jnp.ones((1, 3, 1)), (5,), (1,)), "larger than the (3,) places")
 
 
 def test_windows_are_those_of_plain_slicing():

@@ -10,7 +10,7 @@ WIDTHS = (64, 128, 256, 32)
 
 def passes(dtype=jnp.float32):
     """The forward pass alone, both passes, and arguments for them."""
-    names = ["tanh", "tanh", "identity"]
+    names = ["relu", "relu", "identity"]
     params = [
         {"kernel": jnp.ones((i, o), dtype), "bias": jnp.ones(o, dtype)}
         for i, o in itertools.pairwise(WIDTHS)
@@ -38,7 +38,7 @@ def test_counted_operations_are_those_of_the_compiled_passes():
     assert counted[1].flops == pytest.approx(back.flops, rel=0.02)
     # XLA keeps some of what is counted in registers
     assert 0.5 < there.bytes / counted[0].bytes <= 1.05
-    assert 0.5 < back.bytes / counted[1].bytes <= 1.2
+    assert 0.5 < back.bytes / counted[1].bytes <= 1.05
 
 
 def test_a_product_is_counted_as_it_is_defined():

@@ -39,12 +39,14 @@ from vanishing.backprop.dense import (
     weight_gradient,
 )
 from vanishing.backprop.normalization import (
+    NormBackward,
     batch_norm,
     batch_norm_gradient,
     frozen_batch_norm_gradient,
 )
 from vanishing.backprop.pooling import avg_pool, avg_pool_gradient, max_pool, max_pool_gradient
 from vanishing.backprop.recurrent import (
+    RecurrentBackward,
     gru,
     gru_gradient,
     lstm,
@@ -54,6 +56,8 @@ from vanishing.backprop.recurrent import (
 )
 from vanishing.backprop.slopes import SLOPES, slope_of
 from vanishing.backprop.updates import (
+    AdamState,
+    Rule,
     adagrad,
     adam,
     clip_by_norm,
@@ -65,9 +69,13 @@ from vanishing.backprop.work import Work, backward_work, forward_work, xla_work
 
 __all__ = [
     "SLOPES",
+    "AdamState",
     "Backward",
     "Chain",
     "Forward",
+    "NormBackward",
+    "RecurrentBackward",
+    "Rule",
     "Widest",
     "Window",
     "Work",

@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vanishing.backprop import require
 from vanishing.backprop.slopes import sigmoid_slope, slope_of
-from vanishing.layers import facts_of
+from vanishing.layers import ACTIVATIONS
 from vanishing.meanfield.moments import Scalar
 
 Depth = Float[Array, " depth"]
@@ -30,7 +31,7 @@ class Chain(NamedTuple):
     factors: Depth  # w_l f'(z_l), with their signs
     gradient: Float[Array, ""]  # da_L/dx, their product
     bias_gradients: Depth  # da_L/db_l
-    log_gradients: Depth  # log |da_L/db_l|, also where the gradient itself underflows
+    log_gradients: Depth  # log |da_L/db_l|, also where the product of its factors underflows
 
 
 def chain(activation: str, weights: Depth, biases: Depth, x: Scalar) -> Chain:
@@ -42,13 +43,13 @@ def chain(activation: str, weights: Depth, biases: Depth, x: Scalar) -> Chain:
     Args:
       activation: f, a name of `SLOPES`.
       weights: w, one a layer.
-      biases: b, one a layer.
+      biases: b, one a layer, as many.
       x: the input, which the first layer multiplies by w_1 as it is.
 
     Raises:
-      ValueError: the activation is unknown.
+      ValueError: the activation is unknown, or there are not as many biases as weights.
 
-    Reference: Nielsen, Neural networks and deep learning, 2015, chapter 5, eq. 114.
+    Reference: Nielsen, Neural networks and deep learning, 2015, chapter 5, eq. 122.
 
     >>> found = chain("sigmoid", jnp.ones(4), jnp.zeros(4), 0.0)
     >>> print(" ".join(f"{factor:.3f}" for factor in found.factors))
@@ -56,7 +57,9 @@ def chain(activation: str, weights: Depth, biases: Depth, x: Scalar) -> Chain:
     >>> print(" ".join(f"{gradient:.4f}" for gradient in found.bias_gradients))
     0.0030 0.0120 0.0512 0.2253
     """
-    f, slope = facts_of(activation).function, slope_of(activation)
+    require.shape("biases", biases, weights.shape)
+    slope = slope_of(activation)
+    f = ACTIVATIONS[activation].function
 
     def step(a, layer):
         w, b = layer
@@ -84,7 +87,11 @@ def _after(cumulated, values: Depth, empty: float) -> Depth:
 
 
 class Window(NamedTuple):
-    """The activations a for which |w s'(w a + b)| >= 1: an interval, empty where low is high."""
+    """The interval of activations a with |w s'(w a + b)| >= 1.
+
+    Where |w| is under 4 there is none: the width is 0, and both ends are where the factor is
+    largest.
+    """
 
     low: Float[Array, "..."]
     high: Float[Array, "..."]
@@ -100,13 +107,17 @@ def window(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Window:
 
     s'(u) = 1 / (2 (1 + cosh u)), so that |w| s'(u) >= 1 where `cosh u <= |w| / 2 - 1`: in a window
     of width `(2 / |w|) arccosh(|w| / 2 - 1)` around a = -b / w, and nowhere for |w| < 4. It is the
-    textbook's `(2 / |w|) ln(|w| (1 + sqrt(1 - 4 / |w|)) / 2 - 1)`.
+    textbook's `(2 / |w|) ln(|w| (1 + sqrt(1 - 4 / |w|)) / 2 - 1)`, there a bound, since what a
+    sigmoid puts out lies between 0 and 1.
 
     Args:
-      weight: w, not 0.
+      weight: w, of any shape; not 0, where the window is nan.
       bias: b.
 
-    Reference: Nielsen 2015, chapter 5, the problem on |w s'(w a + b)| >= 1.
+    Returns:
+      The window's ends, of the shape of the weights.
+
+    Reference: Nielsen 2015, chapter 5, eq. 123.
 
     >>> print(window(jnp.array([3.0, 5.0, 10.0])).width.round(4))
     [0.     0.385  0.4127]
@@ -118,9 +129,18 @@ def window(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Window:
 def window_by_bisection(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Window:
     """The same window, found by halving: only the sigmoid's slope is asked, not its inverse.
 
+    Exact to rounding, but close to |w| = 4, where the slope is flat at its largest: there to about
+    the square root of it.
+
     Args:
-      weight: w, not 0.
+      weight: w, of any shape; not 0, where the window is nan.
       bias: b.
+
+    Returns:
+      The window's ends, of the shape of the weights.
+
+    >>> print(window_by_bisection(jnp.array([3.0, 5.0, 10.0])).width.round(4))
+    [0.     0.385  0.4127]
     """
     peak = -bias / weight
 
@@ -146,11 +166,11 @@ class Widest(NamedTuple):
 
 
 def widest_window() -> Widest:
-    """At which |w| a sigmoid's factor reaches 1 for most activations, and for how many.
+    """At which |w| a sigmoid's factor reaches 1 over the longest interval, and how long that is.
 
     The width u / (1 + cosh u) is largest where `u tanh(u / 2) = 1`, at |w| = 2 (1 + cosh u).
 
-    Reference: Nielsen 2015, chapter 5, the same problem: about 0.45, at |w| about 6.9.
+    Reference: Nielsen 2015, chapter 5, the problem with eq. 123: about 0.45, at |w| about 6.9.
 
     >>> print(f"{widest_window().width:.4f} at {widest_window().weight:.3f}")
     0.4477 at 6.894

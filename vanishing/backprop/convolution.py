@@ -17,7 +17,16 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop.windows import Images, Padding, padded, paddings, unpadded, windows
+from vanishing.backprop import require
+from vanishing.backprop.windows import (
+    Images,
+    Padding,
+    outputs,
+    padded,
+    paddings,
+    unpadded,
+    windows,
+)
 
 Errors = Float[Array, "batch *outputs features"]
 Kernel = Float[Array, "*kernel_size channels features"]
@@ -39,20 +48,30 @@ def conv(
       strides: steps between windows, for each axis.
       padding: "SAME", "VALID", "CIRCULAR", or (before, after) for each axis.
 
+    Returns:
+      z, of shape (batch, *outputs, features).
+
+    Raises:
+      ValueError: the shapes do not go together, or the kernel is larger than the image.
+
     Reference: Dumoulin & Visin, A guide to convolution arithmetic for deep learning, 2016, ch. 2.
 
     >>> x, kernel = jnp.arange(5.0).reshape(1, 5, 1), jnp.array([1.0, 0.0, -1.0]).reshape(3, 1, 1)
     >>> conv(x, kernel, jnp.zeros(1), (1,), "VALID").ravel().tolist()
     [-2.0, -2.0, -2.0]
     """
-    size = kernel.shape[:-2]
+    size, channels = kernel.shape[:-2], kernel.shape[-2]
+    require.shape("x", x, (len(x), *x.shape[1:-1], channels))
     seen = windows(padded(x, size, strides, padding), size, strides)
-    z = jnp.einsum("n...oc,ocf->n...f", seen, _rows(kernel))
+    z = jnp.tensordot(seen, _rows(kernel), axes=2)
     return z + jnp.broadcast_to(bias, z.shape)
 
 
 def conv_bias_gradient(delta: Errors) -> Float[Array, " features"]:
-    """`dC/db = sum over examples and places of delta`.
+    """`dC/db = sum over examples n and places p of delta[n, p]`.
+
+    Args:
+      delta: dC/dz, of shape (batch, *outputs, features).
 
     >>> print(conv_bias_gradient(jnp.ones((2, 3, 3, 1))))
     [18.]
@@ -73,20 +92,26 @@ def conv_kernel_gradient(
 
     Args:
       x: what the convolution reads.
-      delta: dC/dz, of the shape of its output.
+      delta: dC/dz, of the shape of its output, (batch, *outputs, features).
       size: the kernel's extent along each axis.
       strides: as in `conv`.
       padding: as in `conv`.
 
+    Returns:
+      dC/dW, of shape (*size, channels, features).
+
+    Raises:
+      ValueError: delta has another shape than the output.
+
     Reference: LeCun et al., Backpropagation applied to handwritten zip code recognition, Neural
-    Computation 1989, sec. 4.2, for the sharing.
+    Computation 1989, sec. 3.2, for the sharing.
     """
+    there = outputs(x.shape[1:-1], size, strides, padding)
+    require.shape("delta", delta, (len(x), *there, delta.shape[-1]))
     seen = windows(padded(x, size, strides, padding), size, strides)
-    n, f = len(x), delta.shape[-1]
-    gradient = jnp.einsum(
-        "npoc,npf->ocf", seen.reshape(n, -1, *seen.shape[-2:]), delta.reshape(n, -1, f)
-    )
-    return gradient.reshape(*size, x.shape[-1], f)
+    axes = tuple(range(delta.ndim - 1))  # examples and places
+    gradient = jnp.tensordot(seen, delta, (axes, axes))
+    return gradient.reshape(*size, x.shape[-1], delta.shape[-1])
 
 
 def conv_input_gradient(
@@ -103,15 +128,23 @@ def conv_input_gradient(
     channels and features swapped; stride 1. What falls on the zeros around x is cut off.
 
     Args:
-      delta: dC/dz, of the shape of the output.
-      kernel: W.
+      delta: dC/dz, of the shape of the output, (batch, *outputs, features).
+      kernel: W, of shape (*kernel_size, channels, features).
       places: extent of x along each axis.
       strides: as in `conv`.
       padding: as in `conv`.
 
+    Returns:
+      dC/dx, of shape (batch, *places, channels).
+
+    Raises:
+      ValueError: delta has another shape than the output.
+
     Reference: Dumoulin & Visin 2016, ch. 4.
     """
     size = kernel.shape[:-2]
+    there = outputs(places, size, strides, padding)
+    require.shape("delta", delta, (len(delta), *there, kernel.shape[-1]))
     pads = paddings(padding, places, size, strides)
     spread = dilated(delta, strides)
     extents = [before + n + after for n, (before, after) in zip(places, pads, strict=True)]
@@ -122,7 +155,7 @@ def conv_input_gradient(
     spread = jnp.pad(spread, [(0, 0), *around, (0, 0)])
     turned = jnp.flip(kernel, range(len(size))).swapaxes(-1, -2)
     seen = windows(spread, size, (1,) * len(size))
-    to_padded = jnp.einsum("n...of,ofc->n...c", seen, _rows(turned))
+    to_padded = jnp.tensordot(seen, _rows(turned), axes=2)
     return unpadded(to_padded, places, pads, padding)
 
 

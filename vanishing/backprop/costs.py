@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from vanishing.backprop import require
 from vanishing.backprop.slopes import sigmoid_slope
 
 Logits = Float[Array, "batch classes"]
@@ -19,6 +20,14 @@ Labels = Int[Array, " batch"]
 def softmax(logits: Logits) -> Logits:
     """`e^(z_j) / sum_k e^(z_k)`, with the largest logit taken off so that nothing overflows.
 
+    Args:
+      logits: z, of shape (batch, classes).
+
+    Returns:
+      Of the same shape; each row adds up to 1.
+
+    Reference: Bishop, Pattern recognition and machine learning, 2006, eq. 4.104.
+
     >>> print(softmax(jnp.array([[1000.0, 1000.0]])))
     [[0.5 0.5]]
     """
@@ -27,9 +36,20 @@ def softmax(logits: Logits) -> Logits:
 
 
 def softmax_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
-    """Mean over examples of `log(sum_k e^(z_k)) - z_label`, in nats."""
+    """Mean over examples of `log(sum_k e^(z_k)) - z_label`, in nats.
+
+    Args:
+      logits: z, of shape (batch, classes).
+      labels: of shape (batch,), from 0 to classes - 1.
+
+    Raises:
+      ValueError: there are not as many labels as examples.
+
+    Reference: Bishop 2006, eq. 4.108.
+    """
+    require.shape("labels", labels, logits.shape[:1])
     shifted = logits - logits.max(axis=1, keepdims=True)
-    chosen = shifted[jnp.arange(len(labels)), labels]
+    chosen = (shifted * _one_hot(labels, logits)).sum(axis=1)
     return (jnp.log(jnp.exp(shifted).sum(axis=1)) - chosen).mean()
 
 
@@ -39,23 +59,39 @@ def softmax_cross_entropy_error(logits: Logits, labels: Labels) -> Logits:
     The derivative of log-sum-exp is the softmax, that of z_label the one-hot vector.
 
     Args:
-      logits: z of the last layer.
-      labels: integers from 0.
+      logits: z of the last layer, of shape (batch, classes).
+      labels: of shape (batch,), from 0 to classes - 1.
 
-    Reference: Bishop, Pattern recognition and machine learning, 2006, eq. 4.108 and 4.109.
+    Returns:
+      delta, of the shape of the logits.
+
+    Raises:
+      ValueError: there are not as many labels as examples.
+
+    Reference: Bishop 2006, eq. 4.109.
 
     >>> print(softmax_cross_entropy_error(jnp.zeros((1, 2)), jnp.array([0])))
     [[-0.5  0.5]]
     """
-    one_hot = jnp.eye(logits.shape[1], dtype=logits.dtype)[labels]
-    return (softmax(logits) - one_hot) / len(logits)
+    require.shape("labels", labels, logits.shape[:1])
+    return (softmax(logits) - _one_hot(labels, logits)) / len(logits)
 
 
 def binary_cross_entropy(logits: Logits, targets: Logits) -> Float[Array, ""]:
     """Mean over examples of `sum_j log(1 + e^(z_j)) - t_j z_j`, in nats.
 
     The same as `-t log s(z) - (1 - t) log(1 - s(z))`, since log s(z) = z - log(1 + e^z).
+
+    Args:
+      logits: z, of shape (batch, classes).
+      targets: t, of the same shape, between 0 and 1.
+
+    Raises:
+      ValueError: targets have another shape.
+
+    Reference: Nielsen, Neural networks and deep learning, 2015, chapter 3, eq. 63.
     """
+    require.shape("targets", targets, logits.shape)
     return (jax.nn.softplus(logits) - targets * logits).sum(axis=1).mean()
 
 
@@ -63,19 +99,37 @@ def binary_cross_entropy_error(logits: Logits, targets: Logits) -> Logits:
     """`delta = (s(z) - t) / batch`: the cost's 1 / s'(z) and the sigmoid's s'(z) cancel.
 
     Args:
-      logits: z of the last layer.
-      targets: t, between 0 and 1, of the shape of the logits.
+      logits: z of the last layer, of shape (batch, classes).
+      targets: t, of the same shape, between 0 and 1.
 
-    Reference: Nielsen, Neural networks and deep learning, 2015, chapter 3, eq. 66.
+    Returns:
+      delta, of the shape of the logits.
+
+    Raises:
+      ValueError: targets have another shape.
+
+    Reference: Nielsen 2015, chapter 3, eq. 66.
 
     >>> print(binary_cross_entropy_error(jnp.array([[0.0]]), jnp.array([[1.0]])))
     [[-0.5]]
     """
+    require.shape("targets", targets, logits.shape)
     return (jax.nn.sigmoid(logits) - targets) / len(logits)
 
 
 def sigmoid_quadratic(logits: Logits, targets: Logits) -> Float[Array, ""]:
-    """Mean over examples of `1/2 sum_j (s(z_j) - t_j)^2`."""
+    """Mean over examples of `1/2 sum_j (s(z_j) - t_j)^2`.
+
+    Args:
+      logits: z, of shape (batch, classes).
+      targets: t, of the same shape.
+
+    Raises:
+      ValueError: targets have another shape.
+
+    Reference: Nielsen 2015, chapter 2, eq. 26.
+    """
+    require.shape("targets", targets, logits.shape)
     return 0.5 * ((jax.nn.sigmoid(logits) - targets) ** 2).sum(axis=1).mean()
 
 
@@ -83,8 +137,14 @@ def sigmoid_quadratic_error(logits: Logits, targets: Logits) -> Logits:
     """`delta = (s(z) - t) s'(z) / batch`, which vanishes where the sigmoid saturates.
 
     Args:
-      logits: z of the last layer.
-      targets: t, between 0 and 1, of the shape of the logits.
+      logits: z of the last layer, of shape (batch, classes).
+      targets: t, of the same shape.
+
+    Returns:
+      delta, of the shape of the logits.
+
+    Raises:
+      ValueError: targets have another shape.
 
     Reference: Nielsen 2015, chapter 2, eq. 30.
 
@@ -94,6 +154,7 @@ def sigmoid_quadratic_error(logits: Logits, targets: Logits) -> Logits:
     >>> print(f"{binary_cross_entropy_error(*wrong)[0, 0]:.5f}")
     0.99995
     """
+    require.shape("targets", targets, logits.shape)
     return (jax.nn.sigmoid(logits) - targets) * sigmoid_slope(logits) / len(logits)
 
 
@@ -102,6 +163,12 @@ def l1_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
 
     At 0, where every number from -1 to 1 is a subgradient, it is 0, so that a weight that is gone
     stays gone. `jax.grad` takes 1 there.
+
+    Args:
+      kernel: w, of any shape.
+
+    Returns:
+      Of that shape.
 
     Reference: Nielsen 2015, chapter 3, eq. 96.
 
@@ -114,21 +181,35 @@ def l1_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
 def l2_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
     """The gradient of `1/2 sum w^2`: w itself.
 
+    Args:
+      kernel: w, of any shape.
+
+    Returns:
+      Of that shape.
+
     Reference: Nielsen 2015, chapter 3, eq. 88.
     """
     return kernel
 
 
 def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Float[Array, "..."]:
-    """`keep x / (1 - rate)`: what is kept is scaled up, so that the mean stays.
+    """`y = keep x / (1 - rate)`: what is kept is scaled up, so that the mean stays.
 
     Args:
-      x: activations.
+      x: activations, of any shape.
       keep: of their shape, true with probability 1 - rate.
       rate: of those dropped, in [0, 1).
 
+    Returns:
+      y, of the shape of x.
+
+    Raises:
+      ValueError: the rate is out of its range, or keep has another shape.
+
     Reference: Srivastava et al., Dropout, JMLR 2014, sec. 4 and 10 (the inverted form).
     """
+    require.shape("keep", keep, x.shape)
+    require.between("rate", rate, 0.0, 1.0)
     return jnp.where(keep, x / (1 - rate), 0.0)
 
 
@@ -142,7 +223,19 @@ def dropout_gradient(
       keep: the mask of the forward pass, the same one.
       rate: as in `dropout`.
 
+    Returns:
+      dC/dx, of the shape of delta.
+
+    Raises:
+      ValueError: as `dropout`.
+
+    Reference: Srivastava et al. 2014, sec. 5.1.
+
     >>> print(dropout_gradient(jnp.ones(2), jnp.array([True, False]), 0.5))
     [2. 0.]
     """
-    return jnp.where(keep, delta / (1 - rate), 0.0)
+    return dropout(delta, keep, rate)
+
+
+def _one_hot(labels: Labels, logits: Logits) -> Logits:
+    return jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)

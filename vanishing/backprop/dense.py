@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
+from vanishing.backprop import require
 from vanishing.backprop.slopes import slope_of
-from vanishing.layers import facts_of
+from vanishing.layers import ACTIVATIONS
 
 Params = Sequence[dict[str, Array]]  # of each layer its `kernel` and `bias`, from first to last
 
@@ -48,7 +49,7 @@ def error_backwards(
     Here the gradient vanishes or explodes: every layer multiplies it by its weights and its slopes.
 
     Args:
-      delta: delta^l.
+      delta: delta^l, of the layer behind.
       kernel: W^l, which reads what layer l - 1 puts out.
       slope: f'(z^(l-1)), element by element.
 
@@ -59,6 +60,9 @@ def error_backwards(
 
 def bias_gradient(delta: Float[Array, "batch fan_out"]) -> Float[Array, " fan_out"]:
     """The gradient of the biases, `dC/db^l = sum over examples of delta^l`.
+
+    Args:
+      delta: delta^l.
 
     Reference: Nielsen 2015, chapter 2, eq. BP3.
     """
@@ -95,23 +99,25 @@ class Backward(NamedTuple):
 
 
 def forward(params: Params, x: Float[Array, "batch fan_in"], activation: Sequence[str]) -> Forward:
-    """The forward pass, layer by layer.
+    """The forward pass, `z^l = a^(l-1) W^l + b^l` and `a^l = f(z^l)`, layer by layer.
 
     Args:
-      params: `kernel` and `bias` of every layer.
-      x: the batch.
+      params: `kernel` W of shape (fan_in, fan_out) and `bias` b of shape (fan_out,) of every layer.
+      x: a^0, the batch.
       activation: for each layer a name of `SLOPES`; "identity" for one that puts out logits.
+
+    Returns:
+      All z and a, of shape (batch, fan_out).
 
     Raises:
       ValueError: there are not as many activations as layers, or one is unknown.
     """
-    if len(activation) != len(params):
-        raise ValueError(f"{len(params)} layers have {len(activation)} activations; name one each.")
+    _require_names(params, activation)
     passed = Forward(pre_activations=[], activations=[x])
     for layer, name in zip(params, activation, strict=True):
         z = passed.activations[-1] @ layer["kernel"] + layer["bias"][None]
         passed.pre_activations.append(z)
-        passed.activations.append(facts_of(name).function(z))
+        passed.activations.append(ACTIVATIONS[name].function(z))
     return passed
 
 
@@ -126,11 +132,15 @@ def backward(
     Args:
       params: as given to `forward`.
       passed: what `forward` returned.
-      cost_gradient: dC/da^L, of the cost with respect to the output.
+      cost_gradient: dC/da^L, of the cost with respect to the output, of its shape.
       activation: as given to `forward`.
 
+    Returns:
+      All delta, of shape (batch, fan_out), and the gradients of the parameters and of x.
+
     Raises:
-      ValueError: an activation is unknown.
+      ValueError: there are not as many activations as layers, one is unknown, or the cost's
+        gradient has another shape than the output.
 
     >>> import jax.numpy as jnp
     >>> params = [{"kernel": jnp.full((1, 1), 2.0), "bias": jnp.zeros(1)}] * 3
@@ -139,6 +149,8 @@ def backward(
     >>> print([float(delta[0, 0]) for delta in found.deltas], float(found.x[0, 0]))
     [4.0, 2.0, 1.0] 8.0
     """
+    _require_names(params, activation)
+    require.shape("cost_gradient", cost_gradient, passed.activations[-1].shape)
     slopes = [slope_of(name)(z) for name, z in zip(activation, passed.pre_activations, strict=True)]
     deltas = [output_error(cost_gradient, slopes[-1])]
     for layer, slope in zip(reversed(params[1:]), reversed(slopes[:-1]), strict=True):
@@ -148,3 +160,13 @@ def backward(
         for a, delta in zip(passed.activations[:-1], deltas, strict=True)
     ]
     return Backward(deltas=deltas, params=gradients, x=deltas[0] @ params[0]["kernel"].T)
+
+
+def _require_names(params: Params, activation: Sequence[str]) -> None:
+    if isinstance(activation, str) or len(activation) != len(params) or not params:
+        raise ValueError(
+            f"activation is {activation!r}; it must be a list of {len(params)} names, one a layer, "
+            "of at least one."
+        )
+    for name in activation:
+        slope_of(name)

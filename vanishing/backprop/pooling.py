@@ -15,80 +15,110 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop.convolution import Errors
+from vanishing.backprop import require
 from vanishing.backprop.windows import (
     Images,
     Padding,
     offsets,
+    outputs,
     padded,
     paddings,
     unpadded,
     windows,
 )
 
+Pooled = Float[Array, "batch *outputs channels"]
+
 
 def max_pool(
     x: Images, size: Sequence[int], strides: Sequence[int], padding: Padding = "VALID"
-) -> Errors:
-    """The largest number of each window; what is padded is never the largest.
+) -> Pooled:
+    """The largest number of each window, `z[p] = max over o of x~[p, o]`.
 
     Args:
       x: of shape (batch, *places, channels).
       size: extent of the window along each axis.
       strides: steps between windows.
-      padding: "SAME", "VALID", or (before, after) for each axis.
+      padding: "SAME", "VALID", or (before, after) for each axis, under the window. What is padded
+        is never the largest.
+
+    Returns:
+      z, of shape (batch, *outputs, channels).
+
+    Raises:
+      ValueError: the window is larger than the image, or no larger than its padding.
+
+    Reference: Goodfellow, Bengio & Courville, Deep learning, 2016, sec. 9.3.
 
     >>> max_pool(jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1), (2,), (2,)).ravel().tolist()
     [3.0, 2.0]
     """
+    _require_under_the_window(size, padding)
     return windows(padded(x, size, strides, padding, -jnp.inf), size, strides).max(axis=-2)
 
 
 def max_pool_gradient(
     x: Images,
-    delta: Errors,
+    delta: Pooled,
     size: Sequence[int],
     strides: Sequence[int],
     padding: Padding = "VALID",
 ) -> Images:
     """dC/dx: each delta goes to the largest number of its window, to the first of equal ones.
 
+    The derivative of a maximum is 1 for the largest and 0 for all others, which hear nothing.
+
     Args:
-      x: what was pooled.
-      delta: dC/dz, of the shape of the output.
+      x: what was pooled, of shape (batch, *places, channels).
+      delta: dC/dz, of the shape of the output, (batch, *outputs, channels).
       size: as in `max_pool`.
       strides: as in `max_pool`.
       padding: as in `max_pool`.
 
-    Reference: LeCun et al., Gradient-based learning applied to document recognition, 1998, has the
-    averaging kind; Goodfellow, Bengio & Courville, Deep learning, 2016, sec. 9.3.
+    Returns:
+      dC/dx, of the shape of x.
+
+    Raises:
+      ValueError: as `max_pool`, or delta has another shape than the output.
 
     >>> x = jnp.array([1.0, 3.0, 2.0, 0.0]).reshape(1, 4, 1)
     >>> max_pool_gradient(x, jnp.array([5.0, 7.0]).reshape(1, 2, 1), (2,), (2,)).ravel().tolist()
     [0.0, 5.0, 7.0, 0.0]
     """
+    _require_under_the_window(size, padding)
+    places = x.shape[1:-1]
+    require.shape("delta", delta, (len(x), *outputs(places, size, strides, padding), x.shape[-1]))
     seen = windows(padded(x, size, strides, padding, -jnp.inf), size, strides)
     winner = jax.nn.one_hot(seen.argmax(axis=-2), seen.shape[-2], axis=-2, dtype=delta.dtype)
-    sent = winner * jnp.expand_dims(delta, -2)
-    return overlap_add(sent, x.shape[1:-1], size, strides, padding)
+    return overlap_add(winner * jnp.expand_dims(delta, -2), places, size, strides, padding)
 
 
 def avg_pool(
     x: Images, size: Sequence[int], strides: Sequence[int], padding: Padding = "VALID"
-) -> Errors:
-    """The mean of each window, the zeros of the padding among it.
+) -> Pooled:
+    """The mean of each window, `z[p] = mean over o of x~[p, o]`, the zeros of the padding among it.
 
     Args:
       x: of shape (batch, *places, channels).
       size: extent of the window along each axis.
       strides: steps between windows.
-      padding: "SAME", "VALID", or (before, after) for each axis.
+      padding: "SAME", "VALID", or (before, after) for each axis, under the window.
+
+    Returns:
+      z, of shape (batch, *outputs, channels).
+
+    Raises:
+      ValueError: the window is larger than the image, or no larger than its padding.
+
+    Reference: LeCun et al., Gradient-based learning applied to document recognition, Proc. IEEE
+    1998, sec. II.B, there with a coefficient to learn.
     """
+    _require_under_the_window(size, padding)
     return windows(padded(x, size, strides, padding), size, strides).mean(axis=-2)
 
 
 def avg_pool_gradient(
-    delta: Errors,
+    delta: Pooled,
     places: Sequence[int],
     size: Sequence[int],
     strides: Sequence[int],
@@ -97,20 +127,27 @@ def avg_pool_gradient(
     """dC/dx: each delta is shared out evenly over its window.
 
     Args:
-      delta: dC/dz, of the shape of the output.
+      delta: dC/dz, of the shape of the output, (batch, *outputs, channels).
       places: extent of x along each axis.
       size: as in `avg_pool`.
       strides: as in `avg_pool`.
       padding: as in `avg_pool`.
 
-    Reference: Goodfellow, Bengio & Courville 2016, sec. 9.3.
+    Returns:
+      dC/dx, of shape (batch, *places, channels).
+
+    Raises:
+      ValueError: as `avg_pool`, or delta has another shape than the output.
 
     >>> avg_pool_gradient(jnp.array([6.0]).reshape(1, 1, 1), (3,), (3,), (3,)).ravel().tolist()
     [2.0, 2.0, 2.0]
     """
+    _require_under_the_window(size, padding)
+    there = outputs(places, size, strides, padding)
+    require.shape("delta", delta, (len(delta), *there, delta.shape[-1]))
     count = math.prod(size)
-    sent = jnp.repeat(jnp.expand_dims(delta / count, -2), count, axis=-2)
-    return overlap_add(sent, places, size, strides, padding)
+    shares = jnp.repeat(jnp.expand_dims(delta / count, -2), count, axis=-2)
+    return overlap_add(shares, places, size, strides, padding)
 
 
 def overlap_add(
@@ -135,3 +172,17 @@ def overlap_add(
     for number, seen in enumerate(offsets(extents, size, strides)):
         whole = whole.at[:, *seen].add(sent[..., number, :])
     return unpadded(whole, places, pads, padding)
+
+
+def _require_under_the_window(size: Sequence[int], padding: Padding) -> None:
+    if padding == "CIRCULAR":
+        raise ValueError(
+            "padding is 'CIRCULAR'; pooling takes SAME, VALID or a pair for each axis."
+        )
+    if not isinstance(padding, str) and any(
+        not 0 <= end < k for pair, k in zip(padding, size, strict=False) for end in pair
+    ):
+        raise ValueError(
+            f"padding is {padding}; each number must be at least 0 and under that of the window "
+            f"{tuple(size)}."
+        )

@@ -19,15 +19,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vanishing.backprop import require
 from vanishing.backprop.slopes import sigmoid_slope, slope_of, tanh_slope
-from vanishing.layers import facts_of
+from vanishing.layers import ACTIVATIONS
 
 Sequences = Float[Array, "batch time features"]
 States = Float[Array, "batch time units"]
 Params = Mapping[str, Mapping[str, Array]]
 
 
-class Backward(NamedTuple):
+class RecurrentBackward(NamedTuple):
     """What backpropagation through time finds."""
 
     params: dict[str, dict[str, Array]]  # the gradient, of the structure of the parameters
@@ -36,27 +37,49 @@ class Backward(NamedTuple):
 
 
 def rnn(params: Params, x: Sequences, activation: str = "tanh") -> States:
-    """h_t of `z_t = x_t W_i + h_(t-1) W_h + b`, `h_t = f(z_t)`, for all times."""
+    """The states of a plain recurrent network, `h_t = f(x_t W_i + h_(t-1) W_h + b)`.
+
+    Args:
+      params: as for `rnn_gradient`.
+      x: of shape (batch, time, features).
+      activation: f, a name of `SLOPES`.
+
+    Returns:
+      h_t of all times, of shape (batch, time, units).
+
+    Raises:
+      ValueError: the activation is unknown, or x is no sequence of at least one time.
+
+    Reference: Elman, Finding structure in time, Cognitive Science 1990.
+    """
     return _rnn_forward(params, x, activation)["h"]
 
 
 def rnn_gradient(
     params: Params, x: Sequences, output_errors: States, activation: str = "tanh"
-) -> Backward:
+) -> RecurrentBackward:
     """Backpropagation through time in a plain recurrent network.
 
-        delta_t = e_t * f'(z_t)
+        delta_t = e_t * f'(z_t)             with z_t = x_t W_i + h_(t-1) W_h + b
         e_(t-1) = dC/dy_(t-1) + delta_t W_h^T
 
     Going k steps back multiplies the error by W_h^T and the slopes k times: it vanishes or explodes
     as a deep network's does, with the same matrix at every step.
 
     Args:
-      params: `i` with `kernel` (features, units) and `bias`, `h` with `kernel` (units, units).
-      x: the input.
-      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off; zeros where the
-        cost does not see it.
+      params: `i` with `kernel` W_i (features, units) and `bias` b (units,), `h` with `kernel` W_h
+        (units, units).
+      x: the input, of shape (batch, time, features).
+      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off, of shape (batch,
+        time, units); zeros where the cost does not see it.
       activation: f, a name of `SLOPES`.
+
+    Returns:
+      The gradients of the parameters and of x, and e_t.
+
+    Raises:
+      ValueError: the activation is unknown, x is no sequence of at least one time, or the output
+        errors have another shape than the states.
 
     Reference: Werbos, Backpropagation through time, Proc. IEEE 1990; Pascanu, Mikolov & Bengio, On
     the difficulty of training recurrent neural networks, ICML 2013, eq. 3 to 5.
@@ -76,20 +99,31 @@ def rnn_gradient(
         delta = e * slope(at["z"])
         return delta @ params["h"]["kernel"].T, {"e": e, "z": delta}
 
-    found = _back(back, jnp.zeros_like(output_errors[:, 0]), passed, output_errors)
+    found = _back(back, jnp.zeros_like(passed["h"][:, 0]), passed, output_errors)
     gradients = {
         "i": {"kernel": _over_time(x, found["z"]), "bias": _sum(found["z"])},
         "h": {"kernel": _over_time(passed["h_before"], found["z"])},
     }
-    return Backward(gradients, found["z"] @ params["i"]["kernel"].T, {"h": found["e"]})
+    return RecurrentBackward(gradients, found["z"] @ params["i"]["kernel"].T, {"h": found["e"]})
 
 
 def lstm(params: Params, x: Sequences) -> States:
-    """h_t of an LSTM, for all times; its equations stand at `lstm_gradient`."""
+    """The states of an LSTM; its equations stand at `lstm_gradient`.
+
+    Args:
+      params: as for `lstm_gradient`.
+      x: of shape (batch, time, features).
+
+    Returns:
+      h_t of all times, of shape (batch, time, units).
+
+    Raises:
+      ValueError: x is no sequence of at least one time.
+    """
     return _lstm_forward(params, x)["h"]
 
 
-def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Backward:
+def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> RecurrentBackward:
     """Backpropagation through time in an LSTM, whose memory is a sum and not a product of weights.
 
     Forward, with gates s(z_?) and the candidate g = tanh(z_g), z_? = x W_i? + h_(t-1) W_h? + b_?:
@@ -106,9 +140,18 @@ def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Backwa
     Along c an error is multiplied by f alone, which an open gate keeps near 1.
 
     Args:
-      params: `ii`, `if`, `ig`, `io` with `kernel`; `hi`, `hf`, `hg`, `ho` with `kernel` and `bias`.
-      x: the input.
-      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off.
+      params: `ii`, `if`, `ig`, `io` with `kernel` (features, units); `hi`, `hf`, `hg`, `ho` with
+        `kernel` (units, units) and `bias` (units,).
+      x: the input, of shape (batch, time, features).
+      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off, of shape (batch,
+        time, units).
+
+    Returns:
+      The gradients of the parameters and of x, and e and u of all times.
+
+    Raises:
+      ValueError: x is no sequence of at least one time, or the output errors have another shape
+        than the states.
 
     Reference: Greff et al., LSTM: a search space odyssey, 2017, sec. II.B, without peepholes.
     """
@@ -121,13 +164,13 @@ def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Backwa
         deltas = {
             "i": u * at["g"] * sigmoid_slope(at["z_i"]),
             "f": u * at["c_before"] * sigmoid_slope(at["z_f"]),
-            "g": u * at["i"] * tanh_slope(at["z_g"]),
+            "g": u * at["i"] * (1 - at["g"] ** 2),
             "o": e * tanh_c * sigmoid_slope(at["z_o"]),
         }
         to_h = sum(delta @ params[f"h{gate}"]["kernel"].T for gate, delta in deltas.items())
         return {"c": u * at["f"], "h": to_h}, {"h": e, "c": u, "deltas": deltas}
 
-    zeros = jnp.zeros_like(output_errors[:, 0])
+    zeros = jnp.zeros_like(passed["h"][:, 0])
     found = _back(back, {"c": zeros, "h": zeros}, passed, output_errors)
     gradients = {}
     for gate, delta in found["deltas"].items():
@@ -137,15 +180,26 @@ def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Backwa
             "bias": _sum(delta),
         }
     to_x = _to_input(params, x, found["deltas"])
-    return Backward(gradients, to_x, {"h": found["h"], "c": found["c"]})
+    return RecurrentBackward(gradients, to_x, {"h": found["h"], "c": found["c"]})
 
 
 def gru(params: Params, x: Sequences) -> States:
-    """h_t of a GRU, for all times; its equations stand at `gru_gradient`."""
+    """The states of a GRU; its equations stand at `gru_gradient`.
+
+    Args:
+      params: as for `gru_gradient`.
+      x: of shape (batch, time, features).
+
+    Returns:
+      h_t of all times, of shape (batch, time, units).
+
+    Raises:
+      ValueError: x is no sequence of at least one time.
+    """
     return _gru_forward(params, x)["h"]
 
 
-def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Backward:
+def gru_gradient(params: Params, x: Sequences, output_errors: States) -> RecurrentBackward:
     """Backpropagation through time in a gated recurrent unit.
 
     Forward, with gates r = s(z_r) and z = s(z_z), z_? = x W_i? + b_i? + h_(t-1) W_h?:
@@ -158,13 +212,23 @@ def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Backwar
         delta_z = e (h_(t-1) - n) s'(z_z)   delta_n = e (1 - z) (1 - n^2)
         delta_r = delta_n v s'(z_r)         delta_v = delta_n r
         to h_(t-1): e z + delta_r W_hr^T + delta_z W_hz^T + delta_v W_hn^T
+        dC/dW_hn = sum_t h_(t-1)^T delta_v  dC/db_hn = sum_t delta_v
 
-    Along h an error is multiplied by z, which a closed update gate keeps near 1.
+    Straight along h an error is multiplied by z, which is near 1 where a unit keeps its state.
 
     Args:
-      params: `ir`, `iz`, `in` and `hn` with `kernel` and `bias`, `hr` and `hz` with `kernel`.
-      x: the input.
-      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off.
+      params: `ir`, `iz` and `in` with `kernel` (features, units) and `bias` (units,), `hr` and `hz`
+        with `kernel` (units, units), `hn` with both.
+      x: the input, of shape (batch, time, features).
+      output_errors: dC/dy_t, of the cost with respect to h_t where it is read off, of shape (batch,
+        time, units).
+
+    Returns:
+      The gradients of the parameters and of x, and e of all times.
+
+    Raises:
+      ValueError: x is no sequence of at least one time, or the output errors have another shape
+        than the states.
 
     Reference: Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014,
     sec. 2.3, for the unit, with the reset behind the product.
@@ -187,7 +251,7 @@ def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Backwar
         )
         return to_h, {"h": e, "deltas": deltas}
 
-    found = _back(back, jnp.zeros_like(output_errors[:, 0]), passed, output_errors)
+    found = _back(back, jnp.zeros_like(passed["h"][:, 0]), passed, output_errors)
     deltas, before = found["deltas"], passed["h_before"]
     gradients = {
         f"i{gate}": {"kernel": _over_time(x, deltas[gate]), "bias": _sum(deltas[gate])}
@@ -197,11 +261,12 @@ def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Backwar
     gradients["hz"] = {"kernel": _over_time(before, deltas["z"])}
     gradients["hn"] = {"kernel": _over_time(before, deltas["v"]), "bias": _sum(deltas["v"])}
     to_x = _to_input(params, x, {gate: deltas[gate] for gate in ("r", "z", "n")})
-    return Backward(gradients, to_x, {"h": found["h"]})
+    return RecurrentBackward(gradients, to_x, {"h": found["h"]})
 
 
 def _rnn_forward(params: Params, x: Sequences, activation: str) -> dict[str, Array]:
-    f = facts_of(activation).function
+    slope_of(activation)  # refuses what is unknown
+    f = ACTIVATIONS[activation].function
 
     def step(before, x_t):
         read = x_t @ params["i"]["kernel"] + params["i"]["bias"][None]
@@ -222,7 +287,7 @@ def _lstm_forward(params: Params, x: Sequences) -> dict[str, Array]:
         i, f, o = (jax.nn.sigmoid(z[gate]) for gate in "ifo")
         g = jnp.tanh(z["g"])
         c = f * before["c"] + i * g
-        kept = {"i": i, "f": f, "g": g, "o": o} | {f"z_{gate}": z[gate] for gate in "ifgo"}
+        kept = {"i": i, "f": f, "g": g, "o": o} | {f"z_{gate}": z[gate] for gate in "ifo"}
         return {"c": c, "h": o * jnp.tanh(c)}, kept
 
     return _forward(step, ("c", "h"), params["hi"]["kernel"], x)
@@ -247,7 +312,13 @@ def _forward(
     step: Callable, states: tuple[str, ...], recurrent_kernel: Array, x: Sequences
 ) -> dict[str, Array]:
     """What a cell's states and inner values are at all times, and its states one step before."""
-    start = jnp.zeros((len(x), recurrent_kernel.shape[0]), x.dtype)
+    if x.ndim != 3 or x.shape[1] < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"x is {x.dtype} of shape {x.shape}; it must be sequences (batch, time, features) of "
+            "floating-point numbers, of at least one time."
+        )
+    dtype = jnp.result_type(x, recurrent_kernel)
+    start = jnp.zeros((len(x), recurrent_kernel.shape[0]), dtype)
 
     def scanned(before, x_t):
         after, kept = step(before, x_t)
@@ -259,6 +330,7 @@ def _forward(
 
 def _back(back: Callable, carried: Any, passed: dict[str, Array], output_errors: States) -> Any:
     """`back` from the last time to the first; what it finds, for all times."""
+    require.shape("output_errors", output_errors, passed["h"].shape)
     steps = passed | {"output_error": output_errors}
     steps = jax.tree.map(lambda values: values.swapaxes(0, 1), steps)
     _, found = jax.lax.scan(back, carried, steps, reverse=True)

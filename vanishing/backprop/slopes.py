@@ -1,13 +1,15 @@
-"""The derivatives of the activations, written out: what a gradient is multiplied by on its way."""
+"""The derivatives of the activations, written out: what a gradient is multiplied by on its way.
+
+Each maps pre-activations z of any shape to f'(z) of that shape and dtype; s is the sigmoid.
+"""
 
 import math
-from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Float
 
-Slope = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+from vanishing.layers.activation import Elementwise
 
 
 def sigmoid_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -20,8 +22,12 @@ def sigmoid_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def tanh_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    """`1 - tanh(z)^2`; at most 1."""
-    return 1 - jnp.tanh(z) ** 2
+    """`1 - tanh(z)^2 = 4 s(2 z) s(-2 z)`, of which the latter does not cancel; at most 1.
+
+    >>> print(f"{tanh_slope(jnp.array(12.0)):.2e}")
+    1.51e-10
+    """
+    return 4 * sigmoid(2 * z) * sigmoid(-2 * z)
 
 
 def relu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -81,13 +87,12 @@ def erf_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
     return 2 / math.sqrt(math.pi) * jnp.exp(-(z**2))
 
 
-SLOPES: dict[str, Slope] = {  # by the names of `layers.ACTIVATIONS`
+SLOPES: dict[str, Elementwise] = {  # by the names of `layers.ACTIVATIONS`; prelu's is learnt
     "identity": jnp.ones_like,
     "sigmoid": sigmoid_slope,
     "tanh": tanh_slope,
     "relu": relu_slope,
     "leaky_relu": leaky_relu_slope,
-    "prelu": lambda z: leaky_relu_slope(z, 0.25),  # the slope that training starts at
     "elu": elu_slope,
     "selu": selu_slope,
     "gelu": gelu_slope,
@@ -103,7 +108,7 @@ SLOPES: dict[str, Slope] = {  # by the names of `layers.ACTIVATIONS`
 }
 
 
-def slope_of(activation: str) -> Slope:
+def slope_of(activation: str) -> Elementwise:
     """The derivative of an activation, by its name.
 
     Raises:

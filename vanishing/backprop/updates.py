@@ -1,8 +1,8 @@
 """The optimisers' update rules, each as its few equations.
 
-A rule maps a gradient g to what is added to the parameters, and carries a state from step to step.
-Each is a pair of functions over whole pytrees, as Optax's are, and goes wherever those go; it
-equals the one of Optax that it names.
+A rule maps a gradient g to what is added to the parameters, the step, and carries a state from step
+to step; operations are element by element. Each is a pair of functions over whole pytrees, as
+Optax's are, and goes wherever those go; it equals the one of Optax that it names.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vanishing.backprop import require
 from vanishing.layers.base import PyTree
+from vanishing.meanfield.moments import Scalar
 
 
 class Rule(NamedTuple):
@@ -21,8 +23,15 @@ class Rule(NamedTuple):
     update: Callable[..., tuple[PyTree, PyTree]]  # (gradients, state, params) -> step, state
 
 
-def momentum(learning_rate: float, decay: float = 0.9) -> Rule:
+def momentum(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     """`v <- decay v + g`, step `-learning_rate v`: a ball that rolls on; `optax.sgd(momentum=)`.
+
+    Args:
+      learning_rate: any number, usually over 0.
+      decay: share of the last v that stays, in [0, 1).
+
+    Raises:
+      ValueError: decay is out of its range.
 
     Reference: Polyak, Some methods of speeding up the convergence of iteration methods, 1964.
 
@@ -32,6 +41,7 @@ def momentum(learning_rate: float, decay: float = 0.9) -> Rule:
     >>> print(step)  # -0.1 (0.9 + 1)
     -0.19
     """
+    require.between("decay", decay, 0.0, 1.0)
 
     def update(gradients, velocity, params=None):
         velocity = jax.tree.map(lambda v, g: decay * v + g, velocity, gradients)
@@ -40,14 +50,23 @@ def momentum(learning_rate: float, decay: float = 0.9) -> Rule:
     return Rule(_zeros, update)
 
 
-def nesterov(learning_rate: float, decay: float = 0.9) -> Rule:
+def nesterov(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     """`v <- decay v + g`, step `-learning_rate (decay v + g)`: the gradient where v leads.
 
     The form for a gradient at the point that one stands at; `optax.sgd(nesterov=True)`.
 
+    Args:
+      learning_rate: any number, usually over 0.
+      decay: share of the last v that stays, in [0, 1).
+
+    Raises:
+      ValueError: decay is out of its range.
+
     Reference: Sutskever et al., On the importance of initialization and momentum in deep learning,
-    ICML 2013, eq. 3 and 4, with the change of variables of Bengio et al., 2013.
+    ICML 2013, eq. 3 and 4, with the change of variables of Bengio, Boulanger-Lewandowski & Pascanu,
+    Advances in optimizing recurrent networks, ICASSP 2013.
     """
+    require.between("decay", decay, 0.0, 1.0)
 
     def update(gradients, velocity, params=None):
         velocity = jax.tree.map(lambda v, g: decay * v + g, velocity, gradients)
@@ -57,13 +76,24 @@ def nesterov(learning_rate: float, decay: float = 0.9) -> Rule:
     return Rule(_zeros, update)
 
 
-def adagrad(learning_rate: float, initial: float = 0.1, epsilon: float = 1e-7) -> Rule:
+def adagrad(learning_rate: Scalar, initial: Scalar = 0.1, epsilon: Scalar = 1e-7) -> Rule:
     """`s <- s + g^2`, step `-learning_rate g / sqrt(s + epsilon)`; s starts at `initial`.
 
-    Steps fall as 1 / sqrt(number of steps), since s never forgets; `optax.adagrad`.
+    Steps fall as 1 / sqrt(number of steps), since s never forgets; gradients well under
+    sqrt(initial) stay as small as they are. `optax.adagrad`.
+
+    Args:
+      learning_rate: any number, usually over 0.
+      initial: of s; at least 0.
+      epsilon: over 0.
+
+    Raises:
+      ValueError: a number is out of its range.
 
     Reference: Duchi, Hazan & Singer, Adaptive subgradient methods, JMLR 2011, fig. 1 (diagonal).
     """
+    require.between("initial", initial, 0.0, float("inf"))
+    require.positive("epsilon", epsilon)
 
     def init(params):
         return jax.tree.map(lambda p: jnp.full_like(p, initial), params)
@@ -75,14 +105,24 @@ def adagrad(learning_rate: float, initial: float = 0.1, epsilon: float = 1e-7) -
     return Rule(init, update)
 
 
-def rmsprop(learning_rate: float, decay: float = 0.9, epsilon: float = 1e-8) -> Rule:
+def rmsprop(learning_rate: Scalar, decay: Scalar = 0.9, epsilon: Scalar = 1e-8) -> Rule:
     """`s <- decay s + (1 - decay) g^2`, step `-learning_rate g / sqrt(s + epsilon)`.
 
-    Every parameter moves at about the learning rate, however small its gradient is, as long as the
-    square is over epsilon: under |g| = 1e-4 its root takes over; `optax.rmsprop`.
+    Every parameter moves at about the learning rate, however small its gradient, as long as that is
+    over sqrt(epsilon), 1e-4; `optax.rmsprop`.
+
+    Args:
+      learning_rate: any number, usually over 0.
+      decay: share of the last s that stays, in [0, 1).
+      epsilon: over 0.
+
+    Raises:
+      ValueError: a number is out of its range.
 
     Reference: Tieleman & Hinton, Coursera lecture 6.5, 2012.
     """
+    require.between("decay", decay, 0.0, 1.0)
+    require.positive("epsilon", epsilon)
 
     def update(gradients, squares, params=None):
         squares = jax.tree.map(lambda s, g: decay * s + (1 - decay) * g**2, squares, gradients)
@@ -99,20 +139,36 @@ class AdamState(NamedTuple):
     square: PyTree  # s, of their squares
 
 
-def adam(learning_rate: float, b1: float = 0.9, b2: float = 0.999, epsilon: float = 1e-8) -> Rule:
+def adam(
+    learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, epsilon: Scalar = 1e-8
+) -> Rule:
     """Averages of g and of g^2, their start at 0 corrected for; `optax.adam`.
 
         m <- b1 m + (1 - b1) g              m^ = m / (1 - b1^t)
         s <- b2 s + (1 - b2) g^2            s^ = s / (1 - b2^t)
         step: -learning_rate m^ / (sqrt(s^) + epsilon)
 
+    Args:
+      learning_rate: any number, usually over 0.
+      b1: share of the last m that stays, in [0, 1).
+      b2: share of the last s that stays, in [0, 1).
+      epsilon: over 0; gradients well under it stay as small as they are.
+
+    Raises:
+      ValueError: a number is out of its range.
+
     Reference: Kingma & Ba, Adam, ICLR 2015, algorithm 1.
 
     >>> rule = adam(0.1)
-    >>> step, _ = rule.update(jnp.array(1e-6), rule.init(jnp.array(0.0)))
-    >>> print(f"{step:.3f}")  # the first step is the learning rate, however small the gradient
-    -0.099
+    >>> for gradient in (1.0, 1e-5):  # the first step is the learning rate for both
+    ...     step, _ = rule.update(jnp.array(gradient), rule.init(jnp.array(0.0)))
+    ...     print(f"{step:.3f}")
+    -0.100
+    -0.100
     """
+    require.between("b1", b1, 0.0, 1.0)
+    require.between("b2", b2, 0.0, 1.0)
+    require.positive("epsilon", epsilon)
 
     def init(params):
         return AdamState(jnp.zeros((), int), _zeros(params), _zeros(params))
@@ -131,22 +187,34 @@ def adam(learning_rate: float, b1: float = 0.9, b2: float = 0.999, epsilon: floa
     return Rule(init, update)
 
 
-def clip_by_norm(max_norm: float) -> Rule:
+def clip_by_norm(max_norm: Scalar) -> Rule:
     """`g <- g min(1, max_norm / |g|)`, |g| over all parameters: its direction stays.
 
-    `optax.clip_by_global_norm`. Against explosion; what has vanished it leaves as it is.
+    `optax.clip_by_global_norm`. Against explosion; what has vanished it leaves as it is. The norm
+    is taken in units of the largest entry, so that squares neither overflow nor underflow.
+
+    Args:
+      max_norm: over 0.
+
+    Raises:
+      ValueError: max_norm is not over 0.
 
     Reference: Pascanu, Mikolov & Bengio, On the difficulty of training recurrent neural networks,
     ICML 2013, algorithm 1.
 
-    >>> clipped, _ = clip_by_norm(1.0).update(jnp.array([3.0, 4.0]), ())
+    >>> clipped, _ = clip_by_norm(1.0).update(jnp.array([3e30, 4e30]), ())
     >>> print(clipped)
     [0.6 0.8]
     """
+    require.positive("max_norm", max_norm)
 
     def update(gradients, state, params=None):
-        norm = jnp.sqrt(sum(jnp.sum(g**2) for g in jax.tree.leaves(gradients)))
-        return jax.tree.map(lambda g: g * jnp.minimum(1.0, max_norm / norm), gradients), state
+        leaves = jax.tree.leaves(gradients)
+        largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g)) for g in leaves]))
+        unit = jnp.where(largest > 0, largest, 1.0)
+        norm = jnp.sqrt(sum(jnp.sum((g / unit) ** 2) for g in leaves))  # over the unit
+        kept = jnp.minimum(unit, max_norm / jnp.where(norm > 0, norm, 1.0))
+        return jax.tree.map(lambda g: (g / unit * kept).astype(g.dtype), gradients), state
 
     return Rule(lambda params: (), update)
 
@@ -155,5 +223,7 @@ def _zeros(params: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, params)
 
 
-def _over_root(learning_rate: float, gradients: PyTree, squares: PyTree, epsilon: float) -> PyTree:
+def _over_root(
+    learning_rate: Scalar, gradients: PyTree, squares: PyTree, epsilon: Scalar
+) -> PyTree:
     return jax.tree.map(lambda g, s: -learning_rate * g / jnp.sqrt(s + epsilon), gradients, squares)

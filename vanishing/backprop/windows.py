@@ -30,14 +30,21 @@ def paddings(
       strides: steps between windows.
 
     Raises:
-      ValueError: another word, or not one pair for each axis.
+      ValueError: another word, not one pair, size and step for each axis, or one under 1.
 
     >>> paddings("SAME", (28,), (3,), (2,))
     [(0, 1)]
     """
+    if not len(places) == len(size) == len(strides) or min(*size, *strides) < 1:
+        raise ValueError(
+            f"windows of {tuple(size)} in steps of {tuple(strides)} do not fit {len(places)} axes; "
+            "give each axis a size and a step of at least 1."
+        )
     if not isinstance(padding, str):
         if len(padding) != len(places):
-            raise ValueError(f"padding has {len(padding)} pairs; images have {len(places)} axes.")
+            raise ValueError(
+                f"padding is {padding}; it must have one pair for each of {len(places)} axes."
+            )
         return [(int(before), int(after)) for before, after in padding]
     if padding == "VALID":
         return [(0, 0)] * len(places)
@@ -51,6 +58,21 @@ def paddings(
         max((-(-n // s) - 1) * s + k - n, 0) for n, k, s in zip(places, size, strides, strict=True)
     ]
     return [(total // 2, total - total // 2) for total in missing]
+
+
+def outputs(
+    places: Sequence[int], size: Sequence[int], strides: Sequence[int], padding: Padding
+) -> tuple[int, ...]:
+    """How many windows there are along each axis.
+
+    >>> outputs((28,), (3,), (2,), "VALID")
+    (13,)
+    """
+    pads = paddings(padding, places, size, strides)
+    return tuple(
+        (n + sum(pad) - k) // s + 1
+        for n, pad, k, s in zip(places, pads, size, strides, strict=True)
+    )
 
 
 def padded(
@@ -79,13 +101,13 @@ def unpadded(
     """
     whole = to_padded
     for axis, (n, (before, _)) in enumerate(zip(places, pads, strict=True), start=1):
+        front = (slice(None),) * axis
         if padding == "CIRCULAR":
             original = (np.arange(whole.shape[axis]) - before) % n
-            whole = jnp.moveaxis(whole, axis, 0)
-            whole = jnp.zeros((n, *whole.shape[1:]), whole.dtype).at[original].add(whole)
-            whole = jnp.moveaxis(whole, 0, axis)
+            zeros = jnp.zeros((*whole.shape[:axis], n, *whole.shape[axis + 1 :]), whole.dtype)
+            whole = zeros.at[(*front, original)].add(whole)
         else:
-            whole = whole[(slice(None),) * axis + (slice(before, before + n),)]
+            whole = whole[(*front, slice(before, before + n))]
     return whole
 
 
@@ -108,7 +130,16 @@ def windows(
 def offsets(
     places: Sequence[int], size: Sequence[int], strides: Sequence[int]
 ) -> list[tuple[slice, ...]]:
-    """For each offset o within a window, the places s p + o at which all windows see it."""
+    """For each offset o within a window, the places s p + o at which all windows see it.
+
+    Raises:
+      ValueError: the window is larger than what it looks at.
+    """
+    if any(k > n for n, k in zip(places, size, strict=True)):
+        raise ValueError(
+            f"windows of {tuple(size)} are larger than the {tuple(places)} places that they look "
+            "at; pad the image, or take smaller ones."
+        )
     last = [(n - k) // s * s for n, k, s in zip(places, size, strides, strict=True)]
     return [
         tuple(slice(o, o + end + 1, s) for o, end, s in zip(offset, last, strides, strict=True))

@@ -44,7 +44,8 @@ def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
 
     `a^T delta` takes as many operations as the layer's forward product, and so does `delta W^T`, so
     that the way back is about twice the way there. The slopes and their products take two for each
-    number, the bias gradient one.
+    number, the bias gradient one. Each equation reads what it names and writes what it gives, once:
+    a and delta to dC/dW; delta and W to the error of a; z to the slope, both to delta, it to dC/db.
 
     Args:
       batch: examples.
@@ -59,7 +60,8 @@ def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
         products = 1 if layer == 0 else 2
         flops += products * 2 * batch * fan_in * fan_out + 3 * batch * fan_out
         size += batch * fan_in + batch * fan_out + fan_in * fan_out  # a^T delta
-        size += 4 * batch * fan_out + fan_out  # z, the error and its slope to delta; delta to dC/db
+        size += 5 * batch * fan_out  # z to f'(z); that and the error of a to delta
+        size += batch * fan_out + fan_out  # dC/db
         if layer:
             size += batch * fan_out + fan_in * fan_out + batch * fan_in  # delta W^T
     return Work(flops, size * itemsize)
@@ -74,9 +76,13 @@ def xla_work(function: Callable, *args: Any) -> Work:
     Args:
       function: of arrays.
       *args: its arguments.
+
+    Returns:
+      The work; nan where the backend reports none.
     """
     found = jax.jit(function).lower(*args).compile().cost_analysis() or {}
+    unknown = float("nan")
     return Work(
-        found.get("flops", 0.0) + found.get("transcendentals", 0.0),
-        found.get("bytes accessed", 0.0),
+        found.get("flops", unknown) + found.get("transcendentals", 0.0),
+        found.get("bytes accessed", unknown),
     )
