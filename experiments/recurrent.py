@@ -221,12 +221,14 @@ def predicted(cell: str, lags: np.ndarray, sigma_x: float, chrono: int) -> np.nd
     norm falls slower than that: paths through the other gates cancel in the mean only.
     """
     if cell in ("rnn", "orthogonal_rnn"):
-        return lags * float(jnp.log10(theory.rnn_chi("tanh", 1.0, sigma_x=sigma_x))) / 2
+        chi = jax.jit(lambda sigma_x: theory.rnn_chi("tanh", 1.0, sigma_x=sigma_x))(sigma_x)
+        return lags * float(jnp.log10(chi)) / 2
     if cell in ("lstm", "gru"):
         bias = {"lstm": 1.0, "gru": 0.0}[cell]
         return lags * float(jnp.log10(theory.gate_gain(1, bias, sigma_x)))
     if cell == "chrono_lstm":
-        return np.array([float(jnp.log10(theory.chrono_gain(int(lag), chrono))) for lag in lags])
+        left = jax.jit(jax.vmap(lambda lag: theory.chrono_gain(lag, chrono)))(lags)
+        return np.log10(np.asarray(left, float))
     return np.full(len(lags), np.nan)
 
 

@@ -69,8 +69,12 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     )
     dataset = run(grid, cell, shared=examples)
     line = jnp.linspace(min(config.sigma_ws), max(config.sigma_ws), 200)
-    scale = jax.vmap(
-        lambda sigma_w: theory.depth_scales(config.activation, sigma_w, config.sigma_b).correlation
+    scale = jax.jit(  # one program, where its operations one by one would be hundreds
+        jax.vmap(
+            lambda sigma_w: (
+                theory.depth_scales(config.activation, sigma_w, config.sigma_b).correlation
+            )
+        )
     )
     return dataset.assign(
         depth_scale=("sigma_w", scale(jnp.asarray(config.sigma_ws))),
