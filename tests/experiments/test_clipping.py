@@ -10,7 +10,7 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     ended = command(
         *("--clippings=none,value,global_norm", "--thresholds=0.1,1", "--learning_rates=0.01"),
-        *("--steps=400", "--record_every=100", "--seeds=2", f"--out={out}"),
+        *("--steps=300", "--record_every=50", "--seeds=2", f"--out={out}"),
         experiment="clipping",
     )
     assert ended.returncode == 0, ended.stderr

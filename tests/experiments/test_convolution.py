@@ -12,6 +12,7 @@ def found(tmp_path_factory):
         *("--depths=20", "--norms=batch_norm", "--steps=100", "--record_every=50"),
         *("--learning_rates=0.01", f"--out={out}"),
         experiment="convolution",
+        optimized=True,
     )
     assert ended.returncode == 0, ended.stderr
     with xr.open_dataset(out / "data.nc") as dataset:

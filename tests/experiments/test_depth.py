@@ -10,9 +10,10 @@ from tests.experiments.test_launch import command
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     ended = command(
-        *("--depths=1,2,4", "--steps=400", "--record_every=20", "--learning_rates=3"),
+        *("--depths=1,4", "--steps=400", "--record_every=40", "--learning_rates=3"),
         *("--seeds=8", f"--out={out}"),
         experiment="depth",
+        optimized=True,
     )
     assert ended.returncode == 0, ended.stderr
     with xr.open_dataset(out / "data.nc") as dataset:

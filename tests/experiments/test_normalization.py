@@ -17,7 +17,7 @@ def test_a_deep_sigmoid_network_learns_with_batch_norm_only(tmp_path):
     dataset = run(
         tmp_path,
         *("--norms=none,batch_norm", "--activation=sigmoid", "--depths=10"),
-        *("--steps=200", "--record_every=100", "--learning_rates=0.01,0.1"),
+        *("--steps=200", "--record_every=20", "--learning_rates=0.01,0.1"),
     )
     found = comparison.summary(dataset).sel(depth=10)
     assert float(found.accuracy.sel(norm="batch_norm")) > 0.9

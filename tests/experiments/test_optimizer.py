@@ -10,7 +10,7 @@ def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     ended = command(
         *("--optimizers=momentum,adam", "--activations=sigmoid", "--depth=5", "--steps=400"),
-        *("--record_every=100", "--seeds=2", "--learning_rates=0.001,0.01,0.1", f"--out={out}"),
+        *("--record_every=40", "--seeds=2", "--learning_rates=0.001,0.01,0.1", f"--out={out}"),
         experiment="optimizer",
     )
     assert ended.returncode == 0, ended.stderr

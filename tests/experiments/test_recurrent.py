@@ -13,7 +13,7 @@ def run(tmp_path_factory):
     """Three cells and a hundred steps, through the command line."""
     out = tmp_path_factory.mktemp("run")
     ended = command(
-        *("--task=temporal_order", "--length=100", "--cells=rnn,irnn,chrono_lstm", "--steps=300"),
+        *("--task=temporal_order", "--length=100", "--cells=rnn,irnn,chrono_lstm", "--steps=200"),
         *("--record_every=50", "--examples=2000", "--learning_rates=0.01", "--seeds=1"),
         f"--out={out}",
         experiment="recurrent",

@@ -9,7 +9,7 @@ from tests.experiments.test_launch import command
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     ended = command(
-        *("--l1=0.001", "--l2=0.01", "--dropout=0.2", "--steps=300", "--record_every=100"),
+        *("--l1=0.001", "--l2=0.01", "--dropout=0.2", "--steps=300", "--record_every=50"),
         *("--seeds=2", "--learning_rates=0.03", f"--out={out}"),
         experiment="regularization",
     )

@@ -14,6 +14,7 @@ def run(tmp_path_factory):
         *("--blocks=plain,pre_activation,rezero,fixup", "--counts=32", "--steps=150"),
         *("--record_every=50", "--seeds=2", "--learning_rates=0.001,0.01", f"--out={out}"),
         experiment="residual",
+        optimized=True,
     )
     assert ended.returncode == 0, ended.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
