@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments import launch, training
 from experiments.launch import option
@@ -26,7 +27,7 @@ from vanishing import backprop, figures, initializers, layers, losses, networks,
 from vanishing.backprop.dense import Params
 from vanishing.train import DTYPES
 
-QUANTITIES = ("z", "a", "delta", "dC/dW", "dC/db")  # of every layer
+QUANTITIES = ("z", "a", "f'(z)", "dC/da", "delta", "dC/dW", "dC/db")  # of every layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,32 +46,35 @@ class Config(training.DataConfig):
     seed: int = option(0, "Of the weights.", at_least=0)
     precision: str = option("float64", "Arithmetic.", choices=("float32", "float64"))
 
-    def __post_init__(self):
-        super().__post_init__()
-        if self.activation == "prelu":
-            raise ValueError("activation has prelu, whose slope is learnt; take leaky_relu.")
-
 
 class Walk(NamedTuple):
     """The intermediates of one batch, of every layer from the first to the last."""
 
     z: list[jax.Array]
     a: list[jax.Array]
+    slopes: list[jax.Array]  # f'(z)
+    activation_errors: list[jax.Array]  # dC/da
     delta: list[jax.Array]
     kernels: list[jax.Array]  # dC/dW
     biases: list[jax.Array]  # dC/db
     cost: jax.Array
 
 
-def by_hand(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]):
+def by_hand(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]) -> Walk:
     """The walk by the equations of `vanishing.backprop`."""
     passed = backprop.forward(params, x, names)
     logits = passed.activations[-1]
     error = backprop.softmax_cross_entropy_error(logits, labels)
     found = backprop.backward(params, passed, error, names)
+    behind = zip(found.deltas[1:], params[1:], strict=True)
     return Walk(
         z=passed.pre_activations,
         a=passed.activations[1:],
+        slopes=[
+            backprop.slope_of(name)(z)
+            for name, z in zip(names, passed.pre_activations, strict=True)
+        ],
+        activation_errors=[*(delta @ layer["kernel"].T for delta, layer in behind), error],
         delta=found.deltas,
         kernels=[layer["kernel"] for layer in found.params],
         biases=[layer["bias"] for layer in found.params],
@@ -78,23 +82,28 @@ def by_hand(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str
     )
 
 
-def by_grad(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]):
-    """The walk by `jax.grad`: errors are gradients of zeros added to the pre-activations."""
+def by_grad(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]) -> Walk:
+    """The walk by `jax.grad`: errors are gradients of zeros that are added where they arise."""
+    functions = [layers.ACTIVATIONS[name].function for name in names]
 
-    def cost(params, nudges):
+    def cost(params, to_z, to_a):
         pre_activations, activations = [], [x]
-        for layer, nudge, name in zip(params, nudges, names, strict=True):
+        for layer, f, nudge_z, nudge_a in zip(params, functions, to_z, to_a, strict=True):
             read = activations[-1] @ layer["kernel"]
-            pre_activations.append(read + jnp.broadcast_to(layer["bias"], read.shape) + nudge)
-            activations.append(layers.ACTIVATIONS[name].function(pre_activations[-1]))
+            pre_activations.append(read + jnp.broadcast_to(layer["bias"], read.shape) + nudge_z)
+            activations.append(f(pre_activations[-1]) + nudge_a)
         return losses.softmax_cross_entropy(activations[-1], labels), (pre_activations, activations)
 
-    nudges = [jnp.zeros((len(x), layer["bias"].size), x.dtype) for layer in params]
-    differentiate = jax.value_and_grad(cost, argnums=(0, 1), has_aux=True)
-    (value, (z, a)), (gradients, delta) = differentiate(params, nudges)
+    zeros = [jnp.zeros((len(x), layer["bias"].size), x.dtype) for layer in params]
+    differentiate = jax.value_and_grad(cost, argnums=(0, 1, 2), has_aux=True)
+    (value, (z, a)), (gradients, delta, activation_errors) = differentiate(params, zeros, zeros)
     return Walk(
         z=z,
         a=a[1:],
+        slopes=[
+            jax.jvp(f, (at,), (jnp.ones_like(at),))[1] for f, at in zip(functions, z, strict=True)
+        ],
+        activation_errors=activation_errors,
         delta=delta,
         kernels=[layer["kernel"] for layer in gradients],
         biases=[layer["bias"] for layer in gradients],
@@ -128,7 +137,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     shapes = " -> ".join(str(width) for width in (x.shape[1], *(b.size for b in ours.biases)))
     return xr.Dataset(
         {name: (("quantity", "layer"), values) for name, values in tables.items()}
-        | factors(params, ours, names)
+        | factors(ours)
         | work(params, x, labels, names)
         | {"cost": float(ours.cost), "cost_difference": difference(ours.cost, theirs.cost)},
         coords={"quantity": list(QUANTITIES), "layer": np.arange(1, len(params) + 1)},
@@ -152,18 +161,18 @@ def drawn(config: Config, classes: int, x: jax.Array) -> list[dict[str, jax.Arra
     return [params["first"]["dense"], *hidden, params["output"]["dense"]]
 
 
-def factors(params: Params, walk: Walk, names: Sequence[str]) -> dict[str, Any]:
-    """What each layer's weights, and then its slopes, multiply the RMS of the error signal by.
+def factors(walk: Walk) -> dict[str, Any]:
+    """What the weights above a layer, and then its slopes, multiply the RMS of the error signal by.
 
     From the read-out to the first layer; their product over all layers is the RMS of delta at the
     first over that at the last.
     """
-    by_weights, by_slopes = [], []
-    for layer, delta, z, name in zip(params[1:], walk.delta[1:], walk.z[:-1], names, strict=False):
-        returned = delta @ layer["kernel"].T
-        with np.errstate(invalid="ignore"):  # where every unit is dead
-            by_weights.append(rms(returned) / rms(delta))
-            by_slopes.append(rms(returned * backprop.slope_of(name)(z)) / rms(returned))
+    delta, errors = (
+        [rms(array) for array in arrays] for arrays in (walk.delta, walk.activation_errors)
+    )
+    with np.errstate(invalid="ignore"):  # where every unit is dead
+        by_weights = [e / behind for e, behind in zip(errors[:-1], delta[1:], strict=True)]
+        by_slopes = [d / e for d, e in zip(delta[:-1], errors[:-1], strict=True)]
     nothing = [np.nan]  # the read-out's error comes from the cost
     return {
         "factor_of_weights": ("layer", by_weights + nothing),
@@ -171,7 +180,7 @@ def factors(params: Params, walk: Walk, names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def work(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]):
+def work(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]) -> dict[str, Any]:
     """Operations and bytes of both passes: counted, and as XLA reports them."""
     widths = (x.shape[1], *(layer["bias"].size for layer in params))
 
@@ -216,45 +225,56 @@ def difference(ours: jax.Array, theirs: jax.Array) -> float:
 def verdict(dataset: xr.Dataset) -> str:
     """Tables of every intermediate, of the factors and of the work, and an answer."""
     last = int(dataset.layer[-1])
-    rows = [
+    intermediates = [
         [
-            str(layer),
-            *(views.number(float(at.rms.sel(quantity=name)), 3) for name in QUANTITIES),
-            f"{float(at.difference.max()):.1e}",
-            *(views.number(float(f), 3) for f in (at.factor_of_weights, at.factor_of_slopes)),
-            views.number(float(at.factor_of_weights * at.factor_of_slopes), 3),
+            str(quantity),
+            str(int(layer)),
+            f"{float(at.rms):.6g}",
+            f"{float(at.rms_by_grad):.6g}",
+            f"{float(at.difference):.1e}",
         ]
-        for layer, at in ((int(n), dataset.sel(layer=n)) for n in dataset.layer)
+        for quantity in dataset["quantity"].values
+        for layer in dataset.layer
+        for at in (dataset.sel(quantity=quantity, layer=layer),)
     ]
-    header = ["layer", *QUANTITIES, "off", "weights", "slopes", "factor"]
-    product = float((dataset.factor_of_weights * dataset.factor_of_slopes).prod("layer"))
-    delta = dataset.rms.sel(quantity="delta")
+    steps = [
+        [str(int(at.layer)), *(views.number(float(factor), 3) for factor in both)]
+        for at in (dataset.sel(layer=layer) for layer in dataset.layer[:-1])
+        for weights, slopes in ((at.factor_of_weights, at.factor_of_slopes),)
+        for both in ((weights, slopes, weights * slopes),)
+    ]
     costs = [
         [
             str(source),
-            *(f"{float(dataset.flops.sel(source=source, **{'pass': p})):,.0f}" for p in _PASSES),
-            _ratio(dataset.flops.sel(source=source)),
-            *(f"{float(dataset.bytes.sel(source=source, **{'pass': p})):,.0f}" for p in _PASSES),
-            _ratio(dataset.bytes.sel(source=source)),
+            *_costs(dataset.flops.sel(source=source)),
+            *_costs(dataset.bytes.sel(source=source)),
         ]
         for source in dataset.source.values
     ]
-    head = ["", "flops forward", "backward", "ratio", "bytes forward", "backward", "ratio"]
+    product = float((dataset.factor_of_weights * dataset.factor_of_slopes).prod("layer"))
+    delta = dataset.rms.sel(quantity="delta")
+    off = max(float(dataset.difference.max()), float(dataset.cost_difference))
     network = f"{dataset.attrs['shapes']}, {dataset.attrs['activation']}"
+    header = ["", "layer", "by hand", "jax.grad", "off"]
+    head = ["", "flops forward", "backward", "ratio", "bytes forward", "backward", "ratio"]
     return "\n".join(
         [
             f"{network}; cost {float(dataset.cost):.4f} nats",
             "",
-            *views.table(header, rows, texts=1).splitlines(),
+            *views.table(header, intermediates, texts=1).splitlines(),
             "",
-            "RMS, by hand, of pre-activations z, activations a, errors delta = dC/dz, gradients.",
-            "off: the largest difference from jax.grad's, over the largest entry. weights, slopes:",
-            "what the weights above, and the layer's own slopes, multiply the RMS of delta by;",
-            "factor: both.",
+            "by hand, jax.grad: root mean squares of pre-activations z, activations a, slopes,",
+            "of their gradients (delta = dC/dz), and of those of weights and biases. off: the",
+            "largest difference between the two, entry by entry, over the largest entry.",
+            "",
+            *views.table(["layer", "weights", "slopes", "factor"], steps, texts=1).splitlines(),
+            "",
+            "weights, slopes: what the weights above, and the layer's own slopes, multiply the",
+            "root mean square of delta by; factor: both.",
             "",
             f"Of the error signal at the read-out {float(delta[0] / delta[-1]):.2e} is left at the",
             f"first layer: the product of the {last - 1} factors, {product:.2e}.",
-            f"By hand and by jax.grad differ by {float(dataset.difference.max()):.1e} at most, in "
+            f"By hand and by jax.grad differ by {off:.1e} at most, in "
             f"{dataset.attrs['precision']}.",
             "",
             *views.table(head, costs, texts=1).splitlines(),
@@ -265,33 +285,44 @@ def verdict(dataset: xr.Dataset) -> str:
     )
 
 
+def _costs(work: xr.DataArray) -> list[str]:
+    """Forward, backward, and how many times the one the other is."""
+    forward, backward = (float(work.sel({"pass": name})) for name in _PASSES)
+    return [f"{forward:,.0f}", f"{backward:,.0f}", f"{backward / forward:.2f}"]
+
+
 _PASSES = ("forward", "backward")
 
 
-def _ratio(work: xr.DataArray) -> str:
-    return f"{float(work.sel({'pass': 'backward'}) / work.sel({'pass': 'forward'})):.2f}"
-
-
 def figure(dataset: xr.Dataset) -> Figure:
-    """Every intermediate by hand and by jax.grad, the factors, and the work."""
+    """Every intermediate by hand and by jax.grad, their difference, the factors, and the work."""
     title = "Backpropagation, step by step"
-    drawing, grid = figures.panels(2, 2, title, size=(10.5, 8.0), share_rows=False)
+    drawing, grid = figures.panels(2, 3, title, size=(15.0, 8.0), share_rows=False)
     color = figures.colors(list(QUANTITIES))
-    for axes, names in ((grid[0, 0], QUANTITIES[:2]), (grid[0, 1], QUANTITIES[2:])):
+    for axes, names in ((grid[0, 0], QUANTITIES[:3]), (grid[0, 1], QUANTITIES[3:])):
         for name in names:
             at = dataset.sel(quantity=name)
             axes.plot(at.layer, at.rms_by_grad, color=color[name], lw=1.3, label=name)
             axes.plot(at.layer, at.rms, "o", color=color[name], ms=5)
         axes.set_yscale("log")
         figures.at_least_two_decades(axes)
-        axes.set_xticks(dataset.layer)
-        axes.set_xlabel("layer")
-        figures.legend(axes)
-    grid[0, 0].set_ylabel("RMS")
+        axes.set_ylabel("root mean square")
     grid[0, 0].set_title("Forward (lines: JAX; dots: by hand)", loc="left")
     grid[0, 1].set_title("Backward (lines: jax.grad; dots: by hand)", loc="left")
+    for name in QUANTITIES:
+        off = dataset.difference.sel(quantity=name)
+        grid[0, 2].plot(off.layer, off, "o-", color=color[name], lw=1, ms=4, label=name)
+    grid[0, 2].margins(y=0.35)  # room for the legend
+    grid[0, 2].set_ylim(bottom=0)
+    grid[0, 2].set_ylabel("over the largest entry")
+    grid[0, 2].set_title("Largest difference between the two", loc="left")
+    for axes in grid[0]:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlabel("layer")
+        figures.legend(axes)
     _draw_factors(grid[1, 0], dataset)
-    _draw_work(grid[1, 1], dataset)
+    _draw_work(grid[1, 1], dataset.flops, "floating-point operations")
+    _draw_work(grid[1, 2], dataset.bytes, "bytes read and written")
     return drawing
 
 
@@ -302,7 +333,7 @@ def _draw_factors(axes: Axes, dataset: xr.Dataset) -> None:
     for offset, (name, factor) in zip((-0.27, 0.0, 0.27), parts.items(), strict=True):
         axes.bar(hidden.layer + offset, factor, 0.25, label=name)
     axes.axhline(1.0, color="black", lw=1, ls=":")
-    axes.set_xticks(hidden.layer)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer that the error signal arrives at")
     axes.set_ylabel("factor")
     axes.margins(y=0.25)  # room for the legend
@@ -310,16 +341,15 @@ def _draw_factors(axes: Axes, dataset: xr.Dataset) -> None:
     axes.legend(loc="upper left", ncols=3)
 
 
-def _draw_work(axes: Axes, dataset: xr.Dataset) -> None:
-    sources = list(dataset.source.values)
+def _draw_work(axes: Axes, work: xr.DataArray, words: str) -> None:
+    sources = list(work.source.values)
     for place, name in zip((-0.2, 0.2), _PASSES, strict=True):
-        bars = axes.bar(
-            np.arange(len(sources)) + place, dataset.flops.sel({"pass": name}), 0.38, label=name
-        )
+        heights = work.sel({"pass": name})
+        bars = axes.bar(np.arange(len(sources)) + place, heights, 0.38, label=name)
         axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
     axes.set_xticks(range(len(sources)), sources)
     axes.margins(y=0.25)  # room for the legend
-    axes.set_ylabel("floating-point operations")
+    axes.set_ylabel(words)
     axes.set_title("What it costs", loc="left")
     axes.legend(loc="upper left", ncols=2)
 

@@ -120,6 +120,14 @@ def predicted_log10_share(network: Layer, x: jax.Array) -> float:
         return float((logs[0] - logs[-2]) / 2 / np.log(10))
 
 
+def predicted_factors(dataset: xr.Dataset) -> xr.DataArray:
+    """A layer's factor as theory foretells it, in words; "-" where there is no layer between."""
+    between = dataset.depth - 1
+    factors = 10 ** (dataset.predicted_log10_share / np.maximum(between, 1))
+    said = xr.apply_ufunc("{:.3f}".format, factors, vectorize=True)
+    return said.where(between > 0, "-")
+
+
 def answer(accuracy: float, chance: float, diverged: int, seeds: int) -> str:
     """What a network did, in a word or two."""
     if diverged:

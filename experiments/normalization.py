@@ -15,7 +15,6 @@ by 0.68.
 import dataclasses
 from collections.abc import Callable
 
-import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
@@ -94,12 +93,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 def verdict(dataset: xr.Dataset) -> str:
     """A table of what each norm did, with theory's word, and the best of them at each depth."""
-    layers_between = np.maximum(dataset.depth - 1, 1)
-    factor = 10 ** (dataset.predicted_log10_share / layers_between)
-    theory = xr.apply_ufunc("{:.3f}".format, factor, vectorize=True)
     return "\n".join(
         [
-            *comparison.table(dataset, {"theory": theory}),
+            *comparison.table(dataset, {"theory": comparison.predicted_factors(dataset)}),
             "theory: what mean-field theory foretells of a layer; over 1 gradients explode.",
             "",
             *comparison.ranking(dataset, "norm"),

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 
 from experiments import comparison, launch, training
 from experiments.launch import option
-from vanishing import figures, initializers, layers, networks, surrogate, sweep
+from vanishing import figures, initializers, layers, networks, sweep
+from vanishing import surrogate as steps
 
 SMOOTH = {"step": "sigmoid", "sign": "tanh"}  # what each step is the sharp form of
-MEMBERS = (*surrogate.SURROGATES, "smooth")
+MEMBERS = (*steps.SURROGATES, "smooth")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Config(training.InitializedConfig):
     """Which steps and surrogates to compare."""
 
     functions: tuple[str, ...] = option(
-        ("step", "sign"), "What goes forward.", choices=tuple(surrogate.STEPS)
+        ("step", "sign"), "What goes forward.", choices=tuple(steps.STEPS)
     )
     surrogates: tuple[str, ...] = option(
         MEMBERS,
@@ -44,16 +45,16 @@ class Config(training.InitializedConfig):
     sharpness: float = option(1.0, "How much steeper and narrower the surrogates are.", more_than=0)
 
 
-def activation(sharpness: float, function: str, name: str) -> layers.Activation:
+def activation(function: str, name: str, sharpness: float) -> layers.Activation:
     """The nonlinearity of one member."""
     if name == "smooth":
         return layers.ACTIVATIONS[SMOOTH[function]]
-    return surrogate.activation(function, name, sharpness)
+    return steps.activation(function, name, sharpness)
 
 
 def network(config: Config, classes: int, function: str, name: str, depth: int) -> layers.Layer:
     """The multilayer perceptron of one member."""
-    nonlinearity = activation(config.sharpness, function, name)
+    nonlinearity = activation(function, name, config.sharpness)
     drawn = nonlinearity.initializer if config.initializer == "derived" else config.initializer
     return networks.mlp(
         classes,
@@ -88,12 +89,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 def verdict(dataset: xr.Dataset) -> str:
     """A table of what each surrogate did, with theory's word, and the best of them."""
-    layers_between = np.maximum(dataset.depth - 1, 1)
-    factor = 10 ** (dataset.predicted_log10_share / layers_between)
-    theory = xr.apply_ufunc("{:.3f}".format, factor, vectorize=True)
     return "\n".join(
         [
-            *comparison.table(dataset, {"theory": theory}),
+            *comparison.table(dataset, {"theory": comparison.predicted_factors(dataset)}),
             "theory: what mean-field theory foretells of a layer, from the slope that goes back",
             "and the variance of the step that goes forward; over 1 gradients explode.",
             "",
@@ -112,7 +110,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         color = figures.colors(names)
         for axes, function in zip(side, functions, strict=False):
             for name in names:
-                f = activation(sharpness, function, name).function
+                f = activation(function, name, sharpness).function
                 slope = jax.jvp(f, (jnp.asarray(z),), (jnp.ones(z.shape),))[1]
                 axes.plot(z, slope, color=color[name], label=name)
             axes.set_title(f"What goes back in place of {function}'s slope", loc="left")

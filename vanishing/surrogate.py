@@ -5,43 +5,40 @@ surrogate gradient puts another function's slope in its place, on the way back o
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop import slope_of
+from vanishing.backprop import require, slope_of
 from vanishing.layers.activation import Activation, Elementwise
-
-Slope = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 def step(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """1 where x > 0 and 0 elsewhere; its derivative is 0.
+    """1 where x > 0 and 0 elsewhere, nan where x is; its derivative is 0.
 
     >>> print(step(jnp.array([-2.0, 0.0, 0.5])))
     [0. 0. 1.]
     """
-    return (x > 0).astype(x.dtype)
+    return jnp.heaviside(x, 0.0).astype(x.dtype)
 
 
 def sign(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """1 where x > 0 and -1 elsewhere, at 0 too, so that it has two values; its derivative is 0."""
-    return jnp.where(x > 0, 1.0, -1.0).astype(x.dtype)
+    return 2 * step(x) - 1
 
 
 def triangle(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`max(0, 1 - |x|)`: a slope of 1 at the jump that falls to 0 on either side of it.
 
     Reference: Bellec et al., Long short-term memory and learning-to-learn in networks of spiking
-    neurons, NeurIPS 2018, sec. 2.
+    neurons, NeurIPS 2018, sec. 2, who damp it by a further factor.
     """
     return jnp.maximum(0.0, 1 - jnp.abs(x))
 
 
-def with_slope(function: Elementwise, slope: Slope) -> Elementwise:
+def with_slope(function: Elementwise, slope: Elementwise) -> Elementwise:
     """The function, with another derivative than its own.
 
     Forward and backward mode, `vmap`, `jit` and the probe all see the slope; a second derivative is
@@ -84,9 +81,9 @@ def straight_through(function: Elementwise) -> Elementwise:
 
 
 class Surrogate(NamedTuple):
-    """The slope of a function that rises by 1 from far left to far right, as the step does."""
+    """What goes back in a step's place: mostly the slope of a function that rises by 1 as well."""
 
-    slope: Slope
+    slope: Elementwise
     peak: float  # the largest slope
     reach: float  # beyond this |x| the slope stays under 1 % of it
     kinks: tuple[float, ...] = ()  # where the slope jumps or turns, other than at 0
@@ -113,14 +110,14 @@ def activation(function: str, surrogate: str, sharpness: float = 1.0) -> Activat
       function: "step" or "sign".
       surrogate: a name of `SURROGATES`.
       sharpness: how much steeper and narrower the surrogate is; over 0. 3 makes "hard_sigmoid" on
-        "sign" the clipped estimator of binary networks, a slope of 1 for |x| <= 1 (Hubara et al.,
+        "sign" the clipped estimator of binary networks, a slope of 1 for |x| < 1 (Hubara et al.,
         Binarized neural networks, NeurIPS 2016, eq. 4).
 
     Returns:
       What `layers.activation` and `networks.mlp` take; theory follows it.
 
     Raises:
-      ValueError: a name is not on offer, or `sharpness` is not over 0.
+      ValueError: a name is not on offer, or `sharpness` is not over 0 and finite.
 
     >>> print(jax.grad(activation("sign", "sigmoid").function)(0.0))
     0.5
@@ -131,8 +128,7 @@ def activation(function: str, surrogate: str, sharpness: float = 1.0) -> Activat
     ):
         if value not in allowed:
             raise ValueError(f"{what} is {value!r}; it must be one of {', '.join(allowed)}.")
-    if not sharpness > 0:
-        raise ValueError(f"sharpness is {sharpness}; it must be over 0.")
+    require.positive("sharpness", sharpness)
     jump, rise = STEPS[function]
     if surrogate == "straight_through":
         rise = sharpness = 1.0

@@ -16,7 +16,7 @@ def run(tmp_path_factory):
 
 def test_every_intermediate_is_that_of_grad(run):
     dataset = run[1]
-    assert dataset.difference.shape == (5, 5)  # z, a, delta, dC/dW, dC/db of 5 layers
+    assert dataset.difference.shape == (7, 5)  # z, a, f'(z), dC/da, delta, dC/dW, dC/db
     assert float(dataset.difference.max()) < 1e-13
     assert float(dataset.cost_difference) < 1e-13
     np.testing.assert_allclose(dataset.rms, dataset.rms_by_grad, rtol=1e-12)
@@ -41,6 +41,17 @@ def test_counted_operations_are_those_that_xla_reports(run):
         np.testing.assert_allclose(flops.sel(source=source), counted, rtol=0.1)
     forward, backward = counted.values
     assert 1 < backward / forward < 2
+    size = run[1].bytes  # of which XLA keeps some in registers
+    assert (size.sel(source="XLA, by hand") <= 1.02 * size.sel(source="counted")).all()
+    assert (size.sel(source="XLA, by hand") >= 0.5 * size.sel(source="counted")).all()
+
+
+def test_the_table_has_every_intermediate_beside_that_of_grad(run):
+    (row,) = [line.split() for line in run[0].splitlines() if line.startswith("delta      1 ")]
+    assert float(row[2]) == pytest.approx(
+        float(run[1].rms.sel(quantity="delta", layer=1)), rel=1e-5
+    )
+    assert row[2] == row[3]
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
