@@ -2,7 +2,13 @@
 
     python -m experiments.surrogate --functions=step,sign --depths=1,3,10
 
-Networks of binary activations, on handwritten digits. MEASURE
+Four minutes on two CPU cores. Expected, on handwritten digits: a bare step sends nothing back, so
+that the read-out alone learns, 50 to 60 % with 3 layers. A surrogate multiplies the error signal by
+what theory foretells of its slope: at a layer of signs by 0.33 (hard sigmoid), 0.42 (sigmoid) or
+1.00 (triangular), and of 10 layers they learn 22, 90 and 92 %; at a layer of steps, which rise half
+as far, by 0.17, 0.22 or 0.58, and they learn 11, 25 and 88 %. Straight-through starts at 1 too, but
+takes no notice of saturation: as the weights grow so does its error signal, to 1e26 and more over
+10 layers, and it learns 48 and 16 %.
 """
 
 import dataclasses

@@ -47,8 +47,10 @@ def main(kills, out):
     moments, out = random.Random(0), Path(out)
     for _ in range(int(kills)):
         child = fork(out)
-        wait(out, changes=moments.randint(0, 2))
-        time.sleep(moments.uniform(0.0, 0.05))
+        changes = moments.randint(0, 2)
+        wait(out, changes)
+        # while it starts and compiles, or else before it gets much further: it must not end
+        time.sleep(moments.uniform(0.0, 0.004 if changes else 0.05))
         os.kill(child, signal.SIGKILL)
         if not os.WIFSIGNALED(os.waitpid(child, 0)[1]):
             sys.exit("it ended before it was killed")
