@@ -17,6 +17,12 @@ if jax.__version_info__ < (0, 11):
 gc.set_threshold(100_000, 20, 100)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _keep_what_is_traced():
+    """Garbage is looked for in what the module itself has made."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _strict():
     """A shape that broadcasts by accident is an error in every test."""

@@ -19,8 +19,8 @@ from vanishing.fleet import Task
 
 @dataclasses.dataclass(frozen=True)
 class Config(launch.Config):
-    sizes: tuple[int, ...] = launch.option(tuple(range(2, 13)), "Dimensions.", at_least=1)
-    chunks: int = launch.option(6, "Chunks of a walk.", at_least=1)
+    sizes: tuple[int, ...] = launch.option(tuple(range(2, 10)), "Dimensions.", at_least=1)
+    chunks: int = launch.option(8, "Chunks of a walk.", at_least=1)
 
 
 def measure(config, run=sweep.run):

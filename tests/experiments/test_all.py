@@ -40,13 +40,13 @@ def test_the_page_shows_figures_and_says_what_failed(tmp_path):
     broken = tmp_path / "depth"
     broken.mkdir()
     (broken / "data.nc").write_text("no dataset")
-    ended = run("--only=phase_diagram,depth", f"--out={tmp_path}")
+    ended = run("--only=backprop,depth", f"--out={tmp_path}")
     assert ended.returncode == 1
     assert ended.stderr.strip() == "all: 1 of 2 failed: depth."
     page = (tmp_path / "index.html").read_text()
-    assert '<img src="phase_diagram/figure.png"' in page
-    assert (tmp_path / "phase_diagram" / "figure.png").exists()
-    assert (tmp_path / "phase_diagram" / "verdict.txt").read_text().split()[0] in page
+    assert '<img src="backprop/figure.png"' in page
+    assert (tmp_path / "backprop" / "figure.png").exists()
+    assert (tmp_path / "backprop" / "verdict.txt").read_text().split()[0] in page
     assert "Failed: depth:" in page
     assert "depth/figure.png" not in page
 

@@ -65,14 +65,14 @@ def test_eight_devices_give_the_results_of_one(tmp_path, on_one_device):
     assert_same_results(dataset(tmp_path), on_one_device)
 
 
-def together(out):
-    """The command as two processes of two devices each, which find each other."""
+def together(out, module="experiments.activation", question=ONE_BY_ONE):
+    """A command as two processes of two devices each, which find each other."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     joined = ("--num_processes=2", f"--coordinator={address}", "--host_devices=2", f"--out={out}")
-    flags = (*ONE_BY_ONE, *joined, "--checkpoint_every=0.001")
-    return [Running("experiments.activation", *flags, f"--process_id={n}") for n in (0, 1)]
+    flags = (*question, *joined, "--checkpoint_every=0.001")
+    return [Running(module, *flags, f"--process_id={n}") for n in (0, 1)]
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +90,14 @@ def test_two_processes_share_one_result_that_is_that_of_one_device(on_two_proces
     assert_same_results(dataset(out), on_one_device)
 
 
-def test_two_processes_go_on_after_both_or_one_of_them_was_killed(tmp_path, on_two_processes):
+def test_two_processes_go_on_after_both_or_one_of_them_was_killed(tmp_path):
     """One that is left alone ends by itself: its next exchange with the dead one fails."""
+    walks = {"module": "tests.walks", "question": ("--sizes=2,3", "--chunks=30")}
+    whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
     moments = random.Random(0)
     for doomed in ((0, 1), (1,), (0,)):
-        both, before = together(tmp_path), left_behind(tmp_path)
-        both[0].wait_until(lambda before=before: left_behind(tmp_path) not in (before, (0,)))
+        both, before = together(disturbed, **walks), left_behind(disturbed)
+        both[0].wait_until(lambda before=before: left_behind(disturbed) not in (before, (0,)))
         time.sleep(moments.uniform(0.0, 0.1))
         for number in doomed:
             both[number].kill()
@@ -103,11 +105,11 @@ def test_two_processes_go_on_after_both_or_one_of_them_was_killed(tmp_path, on_t
         killed = tuple(n for n in (0, 1) if ended[n].returncode == -signal.SIGKILL)
         assert killed == doomed, f"not all the others ended: {ended}"
         assert all(process.returncode for process in ended)
-        assert not (tmp_path / "data.nc").exists()
-    both = [process.ended() for process in together(tmp_path)]
-    assert [ended.returncode for ended in both] == [0, 0], both
-    undisturbed = on_two_processes[0] / "data.nc"
-    assert (tmp_path / "data.nc").read_bytes() == undisturbed.read_bytes()
+        assert not (disturbed / "data.nc").exists()
+    for out in (disturbed, whole):
+        both = [process.ended() for process in together(out, **walks)]
+        assert [ended.returncode for ended in both] == [0, 0], both
+    assert (disturbed / "data.nc").read_bytes() == (whole / "data.nc").read_bytes()
 
 
 def test_processes_that_are_not_told_apart_are_refused(tmp_path):
