@@ -251,7 +251,8 @@ def verdict(dataset: xr.Dataset) -> str:
         ]
         for source in dataset.source.values
     ]
-    product = float((dataset.factor_of_weights * dataset.factor_of_slopes).prod("layer"))
+    factor = (dataset.factor_of_weights * dataset.factor_of_slopes).isel(layer=slice(None, -1))
+    product = float(factor.prod("layer", skipna=False))
     delta = dataset.rms.sel(quantity="delta")
     off = max(float(dataset.difference.max()), float(dataset.cost_difference))
     network = f"{dataset.attrs['shapes']}, {dataset.attrs['activation']}"

@@ -78,11 +78,7 @@ class Config(launch.Config):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.steps % self.record_every:
-            raise ValueError(
-                f"steps is {self.steps}; it must be a multiple of record_every "
-                f"({self.record_every})."
-            )
+        training.require_whole_records(self.steps, self.record_every)
 
 
 class Goal(NamedTuple):

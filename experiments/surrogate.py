@@ -100,6 +100,7 @@ def verdict(dataset: xr.Dataset) -> str:
             *comparison.table(dataset, {"theory": comparison.predicted_factors(dataset)}),
             "theory: what mean-field theory foretells of a layer, from the slope that goes back",
             "and the variance of the step that goes forward; over 1 gradients explode.",
+            "nan: with none, the step's own slope of 0, there is no error signal to compare.",
             "",
             *comparison.ranking(dataset, "surrogate"),
         ]
@@ -121,6 +122,8 @@ def figure(dataset: xr.Dataset) -> Figure:
                 axes.plot(z, slope, color=color[name], label=name)
             axes.set_title(f"What goes back in place of {function}'s slope", loc="left")
             axes.set_xlabel("pre-activation z")
+        for unused in side[len(functions) :]:
+            unused.set_visible(False)
         side[0].margins(y=0.35)  # room for the legend
         figures.legend(side[0])
 

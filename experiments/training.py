@@ -67,11 +67,7 @@ class Config(DataConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.steps % self.record_every:
-            raise ValueError(
-                f"steps is {self.steps}; it must be a multiple of record_every "
-                f"({self.record_every})."
-            )
+        require_whole_records(self.steps, self.record_every)
         if self.schedule == "warmup" and self.warmup_steps < 1:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}; with schedule warmup it must be at least 1."
@@ -104,6 +100,18 @@ class InitializedConfig(Config):
     def scales(self) -> initializers.Scales:
         """The numbers that the named initialisers read."""
         return initializers.Scales(self.init_scale, self.sigma_w, self.sigma_b)
+
+
+def require_whole_records(steps: int, record_every: int) -> None:
+    """Refuse a run that would end between two records.
+
+    Raises:
+      ValueError: with both numbers.
+    """
+    if steps % record_every:
+        raise ValueError(
+            f"steps is {steps}; it must be a multiple of record_every ({record_every})."
+        )
 
 
 def initializer_name(config: InitializedConfig, activation: str) -> str:

@@ -70,6 +70,12 @@ def test_what_would_broadcast_to_a_wrong_answer_is_refused():
             lambda function=function: unchecked(function)(logits, jnp.array([0])),
             "labels has shape (1,); it must be (3,).",
         )
+    halves = jnp.array([0.5, 0.5, 0.5])
+    for function in (backprop.softmax_cross_entropy, backprop.softmax_cross_entropy_error):
+        assert_refuses(
+            lambda function=function: unchecked(function)(logits, halves), "labels are float32"
+        )
+    assert jnp.isnan(backprop.softmax_cross_entropy(jnp.zeros((1, 2)), jnp.array([2])))
     keep = jnp.ones(3, bool)
     assert_refuses(lambda: backprop.dropout(jnp.ones(3), keep, 1.0), "rate is 1.0", "under 1.0")
 

@@ -40,16 +40,16 @@ def softmax_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
 
     Args:
       logits: z, of shape (batch, classes).
-      labels: of shape (batch,), from 0 to classes - 1.
+      labels: integers of shape (batch,), from 0 to classes - 1; the cost of a larger one is nan.
 
     Raises:
-      ValueError: there are not as many labels as examples.
+      ValueError: there are not as many labels as examples, or they are no integers.
 
     Reference: Bishop 2006, eq. 4.108.
     """
-    require.shape("labels", labels, logits.shape[:1])
+    _require_labels(labels, logits)
     shifted = logits - logits.max(axis=1, keepdims=True)
-    chosen = (shifted * _one_hot(labels, logits)).sum(axis=1)
+    chosen = jnp.take_along_axis(shifted, labels[:, None], axis=1, mode="fill")[:, 0]
     return (jnp.log(jnp.exp(shifted).sum(axis=1)) - chosen).mean()
 
 
@@ -60,20 +60,20 @@ def softmax_cross_entropy_error(logits: Logits, labels: Labels) -> Logits:
 
     Args:
       logits: z of the last layer, of shape (batch, classes).
-      labels: of shape (batch,), from 0 to classes - 1.
+      labels: integers of shape (batch,), from 0 to classes - 1.
 
     Returns:
       delta, of the shape of the logits.
 
     Raises:
-      ValueError: there are not as many labels as examples.
+      ValueError: there are not as many labels as examples, or they are no integers.
 
     Reference: Bishop 2006, eq. 4.109.
 
     >>> print(softmax_cross_entropy_error(jnp.zeros((1, 2)), jnp.array([0])))
     [[-0.5  0.5]]
     """
-    require.shape("labels", labels, logits.shape[:1])
+    _require_labels(labels, logits)
     return (softmax(logits) - _one_hot(labels, logits)) / len(logits)
 
 
@@ -235,6 +235,12 @@ def dropout_gradient(
     [2. 0.]
     """
     return dropout(delta, keep, rate)
+
+
+def _require_labels(labels: jax.Array, logits: jax.Array) -> None:
+    require.shape("labels", labels, logits.shape[:1])
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels are {labels.dtype}; they must be integers, the classes' numbers.")
 
 
 def _one_hot(labels: Labels, logits: Logits) -> Logits:

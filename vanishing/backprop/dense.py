@@ -87,7 +87,7 @@ class Forward(NamedTuple):
     """What the forward pass keeps for the way back."""
 
     pre_activations: list[Float[Array, "batch fan_out"]]  # z^1 to z^L
-    activations: list[Float[Array, "batch fan_out"]]  # a^0 = x to a^L, the output
+    activations: list[Float[Array, "batch fan_out"]]  # a^0 = x to a^L, the output: one more
 
 
 class Backward(NamedTuple):
@@ -107,7 +107,7 @@ def forward(params: Params, x: Float[Array, "batch fan_in"], activation: Sequenc
       activation: for each layer a name of `SLOPES`; "identity" for one that puts out logits.
 
     Returns:
-      All z and a, of shape (batch, fan_out).
+      `pre_activations`, z^1 to z^L, and `activations`, one more: a^0 = x, then a^1 to a^L.
 
     Raises:
       ValueError: there are not as many activations as layers, or one is unknown.
