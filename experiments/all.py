@@ -25,15 +25,15 @@ _MNIST = "--data=mnist --steps=20000 --record_every=500 --seeds=5"
 PRESETS: dict[str, dict[str, str]] = {  # the flags of each experiment that differ from its defaults
     "quick": {
         "activation": "--depths=2,20 --steps=300 --seeds=2",
-        "initialization": "--activations=tanh,relu --depths=10 --steps=200 --seeds=2 "
+        "initialization": "--activations=relu --depths=10 --steps=200 --seeds=2 "
         "--learning_rates=0.001,0.01,0.1",
         "residual": "--counts=16 --steps=200 --seeds=2 --learning_rates=0.001,0.01,0.1",
         "normalization": "--depths=20 --steps=200 --seeds=2 --learning_rates=0.003,0.03,0.1",
         "optimizer": "--activations=sigmoid --steps=200 --seeds=2 --learning_rates=0.001,0.01,0.1",
-        "clipping": "--steps=400 --seeds=2",
-        "regularization": "--steps=300 --seeds=3 --learning_rates=0.01,0.03",
+        "clipping": "--steps=400 --seeds=1",
+        "regularization": "--steps=300 --seeds=2 --learning_rates=0.01,0.03",
         "depth": "--steps=800 --learning_rates=1,3",
-        "convolution": "--depths=14 --steps=60 --learning_rates=0.01",
+        "convolution": "--depths=8 --steps=60 --learning_rates=0.01",
         "recurrent": "--task=temporal_order --steps=300 --seeds=1 --learning_rates=0.003,0.01",
         "surrogate": "--functions=sign --depths=6 --steps=300 --seeds=2 --learning_rates=0.01,0.1",
         "backprop": "",

@@ -166,7 +166,7 @@ def table(dataset: xr.Dataset, columns: Mapping[str, xr.DataArray] | None = None
                 f"{10**factor:.3f}",
                 *(str(column.sel(_only(at, column)).item()) for column in (columns or {}).values()),
                 f"{float(row.learning_rate):g}{mark}",
-                f"{float(row.accuracy):.1%} ± {float(row.spread):5.1%}",
+                training.share(float(row.accuracy), float(row.spread), seeds),
                 answer(float(row.accuracy), chance, int(row.diverged), seeds),
             ]
         )
@@ -182,7 +182,9 @@ def table(dataset: xr.Dataset, columns: Mapping[str, xr.DataArray] | None = None
         "training; a layer: one layer's factor at initialisation.",
         f"rate: of {dataset.sizes['learning_rate']} learning rates, the one with the lowest "
         "training loss; * the lowest or highest of them.",
-        f"test accuracy: mean ± standard deviation over {seeds} seeds; chance is {chance:.1%}.",
+        f"test accuracy: {training.over(seeds)}; chance is {chance:.1%}. To learn is to reach "
+        f"{LEARNS_AT:.0%},",
+        f"to learn in part {2 * chance:.1%}, twice chance.",
     ]
 
 
@@ -194,8 +196,13 @@ def ranking(dataset: xr.Dataset, member: str) -> list[str]:
     for i in range(stacked.sizes["rest"]):
         row = stacked.isel(rest=i)
         accuracy = row.accuracy.where(row.diverged == 0)
+        place = ", ".join(f"{axis} {row[axis].item()}" for axis in others)
+        place = f" at {place}" if place else ""
         if accuracy.isnull().all():
-            lines.append("None of them stayed finite.")
+            lines.append(f"None of them stayed finite{place}.")
+            continue
+        if float(accuracy.max()) < 2 * float(dataset.chance):
+            lines.append(f"None of them learns{place}.")
             continue
         first = accuracy.argmax(member)
         apart = accuracy.isel({member: first}) - accuracy
@@ -206,8 +213,8 @@ def ranking(dataset: xr.Dataset, member: str) -> list[str]:
             for name in row[member].values[np.asarray(apart <= doubt)]
             if name != row[member].values[int(first)]
         ]
-        place = ", ".join(f"{axis} {row[axis].item()}" for axis in others)
-        sentence = f"Best{' at ' + place if place else ''}: {row[member].values[int(first)]}"
+        sure = "" if dataset.sizes["seed"] > 1 else " of one seed"
+        sentence = f"Best{place}{sure}: {row[member].values[int(first)]}"
         if near:
             sentence += f"; within two standard errors of it: {', '.join(near)}"
         lines += textwrap.wrap(sentence + ".", 90, subsequent_indent="  ")

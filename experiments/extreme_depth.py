@@ -181,7 +181,7 @@ def verdict(dataset: xr.Dataset) -> str:
             for name in ("memory", "memory_with_checkpoint")
         )
         rate = float(best.sel(depth=depth)) * _FIRST / int(depth)
-        spread = f"{float(ends.mean()):7.1%} ± {float(ends.std()):5.1%}"
+        spread = training.share(float(ends.mean()), float(ends.std()), ends.sizes["seed"])
         lines.append(
             f"{int(depth):>6}  {rate:>8.2g}  {spread:>15}  {left:>11.3f}  {foreseen:>9.3f}  "
             f"{memory:>9}  {less:>10}"
@@ -192,8 +192,8 @@ def verdict(dataset: xr.Dataset) -> str:
         "initialisation; predicted: the same by mean-field theory, before a weight is drawn.",
         "memory: working space of a gradient; checkpoint: the same with jax.checkpoint "
         f"({'on' if dataset.attrs['checkpoint'] == 'True' else 'off'} in this run).",
-        f"test accuracy: mean ± standard deviation over {dataset.sizes['seed']} seeds, at the best "
-        f"of {dataset.sizes['learning_rate']} rates; chance is {float(dataset.chance):.1%}.",
+        f"test accuracy: {training.over(dataset.sizes['seed'])}, at the best of "
+        f"{dataset.sizes['learning_rate']} rates; chance is {float(dataset.chance):.1%}.",
     ]
     return "\n".join(lines)
 

@@ -136,7 +136,7 @@ def main(
             out = config.out or out
             config = dataclasses.replace(config, out=out)
             machine.set_up(config)
-            failed = failures(execute(config, measure, verdict, figure))
+            failed = failures(execute(config, measure, verdict, figure, program))
         except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
             machine.stop(f"{program}: {' '.join(str(error).split())}")
@@ -160,18 +160,23 @@ def execute(
     measure: Callable[..., xr.Dataset],
     verdict: Callable[[xr.Dataset], str],
     figure: Callable[[xr.Dataset], Figure],
+    experiment: str,
 ) -> xr.Dataset:
     """Measure what the folder does not hold already; then save, draw and say it.
 
     Leaves `data.nc`, `config.json`, `verdict.txt`, `figure.png` and `figure.svg` in the folder
     `config.out`.
 
+    Args:
+      config, measure, verdict, figure: as `main` takes them.
+      experiment: its name; a folder holds one experiment.
+
     Raises:
-      ValueError: the folder holds the results of another configuration or code version, or another
-        process works in it.
+      ValueError: the folder holds the results of another experiment, configuration or code version,
+        or another process works in it.
       OSError: the folder cannot be written to.
     """
-    question = config.question()
+    question = {"experiment": experiment, **config.question()}
     code = folder.code_version(("vanishing", "experiments"))
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
         found = bool(fleet.agreed(store.data.exists()))

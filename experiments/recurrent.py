@@ -278,7 +278,7 @@ def verdict(dataset: xr.Dataset) -> str:
                 f"{float(row.decades_after):+.1f}",
                 f"{float(row.learning_rate):g}{mark}",
                 f"{float(row.loss):.3f}",
-                f"{float(row.score):.1%} ± {float(row.spread):5.1%}",
+                training.share(float(row.score), float(row.spread), seeds),
                 answer(float(row.loss), int(row.diverged), seeds),
             ]
         )
@@ -303,7 +303,7 @@ def verdict(dataset: xr.Dataset) -> str:
             "training loss; * the lowest or highest.",
             f"loss: test loss over {float(dataset.memoryless):.4g}, the loss of an answer without "
             "memory.",
-            f"score: {said}, mean ± standard deviation over {seeds} seeds.",
+            f"score: {said}, {training.over(seeds)}.",
             "",
             f"From the lowest test loss to the highest: {', '.join(order)}.",
         ]

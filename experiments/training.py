@@ -212,3 +212,15 @@ def best_learning_rate(dataset: xr.Dataset, last: int = 5) -> xr.DataArray:
     stayed = np.isfinite(dataset.loss).all(("step", "seed"))
     score = score.where(stayed & (score < float("inf")), float("inf"))
     return dataset.learning_rate.isel(learning_rate=score.argmin("learning_rate"))
+
+
+def share(mean: float, spread: float, seeds: int) -> str:
+    """A mean over seeds and their spread, in percent."""
+    if np.isnan(mean):
+        return "-"
+    return f"{mean:.1%}" if seeds == 1 else f"{mean:.1%} ± {spread:5.1%}"
+
+
+def over(seeds: int) -> str:
+    """What `share` shows."""
+    return "of one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"

@@ -1,5 +1,6 @@
 """Assertions and tools that several test files share."""
 
+import inspect
 import os
 import re
 from pathlib import Path
@@ -7,6 +8,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+
+
+def unchecked(function):
+    """The function without the shape checks that the tests put around it, as users call it."""
+    return inspect.unwrap(function)
 
 
 def assert_trees_close(actual, expected, rtol):

@@ -89,6 +89,32 @@ def test_a_forgotten_stop_gradient_is_one_finding_with_its_line():
     assert found.remedies[0].action.startswith("take stop_gradient")
 
 
+@pytest.mark.parametrize("pushed", [0.0, 200.0])
+def test_a_nonlinearity_without_a_slope_anywhere_is_named_with_its_line(pushed):
+    def loss(params, x):
+        for i, w in enumerate(params):
+            x = jax.nn.sigmoid(x @ w + (pushed if i == 2 else 0))
+        return jnp.mean(x**2)
+
+    weights = list(jax.random.normal(jax.random.key(0), (5, 8, 8)))
+    trace = probe(loss)(weights, jax.random.normal(jax.random.key(1), (16, 8))).trace
+    gradient = jax.grad(loss)(weights, jnp.ones((16, 8)))
+    found = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
+    assert bool(found) == (not gradient[1].any()) == (pushed > 0)
+    if found:
+        assert found[0].where == f"test_diagnose.py:{loss.__code__.co_firstlineno + 2}"
+        assert found[0].severity == "high"
+
+
+def test_a_gradient_that_underflows_is_vanishing_and_not_dead():
+    def loss(w, x):
+        return jnp.mean(jax.lax.scan(lambda h, _: (jax.nn.sigmoid(h @ w), None), x, length=200)[0])
+
+    trace = probe(loss)(jnp.eye(4), jnp.ones((2, 4))).trace
+    assert (trace.backward.rms == 0).any()
+    assert [f.kind for f in diagnose(trace).findings] == ["vanishing"]
+
+
 def test_a_trace_says_that_it_has_no_numbers_inside_of_jit():
     def inside(x):
         trace = probe(lambda w: jnp.sum(jnp.tanh(w)))(x).trace

@@ -17,6 +17,7 @@ MODULES = sorted(
 ORDER = (  # from the ground up: a module imports only from those before it, or its own package
     "vanishing.views",
     "vanishing.meanfield",
+    "vanishing.require",
     "vanishing.initializers",
     "vanishing.layers",
     "vanishing.backprop",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, log_softmax
 
-from tests.helpers import gradient_by_differences
+from tests.helpers import assert_refuses, gradient_by_differences, unchecked
 from vanishing import layers, losses
 
 RNG = np.random.default_rng(0)
@@ -75,3 +75,22 @@ def test_accuracy_counts_the_largest_outputs_along_all_axes_but_the_last(x64):
     assert float(losses.accuracy(Z, LABELS)) == pytest.approx(expected)
     at_each_time = losses.accuracy(Z.reshape(2, 3, 4), LABELS.reshape(2, 3))
     assert float(at_each_time) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_labels_that_would_broadcast_are_refused(name):
+    for loss in (losses.LOSSES[name], losses.accuracy):
+        assert_refuses(
+            lambda loss=loss: unchecked(loss)(jnp.ones((4, 3)), jnp.zeros((4, 1), int)),
+            "labels has shape (4, 1); it must be (4,)",
+        )
+
+
+@pytest.mark.parametrize(
+    "loss", [losses.mean_squared_error, losses.quadratic, losses.binary_cross_entropy]
+)
+def test_targets_that_would_broadcast_are_refused(loss):
+    assert_refuses(
+        lambda: unchecked(loss)(jnp.ones((4, 1)), jnp.ones(4)),
+        "targets has shape (4,); it must be (4, 1)",
+    )

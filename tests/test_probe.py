@@ -374,6 +374,7 @@ def test_what_cannot_be_probed_is_refused_with_a_reason():
     assert_refuses(lambda: probe(loss, argnums=2)(params, x), "argnums has 2", "2 positional")
     assert_refuses(lambda: probe(loss, level="net"), "'net'", "layer, op")
     assert_refuses(lambda: probe(loss, summaries=("rsm",)), "'rsm'", "rms")
+    assert_refuses(lambda: probe(loss, summaries="rms"), "summaries is the text 'rms'", "('rms',)")
 
 
 def test_python_on_traced_values_is_explained():

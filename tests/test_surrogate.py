@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, unchecked
 from vanishing import compare, initializers, networks, probe, surrogate, theory
 
 BOTH = [(f, s) for f in surrogate.STEPS for s in surrogate.SURROGATES]
@@ -95,3 +95,5 @@ def test_what_is_not_on_offer_is_refused():
         lambda: surrogate.activation("step", "soft"), "surrogate is 'soft'", "triangular"
     )
     assert_refuses(lambda: surrogate.activation("step", "sigmoid", 0.0), "sharpness is 0.0")
+    with_slope = unchecked(surrogate.with_slope)
+    assert_refuses(lambda: with_slope(surrogate.step, "tanh"), "slope is 'tanh'", "a function")

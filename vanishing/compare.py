@@ -10,6 +10,7 @@ import xarray as xr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vanishing.layers import Layer, Variables, output_spec
+from vanishing.layers.base import PyTree
 from vanishing.probe import probe
 from vanishing.theory import Prediction
 from vanishing.trace import Trace
@@ -17,7 +18,7 @@ from vanishing.trace import Trace
 
 def measure(
     network: Layer,
-    variables: Variables,
+    variables: Variables | tuple[PyTree, PyTree],
     x: Float[Array, "batch ..."],
     key: PRNGKeyArray,
 ) -> Trace:
@@ -28,13 +29,14 @@ def measure(
 
     Args:
       network: a layer, read in training mode.
-      variables: what its `init` drew.
+      variables: what its `init` drew, (params, state).
       x: a batch of inputs.
       key: of the loss's weights, and of layers that are random in training.
 
     Returns:
       The trace, with the summaries "rms" and "similarity".
     """
+    variables = Variables(*variables)
     loss_key, noise_key = jax.random.split(key)
     spec = output_spec(network, variables, x)
     weights = jax.random.normal(loss_key, spec.shape, spec.dtype)

@@ -113,6 +113,17 @@ _GATE = Remedy(
 _RATE = Remedy(
     "lower the learning rate", "large steps drive units out of their range", "Lu et al. 2019"
 )
+_USE = Remedy("use the parameter, or take it out", "no gradient can ever move it", "jax.grad")
+_UNSTOP = Remedy(
+    "take stop_gradient, argmax, round or the cast to integers off its way to the loss",
+    "the loss feels it, but its derivative there is set to 0",
+    "jax.lax.stop_gradient",
+)
+_SLOPE = Remedy(
+    "give the step a slope on the way back (vanishing.surrogate)",
+    "its own derivative is 0 wherever it was asked for",
+    "Bengio et al. 2013",
+)
 
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "non_finite": (
@@ -124,14 +135,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         _CLIP,
         _SCALE,
     ),
-    "dead_gradient": (
-        Remedy("use the parameter, or take it out", "no gradient can ever move it", "jax.grad"),
-        Remedy(
-            "take stop_gradient, argmax, round or the cast to integers off its way to the loss",
-            "the loss feels it, but its derivative there is set to 0",
-            "jax.lax.stop_gradient",
-        ),
-    ),
+    "dead_gradient": (_USE, _UNSTOP, _SLOPE),
     "vanishing": (_ACTIVATION, _SCALE, _RESIDUAL, _NORMALISE, _GATE),
     "exploding": (_SCALE, _CLIP, _RESIDUAL, _GATE),
     "saturated": (_SCALE, _NORMALISE, _ACTIVATION),
@@ -173,10 +177,11 @@ def diagnose(trace: Trace) -> Diagnosis:
     findings = [*_non_finite(single), *_dead_gradient(single)]
     if not any(finding.kind == "non_finite" for finding in findings):
         budget = single.budget()
+        explained = [*_dead_units(single), *_lost_or_gained(single, budget)]
         findings += [
-            *_dead_units(single),
+            *explained,
+            *(_cut(single, budget) if not explained else ()),  # units off, or an underflow
             *_saturated(single),
-            *_lost_or_gained(single, budget),
             *_lost_branch(single, budget),
             *_drift(single, budget),
             *_collapse(single),
@@ -224,8 +229,23 @@ def _dead_gradient(trace: Trace) -> Iterator[Finding]:
                 evidence["stop_gradient_at"] = ", ".join(trace.layout.stops[:_NAMED])
             many = reach == UNUSED or len(names) > len(leaves) / 2
             found = _finding("dead_gradient", ", ".join(names[:_NAMED]) + rest, many, **evidence)
-            ranked = found.remedies if reach == UNUSED else found.remedies[::-1]
-            yield found._replace(remedies=ranked)
+            yield found._replace(remedies=(_USE,) if reach == UNUSED else (_UNSTOP, _SLOPE))
+
+
+def _cut(trace: Trace, budget: Budget) -> Iterator[Finding]:
+    """A nonlinearity without a slope at any of its inputs, before which parameters stay put."""
+    rms = trace.backward.rms
+    if (trace.params.gradient != 0).all():
+        return
+    if not budget.first:
+        where, cut = "every row", bool((rms == 0).any())
+    else:
+        where, row = budget.first, trace.names.index(budget.first)
+        before = rms[list(trace.layout.instances[row].parents)]
+        cut = trace.sites[row].kind == NONLINEARITY and before.size > 0 and not before.any()
+    if cut:
+        found = _finding("dead_gradient", where, True, gradient_on_the_way_back=0.0)
+        yield found._replace(remedies=(_SCALE, _SLOPE))
 
 
 def _dead_units(trace: Trace) -> Iterator[Finding]:

@@ -188,18 +188,15 @@ def cell_name(axes: Mapping[str, Any], sweep: str = "") -> str:
 
 def _claim(folder: Folder, asked: dict, overwrite: bool) -> None:
     path, results = folder.path / "config.json", ("data.nc", "cells", "checkpoints")
+    held = [folder.path / name for name in results if (folder.path / name).exists()]
     if path.exists():
         found = json.loads(path.read_text())
-        if not overwrite:
+        if held and not overwrite:
             _require_same(asked, found, folder.path)
         if found == asked and not (overwrite and folder.data.exists()):
             return
-    elif not overwrite:
-        for name in results:
-            if (folder.path / name).exists():
-                raise ValueError(
-                    f"{folder.path / name} was not written by an experiment; give another --out."
-                )
+    elif held and not overwrite:
+        raise ValueError(f"{held[0]} was not written by an experiment; give another --out.")
     # The old name goes last: killed in between, the folder is still what it was.
     folder.clear(*results)
     text = json.dumps(asked, indent=2) + "\n"

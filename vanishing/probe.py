@@ -80,6 +80,8 @@ def probe(
     """
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}; it must be one of {', '.join(LEVELS)}.")
+    if isinstance(summaries, str):
+        raise ValueError(f"summaries is the text {summaries!r}; give a tuple: ({summaries!r},).")
     if unknown := sorted(set(summaries) - set(SUMMARIES)):
         raise ValueError(f"summaries has {unknown[0]!r}; it may hold {', '.join(SUMMARIES)}.")
     return Probe(loss, argnums, has_aux, level, where, tuple(summaries))

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop import require, slope_of
+from vanishing import require
+from vanishing.backprop import slope_of
 from vanishing.layers.activation import Activation, Elementwise
 
 
@@ -48,6 +49,9 @@ def with_slope(function: Elementwise, slope: Elementwise) -> Elementwise:
       function: elementwise; what is computed.
       slope: elementwise; what a tangent or cotangent is multiplied by.
 
+    Raises:
+      ValueError: one of them is not a function.
+
     Reference: Neftci, Mostafa & Zenke, Surrogate gradient learning in spiking neural networks, IEEE
     Signal Processing Magazine 2019.
 
@@ -55,6 +59,10 @@ def with_slope(function: Elementwise, slope: Elementwise) -> Elementwise:
     >>> print(soft(0.25), jax.grad(soft)(0.25))
     1.0 0.75
     """
+
+    for name, given in (("function", function), ("slope", slope)):
+        if not callable(given):
+            raise ValueError(f"{name} is {given!r}; it must be a function, such as `triangle`.")
 
     @jax.custom_jvp
     def replaced(x):

@@ -1,7 +1,5 @@
 """What the tests of backpropagation by hand share: random shapes in float64, and equality."""
 
-import inspect
-
 import jax
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -30,11 +28,6 @@ def over_random_shapes(examples=15, **shapes):
         return run
 
     return decorate
-
-
-def unchecked(function):
-    """The function without the shape checks that the tests put around it, as users call it."""
-    return inspect.unwrap(function)
 
 
 def assert_equal(by_hand, automatic, rtol=1e-10, atol=0.0):

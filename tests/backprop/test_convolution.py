@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.backprop.proof import assert_equal, over_random_shapes, small, unchecked
-from tests.helpers import assert_refuses
+from tests.backprop.proof import assert_equal, over_random_shapes, small
+from tests.helpers import assert_refuses, unchecked
 from vanishing import backprop, layers
 
 axes = st.integers(1, 3)

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from tests.backprop.proof import assert_equal, over_random_shapes, unchecked
+from tests.backprop.proof import assert_equal, over_random_shapes
 from tests.backprop.test_convolution import axes, geometry, triples
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, unchecked
 from vanishing import backprop, layers
 
 

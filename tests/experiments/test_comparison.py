@@ -8,11 +8,11 @@ from experiments import comparison
 
 
 def dataset(accuracies, losses=None, factors=(0.1, 1.0)):
-    """Two members with 4 layers (3 hidden), two rates, three seeds, two steps.
+    """Two members with 4 layers (3 hidden), two rates, two steps.
 
     The error signal of member i is multiplied by its factor at each layer on its way back.
     """
-    members, rates, seeds = ["a", "b"], [0.1, 1.0], 3
+    members, rates, seeds = ["a", "b"], [0.1, 1.0], len(accuracies[0])
     shape = (2, 2, seeds, 2)
     dims = ("member", "learning_rate", "seed", "step")
     accuracy = np.zeros(shape)
@@ -65,6 +65,19 @@ def test_the_ranking_tells_apart_what_the_seeds_tell_apart():
     # standard deviations of 0.08 over three seeds: means 0.02 apart say nothing
     near = dataset([[0.80, 0.90, 1.00], [0.78, 0.88, 0.98]])
     assert comparison.ranking(near, "member") == ["Best: a; within two standard errors of it: b."]
+
+
+def test_nobody_is_best_where_nobody_learns():
+    at_chance = dataset([[0.10, 0.12, 0.11], [0.13, 0.12, 0.10]])
+    assert comparison.ranking(at_chance, "member") == ["None of them learns."]
+
+
+def test_one_seed_has_no_spread():
+    found = dataset([[0.9], [0.5]])
+    assert comparison.ranking(found, "member") == ["Best of one seed: a."]
+    lines = comparison.table(found)
+    assert "90.0%  learns" in lines[1]
+    assert "±" not in "".join(lines)
 
 
 def test_what_diverged_is_said_and_cannot_be_best():

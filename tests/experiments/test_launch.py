@@ -27,9 +27,9 @@ def measure(config, run):
     return xr.Dataset({"depth": ("i", list(config.depths))})
 
 
-def execute(config):
+def execute(config, measure=measure, experiment="depth"):
     return launch.execute(
-        config, measure, lambda d: f"sum {int(d.depth.sum())}", lambda d: Figure()
+        config, measure, lambda d: f"sum {int(d.depth.sum())}", lambda d: Figure(), experiment
     )
 
 
@@ -46,7 +46,12 @@ def test_execute_leaves_all_files_and_says_the_answer(tmp_path, capsys):
     assert "sum 5" in said
     assert str(tmp_path / "figure.png") in said
     config = json.loads((tmp_path / "config.json").read_text())
-    assert config["config"] == {"depths": [2, 3], "name": "a", "rate": 0.1}
+    assert config["config"] == {
+        "experiment": "depth",
+        "depths": [2, 3],
+        "name": "a",
+        "rate": 0.1,
+    }
 
 
 def test_the_same_question_is_answered_from_the_folder(tmp_path, capsys):
@@ -65,6 +70,8 @@ def test_another_question_is_not_mixed_in(tmp_path):
         ValueError, match=r"holds a run with depths=\[2, 3\], not \[2\]; give anoth"
     ):
         execute(Config(out=str(tmp_path), depths=(2,)))
+    with pytest.raises(ValueError, match=r"holds a run with experiment=depth, not residual; give"):
+        execute(Config(out=str(tmp_path)), experiment="residual")
     assert (tmp_path / "data.nc").read_bytes() == before
 
 
@@ -84,8 +91,9 @@ def test_a_failed_measurement_leaves_no_results(tmp_path):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError):
-        launch.execute(Config(out=str(tmp_path)), broken, str, lambda d: Figure())
+        execute(Config(out=str(tmp_path)), broken)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
+    execute(Config(out=str(tmp_path), depths=(2,)))  # a folder that holds nothing is anybody's
 
 
 def test_failed_cells_are_said_and_tried_again(tmp_path, capsys):
@@ -97,7 +105,7 @@ def test_failed_cells_are_said_and_tried_again(tmp_path, capsys):
 
     half.calls = 0
     for _ in range(2):
-        dataset = launch.execute(Config(out=str(tmp_path)), half, str, lambda d: Figure())
+        dataset = execute(Config(out=str(tmp_path)), half)
     assert launch.failures(dataset) == ["3: out of memory."]
     assert "FAILED 3: out of memory." in capsys.readouterr().out
     assert half.calls == 2

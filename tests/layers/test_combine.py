@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close, gradient_by_differences
+from tests.helpers import assert_refuses, assert_trees_close, gradient_by_differences, unchecked
 from vanishing import initializers, layers
 from vanishing.layers import Applied, Layer, Variables, dense, repeat, residual, serial
 
@@ -178,13 +178,18 @@ def test_depth_axes_counts_the_repeats_above_a_leaf(key):
     ("make", "message"),
     [
         (lambda: serial(dense(2), last=dense(3)), "name all of them, or none"),
+        (
+            lambda: unchecked(serial)(norm=layers.batch_norm),
+            "layer norm is <function batch_norm",
+        ),
+        (lambda: unchecked(serial)(dense(2), "relu"), "layer 1 is 'relu'; it must be a layer"),
         (lambda: repeat(dense(2), 0), "depth 0; it must be at least 1"),
         (
             lambda: repeat(dense(2), 3).init(jax.random.key(0), jnp.ones((5, 4))),
             "maps float32[5, 4] to float32[5, 2]; end it with a layer of width 4",
         ),
     ],
-    ids=["half named", "no depth", "repeat changes width"],
+    ids=["half named", "not called", "a name", "no depth", "repeat changes width"],
 )
 def test_combinators_refuse(make, message):
     assert_refuses(make, message)

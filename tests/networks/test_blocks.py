@@ -106,7 +106,7 @@ def test_a_norm_stands_where_the_kind_has_it(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: made("dense"), "block is 'dense'; it must be one of plain, post_activation"),
+        (lambda: made("dense"), "kind is 'dense'; it must be one of plain, post_activation"),
         (lambda: made("plain", blocks=0), "blocks is 0; it must be at least 1"),
         (lambda: made("fixup", norm=layers.batch_norm()), "fixup replaces; leave it out"),
         (lambda: made("plain", shortcut=layers.dense(4)), "'plain' with a shortcut"),

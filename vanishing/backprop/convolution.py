@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop import require
+from vanishing import require
 from vanishing.backprop.windows import (
     Images,
     Padding,

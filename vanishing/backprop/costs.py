@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vanishing.backprop import require
+from vanishing import require
 from vanishing.backprop.slopes import sigmoid_slope
 
 Logits = Float[Array, "batch classes"]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-from vanishing.backprop import require
+from vanishing import require
 from vanishing.backprop.slopes import slope_of
 from vanishing.layers import ACTIVATIONS
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop import require
+from vanishing import require
 
 Batch = Float[Array, "*batch channels"]
 Channels = Float[Array, " channels"]

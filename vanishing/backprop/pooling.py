@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop import require
+from vanishing import require
 from vanishing.backprop.windows import (
     Images,
     Padding,

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing.backprop import require
+from vanishing import require
 from vanishing.backprop.slopes import sigmoid_slope, slope_of, tanh_slope
 from vanishing.layers import ACTIVATIONS
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing.backprop import require
+from vanishing import require
 from vanishing.layers.base import PyTree
 from vanishing.meanfield.moments import Scalar
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +27,7 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
       The composed layer; with no layers at all, the identity.
 
     Raises:
-      ValueError: some layers have a name and some do not.
+      ValueError: one of them is no layer, or some have a name and some do not.
 
     >>> import jax.numpy as jnp
     >>> from vanishing.layers import activation, dense
@@ -41,6 +42,11 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
             "name all of them, or none."
         )
     chain = tuple(named_layers.values()) if named_layers else layers
+    for name, layer in zip(named_layers or itertools.count(), chain, strict=False):
+        if not isinstance(layer, Layer):
+            raise ValueError(
+                f"layer {name} is {layer!r}; it must be a layer, as `layers.batch_norm()` is one."
+            )
     names = tuple(named_layers) or ("",) * len(layers)
     scope = jax.named_scope if named_layers else contextlib.nullcontext
 

@@ -58,13 +58,13 @@ def block(
       ValueError: the kind is unknown, `blocks` is under 1, or fixup got a norm.
     """
     if kind not in BLOCKS:
-        raise ValueError(f"block is {kind!r}; it must be one of {', '.join(BLOCKS)}.")
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(BLOCKS)}.")
     if blocks < 1:
         raise ValueError(f"blocks is {blocks}; it must be at least 1.")
     if kind == "fixup" and norm:
-        raise ValueError("block is 'fixup' with a norm, which fixup replaces; leave it out.")
+        raise ValueError("kind is 'fixup' with a norm, which fixup replaces; leave it out.")
     if kind == "plain" and shortcut:
-        raise ValueError("block is 'plain' with a shortcut; a plain block adds nothing to it.")
+        raise ValueError("kind is 'plain' with a shortcut; a plain block adds nothing to it.")
     return BLOCKS[kind](
         _Parts(
             weight=weight,

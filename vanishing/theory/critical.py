@@ -1,5 +1,6 @@
 """The critical line: initial scales at which the gradient neither vanishes nor explodes."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ from jaxtyping import Array, Float
 
 from vanishing.layers import facts_of
 from vanishing.meanfield.moments import Scalar
-from vanishing.theory.maps import Nonlinearity, variance_map
+from vanishing.theory.maps import Nonlinearity, chi, variance_map, variance_slope
 from vanishing.theory.roots import crossings
 
 _LOG_Q = np.linspace(np.log(1e-5), np.log(1e6), 601)  # where crossings are looked for
@@ -24,6 +25,7 @@ class CriticalPoint(NamedTuple):
     q: Float[Array, ""]
 
 
+@functools.partial(jax.jit, static_argnames="activation")
 def critical_line(activation: Nonlinearity, q: Scalar) -> CriticalPoint:
     """The point of the critical line whose pre-activations have the variance q.
 
@@ -91,16 +93,15 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
     """
     if sigma_b < 0:
         raise ValueError(f"sigma_b is {sigma_b}; a standard deviation must be at least 0.")
-    moments = facts_of(activation).moments
     with jax.enable_x64(True):
-        # sigma_b^2 over q at the critical sigma_w; its crossings of sigma_b^2 / q are the solutions
-        share = jax.jit(lambda q: 1 - moments(q, 0.0).square / (moments(q, 0.0).slope_square * q))
-        slope = jax.jit(jax.grad(lambda q, sigma_w: variance_map(activation, q, sigma_w, sigma_b)))
+
+        def share(q):
+            return _share(activation, q)
 
         def solution(q: float) -> Critical:
             near = max(q, 1e-14)  # at 0 itself quadrature has no slope
-            sigma_w = float(moments(near, 0.0).slope_square) ** -0.5
-            steepness = abs(float(slope(near, sigma_w)))
+            sigma_w = float(chi(activation, near, 1.0)) ** -0.5
+            steepness = abs(float(variance_slope(activation, near, sigma_w, sigma_b)))
             above = 1e-4 + 1.001 * q
             grows = float(variance_map(activation, above, sigma_w, sigma_b)) > above * (1 + 1e-12)
             # where the slope is 1 itself, what comes next decides
@@ -114,7 +115,7 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
         else:
             gaps = shares - sigma_b**2 / grid
             gaps = np.where(np.abs(gaps) < _ROUNDING, 0.0, gaps)
-            roots = [0.0] if sigma_b == 0 and float(moments(0.0, 0.0).square) == 0 else []
+            roots = [0.0] if sigma_b == 0 and variance_map(activation, 0.0, 1.0, 0.0) == 0 else []
             roots += crossings(lambda q: float(share(q)) - sigma_b**2 / q, grid, gaps)
             solutions = tuple(solution(q) for q in roots)
     if not solutions:
@@ -131,6 +132,13 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
             f"the pre-activations is kept together with the gradient; {advice}."
         )
     return solutions
+
+
+@functools.partial(jax.jit, static_argnames="activation")
+def _share(activation, q):
+    """sigma_b^2 over q at the critical sigma_w; it crosses sigma_b^2 / q at the solutions."""
+    moments = facts_of(activation).moments(q, 0.0)
+    return 1 - moments.square / (moments.slope_square * q)
 
 
 def _name(activation: Nonlinearity) -> str:

@@ -1,5 +1,6 @@
 """The maps of a layer of dense weights and a nonlinearity: fixed points and depth scales."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ def _require_scales(**scales: Scalar) -> None:
             raise ValueError(f"{name} is {scale}; a standard deviation must be at least 0.")
 
 
+@functools.partial(jax.jit, static_argnames="activation")
 def variance_map(
     activation: Nonlinearity, q: Scalar, sigma_w: Scalar, sigma_b: Scalar
 ) -> Float[Array, ""]:
@@ -47,6 +49,19 @@ def variance_map(
     return sigma_w**2 * facts_of(activation).moments(q, 0.0).square + sigma_b**2
 
 
+@functools.partial(jax.jit, static_argnames="activation")
+def variance_slope(
+    activation: Nonlinearity, q: Scalar, sigma_w: Scalar, sigma_b: Scalar
+) -> Float[Array, ""]:
+    """V'(q), the slope of the variance map.
+
+    >>> print(f"{variance_slope('relu', 3.0, 2.0**0.5, 0.0):.4f}")
+    1.0000
+    """
+    return jax.grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
+
+
+@functools.partial(jax.jit, static_argnames="activation")
 def covariance_map(
     activation: Nonlinearity, q: Scalar, correlation: Scalar, sigma_w: Scalar, sigma_b: Scalar
 ) -> Float[Array, ""]:
@@ -78,8 +93,13 @@ def chi(
     1.0000
     """
     equal = isinstance(correlation, float) and correlation == 1
-    moments = facts_of(activation).moments(q, 0.0 if equal else q * (1 - correlation))
-    return sigma_w**2 * moments.slope_product
+    return _chi(activation, q, sigma_w, None if equal else correlation)
+
+
+@functools.partial(jax.jit, static_argnames="activation")
+def _chi(activation, q, sigma_w, correlation):
+    difference = 0.0 if correlation is None else q * (1 - correlation)
+    return sigma_w**2 * facts_of(activation).moments(q, difference).slope_product
 
 
 class FixedPoint(NamedTuple):
@@ -110,24 +130,29 @@ def fixed_points(
     0.4090 True
     """
     _require_scales(sigma_w=sigma_w, sigma_b=sigma_b)
-    moments = facts_of(activation).moments
     with jax.enable_x64(True):
-        excess = jax.jit(lambda q: variance_map(activation, q, sigma_w, sigma_b) - q)
-        slope = jax.jit(jax.grad(lambda q: variance_map(activation, q, sigma_w, sigma_b)))
+
+        def excess(q):
+            return _excess(activation, q, sigma_w, sigma_b)
 
         def point(q: float) -> FixedPoint:
             near = max(q, 1e-14)  # at 0 itself quadrature has no slope
-            chi_1 = sigma_w**2 * float(moments(near, 0.0).slope_square)
-            return FixedPoint(q, float(slope(near)), chi_1)
+            slope = variance_slope(activation, near, sigma_w, sigma_b)
+            return FixedPoint(q, float(slope), float(chi(activation, near, sigma_w)))
 
         grid = np.exp(_LOG_Q)
         excesses = np.asarray(jax.vmap(excess)(jnp.asarray(grid)))
         if np.max(np.abs(excesses) / grid) < 1e-9:
             return (point(1.0),)
-        roots = [0.0] if sigma_b == 0 and float(moments(0.0, 0.0).square) == 0 else []
+        roots = [0.0] if sigma_b == 0 and excess(0.0) == 0 else []
         excesses = np.where(np.abs(excesses) < 1e-11 * grid, 0.0, excesses)  # rounding
         roots += crossings(lambda q: float(excess(q)), grid, excesses)
         return tuple(point(q) for q in roots)
+
+
+@functools.partial(jax.jit, static_argnames="activation")
+def _excess(activation, q, sigma_w, sigma_b):
+    return variance_map(activation, q, sigma_w, sigma_b) - q
 
 
 def fixed_point(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> Float[Array, ""]:
@@ -148,6 +173,11 @@ def fixed_point(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> F
     0.6070
     """
     _require_scales(sigma_w=sigma_w, sigma_b=sigma_b)
+    return _fixed_point(activation, sigma_w, sigma_b)
+
+
+@functools.partial(jax.jit, static_argnames="activation")
+def _fixed_point(activation, sigma_w, sigma_b):
     moments = facts_of(activation).moments
     dtype = jax.dtypes.canonicalize_dtype(float)
     grid = jnp.concatenate([jnp.exp(jnp.asarray(_LOG_Q, dtype)), jnp.ones(1, dtype)]).sort()
@@ -184,6 +214,7 @@ def fixed_point(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> F
     return jnp.where(stays, 1.0, jnp.where(found, root + step, otherwise)).astype(dtype)
 
 
+@functools.partial(jax.jit, static_argnames="activation")
 def correlation_fixed_point(
     activation: Nonlinearity, q: Scalar, sigma_w: Scalar
 ) -> Float[Array, ""]:
@@ -287,7 +318,13 @@ def depth_scales(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> 
     >>> print(f"{scale(1.0):.2f} {jax.grad(scale)(1.0):.1f}")
     4.01 20.5
     """
-    q = fixed_point(activation, sigma_w, sigma_b)
+    _require_scales(sigma_w=sigma_w, sigma_b=sigma_b)
+    return _depth_scales(activation, sigma_w, sigma_b)
+
+
+@functools.partial(jax.jit, static_argnames="activation")
+def _depth_scales(activation, sigma_w, sigma_b) -> DepthScales:
+    q = _fixed_point(activation, sigma_w, sigma_b)
     q = jnp.clip(q, _LEAST, _MOST)
     value, slope = jax.value_and_grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
     # where the variance dies or grows for ever, correlations follow what is left of the map

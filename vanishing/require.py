@@ -1,4 +1,4 @@
-"""What the functions here ask of their arguments, said in one line where it is not so."""
+"""What functions ask of their arguments, said in one line where it is not so."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ def shape(name: str, array: jax.Array | np.ndarray, expected: Sequence[int]) -> 
     Raises:
       ValueError: with both shapes.
     """
-    if tuple(array.shape) != tuple(expected):
-        raise ValueError(f"{name} has shape {tuple(array.shape)}; it must be {tuple(expected)}.")
+    if np.shape(array) != tuple(expected):
+        raise ValueError(f"{name} has shape {np.shape(array)}; it must be {tuple(expected)}.")
 
 
 def between(name: str, value: Scalar, low: float, high: float) -> None:

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from tests.helpers import assert_refuses
-from vanishing.backprop import require
+from vanishing import require
 
 
 def test_a_bad_value_is_named_with_what_is_allowed():
