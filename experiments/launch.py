@@ -229,6 +229,7 @@ def _draw(drawing: Figure, place: Path) -> None:
             place / f"figure.{suffix}",
             lambda draft: drawing.savefig(draft, dpi=150, metadata=_undated(draft)),
         )
+        drawing.set_layout_engine("none")  # it is laid out now, and stays so
 
 
 def progress(items: Iterable, label: str = "") -> Iterable:

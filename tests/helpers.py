@@ -48,7 +48,7 @@ def central_difference(f, x, step=1e-6):
 
 def gradient_by_differences(f, tree, step=1e-6):
     """Gradient of a scalar function of a tree of float64 arrays, element by element."""
-    leaves, structure = jax.tree.flatten(tree)
+    f, (leaves, structure) = jax.jit(f), jax.tree.flatten(tree)
     gradients = []
     for i, leaf in enumerate(leaves):
         gradient = np.zeros(leaf.shape)

@@ -73,7 +73,7 @@ def measured(net, key, x):
 
 @pytest.mark.parametrize("gain", [RELU, 2**0.5], ids=["signal", "gradient"])
 def test_theory_of_standardized_weights_is_what_drawn_networks_do(key, gain):
-    width, depth, networks = 512, 6, 16
+    width, depth, networks = 512, 6, 8
     weights = initializers.scaled(0.7, 0.3)
     block = serial(layers.activation("relu"), weight_standardized(dense(width, *weights), gain))
     net = serial(first=dense(width), rest=layers.repeat(block, depth))

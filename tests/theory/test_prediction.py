@@ -57,7 +57,13 @@ def measured(net, key, x):
     (gradient,) = pullback(cotangent)
     gain = jnp.log(jnp.sum(gradient**2)) - jnp.log(jnp.sum(cotangent**2))
     angle = jnp.sum(gradient[0] * gradient[1]) / jnp.sum(gradient**2) * 2
-    return jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, gain, angle
+    return jnp.stack([jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, gain, angle])
+
+
+def averaged(net, key, x, networks=4):
+    """The mean of `measured` over independent networks."""
+    one = jax.jit(lambda key: measured(net, key, x))
+    return np.mean([one(k) for k in jax.random.split(key, networks)], axis=0)
 
 
 @settings(max_examples=5, deadline=None, derandomize=True)
@@ -67,7 +73,7 @@ def test_random_compositions_are_predicted_as_wide_networks_measure(blocks, q, c
     key, x_key = jax.random.split(jax.random.key(0))
     u, w = jax.random.normal(x_key, (2, WIDTH))
     x = q**0.5 * jnp.stack([u, correlation * u + (1 - correlation**2) ** 0.5 * w])
-    found = np.mean([measured(net, k, x) for k in jax.random.split(key, 4)], axis=0)
+    found = averaged(net, key, x)
     start = theory.prediction.input_signal(x)
     after = layers.propagate(net, start)
     spread = float(jnp.sqrt(after.gain.log_variance)) + 0.01
@@ -243,7 +249,7 @@ def test_circular_convolutions_are_predicted_as_they_measure(key):
         into=conv, rest=layers.repeat(layers.serial(act=layers.activation("tanh"), conv=conv), 3)
     )
     x = jax.random.normal(key, (2, 8, 8, 3))
-    found = np.mean([measured(net, k, x) for k in jax.random.split(key, 4)], axis=0)
+    found = averaged(net, key, x)
     after = layers.propagate(net, theory.prediction.input_signal(x))
     assert found[0] == pytest.approx(float(after.q), rel=0.05)
     assert found[1] == pytest.approx(float(after.difference), rel=0.08)
