@@ -27,6 +27,7 @@ from vanishing import backprop, figures, initializers, layers, losses, networks,
 from vanishing.backprop.dense import Params
 from vanishing.train import DTYPES
 
+SHOWN = 6  # layers at either end that the tables show
 QUANTITIES = ("z", "a", "f'(z)", "dC/da", "delta", "dC/dW", "dC/db")  # of every layer
 
 
@@ -225,6 +226,8 @@ def difference(ours: jax.Array, theirs: jax.Array) -> float:
 def verdict(dataset: xr.Dataset) -> str:
     """Tables of every intermediate, of the factors and of the work, and an answer."""
     last = int(dataset.layer[-1])
+    shown = [n for n in dataset.layer.values if n <= SHOWN or n > last - SHOWN]
+    left_out = last - len(shown)
     intermediates = [
         [
             str(quantity),
@@ -234,12 +237,12 @@ def verdict(dataset: xr.Dataset) -> str:
             f"{float(at.difference):.1e}",
         ]
         for quantity in dataset["quantity"].values
-        for layer in dataset.layer
+        for layer in shown
         for at in (dataset.sel(quantity=quantity, layer=layer),)
     ]
     steps = [
         [str(int(at.layer)), *(views.number(float(factor), 3) for factor in both)]
-        for at in (dataset.sel(layer=layer) for layer in dataset.layer[:-1])
+        for at in (dataset.sel(layer=layer) for layer in shown[:-1])
         for weights, slopes in ((at.factor_of_weights, at.factor_of_slopes),)
         for both in ((weights, slopes, weights * slopes),)
     ]
@@ -254,6 +257,13 @@ def verdict(dataset: xr.Dataset) -> str:
     factor = (dataset.factor_of_weights * dataset.factor_of_slopes).isel(layer=slice(None, -1))
     product = float(factor.prod("layer", skipna=False))
     delta = dataset.rms.sel(quantity="delta")
+    if float(delta[0]) > 0:
+        left = [
+            f"Of the error signal at the read-out {float(delta[0] / delta[-1]):.2e} is left at the",
+            f"first layer: the product of the {last - 1} factors, {product:.2e}.",
+        ]
+    else:
+        left = ["Of the error signal nothing is left at the first layer that is not rounded to 0."]
     off = max(float(dataset.difference.max()), float(dataset.cost_difference))
     network = f"{dataset.attrs['shapes']}, {dataset.attrs['activation']}"
     header = ["", "layer", "by hand", "jax.grad", "off"]
@@ -267,14 +277,14 @@ def verdict(dataset: xr.Dataset) -> str:
             "by hand, jax.grad: root mean squares of pre-activations z, activations a, slopes,",
             "of their gradients (delta = dC/dz), and of those of weights and biases. off: the",
             "largest difference between the two, entry by entry, over the largest entry.",
+            *([f"The {left_out} layers between are in the dataset."] if left_out else []),
             "",
             *views.table(["layer", "weights", "slopes", "factor"], steps, texts=1).splitlines(),
             "",
             "weights, slopes: what the weights above, and the layer's own slopes, multiply the",
             "root mean square of delta by; factor: both.",
             "",
-            f"Of the error signal at the read-out {float(delta[0] / delta[-1]):.2e} is left at the",
-            f"first layer: the product of the {last - 1} factors, {product:.2e}.",
+            *left,
             f"By hand and by jax.grad differ by {off:.1e} at most, in "
             f"{dataset.attrs['precision']}.",
             "",

@@ -169,7 +169,7 @@ def diagnose(trace: Trace) -> Diagnosis:
 
     >>> import jax.numpy as jnp
     >>> from vanishing.probe import probe
-    >>> loss = lambda w: jnp.sum(jnp.tanh(100 * jnp.eye(8) @ w))
+    >>> loss = lambda w: jnp.sum(jnp.tanh(5 * jnp.eye(8) @ w))
     >>> print(diagnose(probe(loss)(jnp.eye(8) + 1).trace).findings[0].kind)
     saturated
     """
