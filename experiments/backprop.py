@@ -213,14 +213,20 @@ _COUNTS = (backprop.forward_work, backprop.backward_work)
 
 def rms(values: jax.Array) -> np.float64:
     """Root mean square, in NumPy's float64 whatever the arithmetic of the network."""
-    return np.sqrt(np.mean(np.square(np.asarray(values, np.float64))))
+    values = np.asarray(values, np.float64)
+    largest = np.abs(values).max()
+    scale = largest if 0 < largest < np.inf else 1.0  # the squares of what is small underflow
+    return scale * np.sqrt(np.mean(np.square(values / scale)))
 
 
 def difference(ours: jax.Array, theirs: jax.Array) -> float:
-    """The largest difference, over the largest size of the two."""
+    """The largest difference, over the largest size of the two.
+
+    Numbers under the smallest normal one have fewer digits, and are compared with that.
+    """
     a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    largest = max(np.abs(a).max(), np.abs(b).max())
-    return float(np.abs(a - b).max() / largest) if largest > 0 else 0.0
+    smallest = float(jnp.finfo(ours.dtype).tiny)
+    return float(np.abs(a - b).max() / max(np.abs(a).max(), np.abs(b).max(), smallest))
 
 
 def verdict(dataset: xr.Dataset) -> str:
@@ -241,7 +247,7 @@ def verdict(dataset: xr.Dataset) -> str:
         for at in (dataset.sel(quantity=quantity, layer=layer),)
     ]
     steps = [
-        [str(int(at.layer)), *(views.number(float(factor), 3) for factor in both)]
+        [str(int(at.layer)), *(views.number(float(factor), 3) or "-" for factor in both)]
         for at in (dataset.sel(layer=layer) for layer in shown[:-1])
         for weights, slopes in ((at.factor_of_weights, at.factor_of_slopes),)
         for both in ((weights, slopes, weights * slopes),)

@@ -88,7 +88,8 @@ def _become(module, flags, said, cwd, optimized):
         file = os.open(Path(said, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ.pop("VANISHING_DATA_DIR", None)
+    for name in ("VANISHING_DATA_DIR", "NPROC"):
+        os.environ.pop(name, None)
     if optimized:
         brisk = BRISK if jax.__version_info__ < (0, 11) else {}
         os.environ["XLA_FLAGS"] = " ".join(f"--xla_{name}={value}" for name, value in brisk.items())

@@ -12,6 +12,9 @@ if jax.__version_info__ < (0, 11):
     cheap = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cheap}"
 
+# One thread each for the two processes of pytest, which keep two cores busy.
+os.environ.setdefault("NPROC", "1")
+
 # JAX traces into many small objects that stay: looking through them for garbage as often as Python
 # does by default takes a twentieth of the time.
 gc.set_threshold(100_000, 20, 100)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments import backprop
 from tests.experiments.test_launch import command
 
 
@@ -60,3 +61,11 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     assert ended.stderr.strip() == (
         "backprop: batch_size has 5000; digits has 1437 training examples."
     )
+
+
+def test_what_is_too_small_to_square_keeps_its_size():
+    assert backprop.rms(np.array([3e-200, 4e-200])) == pytest.approx(12.5**0.5 * 1e-200, rel=1e-14)
+    assert backprop.rms(np.array([1.0, np.inf])) == np.inf
+    # rounding of numbers that have one binary digit left
+    assert backprop.difference(np.array([1e-323]), np.array([5e-324])) < 1e-15
+    assert backprop.difference(np.array([1e-300]), np.array([2e-300])) == 0.5
