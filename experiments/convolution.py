@@ -2,10 +2,11 @@
 
     python -m experiments.convolution --depths=8,20,56 --data=cifar10
 
-Six minutes on two CPU cores with the defaults, on digits. Expected after 100 steps: without
-shortcuts 8 layers learn, 20 learn little and 56 nothing, whose error signal vanishes by 0.82 a
-layer without a norm and explodes by 1.14 with one. With shortcuts and batch normalisation 56 layers
-come to 90 % as 8 do; shortcuts alone make both signals grow. (He et al., Deep residual learning for
+Seven minutes on two CPU cores with the defaults, on digits. Expected after 100 steps: without
+shortcuts 8 layers come to 86 %, 20 to 28 % (44 % with batch normalisation) and 56 learn nothing,
+whose error signal vanishes by 0.82 a layer without a norm and explodes by 1.14 with one. With
+shortcuts and batch normalisation 56 layers come to 92 %, 8 to 95 %; shortcuts alone make both
+signals grow, and one of two seeds diverges. (He et al., Deep residual learning for
 image recognition, CVPR 2016, fig. 6, on CIFAR-10 at four times the width.)
 """
 
@@ -34,7 +35,7 @@ class Config(training.Config):
     width: int = option(4, "Channels of the first of three stages.", at_least=1)
     activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
     learning_rates: tuple[float, ...] = option(
-        (0.003, 0.01, 0.03), "Learning rates that every network may choose from.", more_than=0
+        (0.01, 0.03, 0.1), "Learning rates that every network may choose from.", more_than=0
     )
     batch_size: int = option(32, "Examples per step; 0 for all of them.", at_least=0)
     steps: int = option(100, "Training steps.", at_least=1)
