@@ -211,7 +211,7 @@ def work(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]) 
 _COUNTS = (backprop.forward_work, backprop.backward_work)
 
 
-def rms(values: jax.Array) -> np.float64:
+def rms(values: jax.Array | np.ndarray) -> np.float64:
     """Root mean square, in NumPy's float64 whatever the arithmetic of the network."""
     values = np.asarray(values, np.float64)
     largest = np.abs(values).max()
@@ -219,7 +219,7 @@ def rms(values: jax.Array) -> np.float64:
     return scale * np.sqrt(np.mean(np.square(values / scale)))
 
 
-def difference(ours: jax.Array, theirs: jax.Array) -> float:
+def difference(ours: jax.Array | np.ndarray, theirs: jax.Array | np.ndarray) -> float:
     """The largest difference, over the largest size of the two.
 
     Numbers under the smallest normal one have fewer digits, and are compared with that.

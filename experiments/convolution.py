@@ -6,8 +6,8 @@ Seven minutes on two CPU cores with the defaults, on digits. Expected after 100 
 shortcuts 8 layers come to 86 %, 20 to 28 % (44 % with batch normalisation) and 56 learn nothing,
 whose error signal vanishes by 0.82 a layer without a norm and explodes by 1.14 with one. With
 shortcuts and batch normalisation 56 layers come to 92 %, 8 to 95 %; shortcuts alone make both
-signals grow, and one of two seeds diverges. (He et al., Deep residual learning for
-image recognition, CVPR 2016, fig. 6, on CIFAR-10 at four times the width.)
+signals grow, and one of two seeds diverges. (He et al., Deep residual learning for image
+recognition, CVPR 2016, fig. 6, on CIFAR-10 at four times the width.)
 """
 
 import dataclasses
