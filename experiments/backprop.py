@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments import launch, training
 from experiments.launch import option
-from vanishing import backprop, figures, initializers, layers, losses, networks, sweep, views
+from vanishing import backprop, check, figures, initializers, layers, losses, networks, sweep, views
 from vanishing.backprop.dense import Params
 from vanishing.train import DTYPES
 
@@ -213,10 +213,7 @@ _COUNTS = (backprop.forward_work, backprop.backward_work)
 
 def rms(values: jax.Array | np.ndarray) -> np.float64:
     """Root mean square, in NumPy's float64 whatever the arithmetic of the network."""
-    values = np.asarray(values, np.float64)
-    largest = np.abs(values).max()
-    scale = largest if 0 < largest < np.inf else 1.0  # the squares of what is small underflow
-    return scale * np.sqrt(np.mean(np.square(values / scale)))
+    return np.float64(check.summarise(np.asarray(values, np.float64))["rms"])
 
 
 def difference(ours: jax.Array | np.ndarray, theirs: jax.Array | np.ndarray) -> float:

@@ -23,6 +23,7 @@ _BEYOND = (
     1e3  # what grows to more than this, over all that there was at the start, leaves a picture
 )
 LEARNS_AT = 0.9  # the test accuracy from which a network is said to learn
+IN_PART_AT = 2  # times chance, from which it is said to learn in part
 
 
 def measure(
@@ -134,7 +135,7 @@ def answer(accuracy: float, chance: float, diverged: int, seeds: int) -> str:
         return f"diverges ({diverged} of {seeds} seeds)"
     if np.isnan(accuracy):
         return "failed"
-    if accuracy < 2 * chance:
+    if accuracy < IN_PART_AT * chance:
         return "does not learn"
     return "learns" if accuracy >= LEARNS_AT else "learns in part"
 
@@ -184,7 +185,7 @@ def table(dataset: xr.Dataset, columns: Mapping[str, xr.DataArray] | None = None
         "training loss; * the lowest or highest of them.",
         f"test accuracy: {training.over(seeds)}; chance is {chance:.1%}. To learn is to reach "
         f"{LEARNS_AT:.0%},",
-        f"to learn in part {2 * chance:.1%}, twice chance.",
+        f"to learn in part {IN_PART_AT * chance:.1%}, twice chance.",
     ]
 
 
@@ -201,7 +202,7 @@ def ranking(dataset: xr.Dataset, member: str) -> list[str]:
         if accuracy.isnull().all():
             lines.append(f"None of them stayed finite{place}.")
             continue
-        if float(accuracy.max()) < 2 * float(dataset.chance):
+        if float(accuracy.max()) < IN_PART_AT * float(dataset.chance):
             lines.append(f"None of them learns{place}.")
             continue
         first = accuracy.argmax(member)

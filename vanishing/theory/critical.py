@@ -93,10 +93,8 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
     """
     if sigma_b < 0:
         raise ValueError(f"sigma_b is {sigma_b}; a standard deviation must be at least 0.")
+    share = functools.partial(_share, activation)
     with jax.enable_x64(True):
-
-        def share(q):
-            return _share(activation, q)
 
         def solution(q: float) -> Critical:
             near = max(q, 1e-14)  # at 0 itself quadrature has no slope

@@ -130,10 +130,8 @@ def fixed_points(
     0.4090 True
     """
     _require_scales(sigma_w=sigma_w, sigma_b=sigma_b)
+    excess = functools.partial(_excess, activation, sigma_w=sigma_w, sigma_b=sigma_b)
     with jax.enable_x64(True):
-
-        def excess(q):
-            return _excess(activation, q, sigma_w, sigma_b)
 
         def point(q: float) -> FixedPoint:
             near = max(q, 1e-14)  # at 0 itself quadrature has no slope
