@@ -1,6 +1,6 @@
 """Lists the experiments: python -m experiments."""
 
-from experiments import catalog
+from experiments.common import catalog
 
 
 def main() -> None:

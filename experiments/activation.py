@@ -18,8 +18,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
+from experiments.common import families, launch, training
+from experiments.common.launch import option
 from vanishing import figures, initializers, layers, networks, sweep
 
 
@@ -49,7 +49,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         return training.cell(config, network)
 
     members = {"activation": config.activations, "depth": config.depths}
-    dataset = comparison.measure(config, run, members, cell, examples)
+    dataset = families.measure(config, run, members, cell, examples)
     dataset.depth.attrs.update(long_name="number of hidden layers", units="1")
     names = [training.initializer_name(config, a) for a in config.activations]
     return dataset.assign_coords(initializer=("activation", names))
@@ -57,7 +57,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 def verdict(dataset: xr.Dataset) -> str:
     """A table of what each network did, and what the error signal has to do with it."""
-    lines = comparison.table(dataset)
+    lines = families.table(dataset)
     lines += ["", f"where the error signal went, at depth {int(dataset.depth[-1])}:"]
     for activation in dataset.activation.values:
         why = (
@@ -89,7 +89,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         figures.legend(side[0])
 
     title = "The signal, the error signal on its way back, and whether it learns"
-    return comparison.figure(dataset, "activation", title, aside=draw_functions)
+    return families.figure(dataset, "activation", title, aside=draw_functions)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 from absl import app, flags
 
-from experiments import catalog
-from vanishing import layers, record
+from experiments.common import catalog
+from vanishing import layers
+from vanishing.sweep import storage
 
 _MNIST = "--data=mnist --steps=20000 --record_every=500 --seeds=5"
 PRESETS: dict[str, dict[str, str]] = {  # the flags of each experiment that differ from its defaults
@@ -37,7 +38,7 @@ PRESETS: dict[str, dict[str, str]] = {  # the flags of each experiment that diff
         "recurrent": "--task=temporal_order --steps=300 --seeds=1 --learning_rates=0.003,0.01",
         "surrogate": "--functions=sign --depths=6 --steps=300 --seeds=2 --learning_rates=0.01,0.1",
         "backprop": "",
-        "signal": "--activations=tanh,relu --width=256 --seeds=4",
+        "mean_field": "--activations=tanh,relu --width=256 --seeds=4",
         "phase_diagram": "",
         "trainability": "--depths=5,20,60 --sigma_ws=0.9,1.1,1.3,1.5,1.9,2.6 --steps=300 --seeds=1",
         "extreme_depth": "--depths=100,1000",
@@ -58,7 +59,7 @@ PRESETS: dict[str, dict[str, str]] = {  # the flags of each experiment that diff
         "--seeds=5 --learning_rates=1e-4,3e-4,1e-3,3e-3,1e-2",
         "surrogate": f"{_MNIST} --depths=1,2,3,5,10",
         "backprop": "--data=mnist --depth=10 --width=128 --batch_size=128",
-        "signal": "--seeds=16 --blocks=plain,residual,pre_activation,batch_norm,layer_norm",
+        "mean_field": "--seeds=16 --blocks=plain,residual,pre_activation,batch_norm,layer_norm",
         "phase_diagram": "--width=1000 --seeds=16",
         "trainability": "--data=mnist --width=300 --steps=14000 --record_every=1000 --seeds=3",
         "extreme_depth": "--data=mnist",
@@ -167,7 +168,7 @@ def main(argv: Sequence[str]) -> None:
         print(f"[{number}/{len(names)}] {name} ...", flush=True)
         ran.append(run(name, given.preset, out, given.overwrite))
         print(f"    {ran[-1].failed or 'done'} ({ran[-1].seconds:.0f} s)", flush=True)
-        record.write(
+        storage.write(
             out / "index.html", lambda draft: draft.write_text(page(given.preset, ran, out))
         )
     print(f"Page: {out / 'index.html'}")

@@ -21,11 +21,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments import launch, training
-from experiments.launch import option
-from vanishing import backprop, check, figures, initializers, layers, losses, networks, sweep, views
+from experiments.common import launch, training
+from experiments.common.launch import option
+from vanishing import _text, backprop, figures, initializers, layers, losses, networks, sweep
 from vanishing.backprop.dense import Params
-from vanishing.train import DTYPES
+from vanishing.probing import check
+from vanishing.train.run import DTYPES
 
 SHOWN = 6  # layers at either end that the tables show
 QUANTITIES = ("z", "a", "f'(z)", "dC/da", "delta", "dC/dW", "dC/db")  # of every layer
@@ -244,7 +245,7 @@ def verdict(dataset: xr.Dataset) -> str:
         for at in (dataset.sel(quantity=quantity, layer=layer),)
     ]
     steps = [
-        [str(int(at.layer)), *(views.number(float(factor), 3) or "-" for factor in both)]
+        [str(int(at.layer)), *(_text.number(float(factor), 3) or "-" for factor in both)]
         for at in (dataset.sel(layer=layer) for layer in shown[:-1])
         for weights, slopes in ((at.factor_of_weights, at.factor_of_slopes),)
         for both in ((weights, slopes, weights * slopes),)
@@ -275,14 +276,14 @@ def verdict(dataset: xr.Dataset) -> str:
         [
             f"{network}; cost {float(dataset.cost):.4f} nats",
             "",
-            *views.table(header, intermediates, texts=1).splitlines(),
+            *_text.table(header, intermediates, texts=1).splitlines(),
             "",
             "by hand, jax.grad: root mean squares of pre-activations z, activations a, slopes,",
             "of their gradients (delta = dC/dz), and of those of weights and biases. off: the",
             "largest difference between the two, entry by entry, over the largest entry.",
             *([f"The {left_out} layers between are in the dataset."] if left_out else []),
             "",
-            *views.table(["layer", "weights", "slopes", "factor"], steps, texts=1).splitlines(),
+            *_text.table(["layer", "weights", "slopes", "factor"], steps, texts=1).splitlines(),
             "",
             "weights, slopes: what the weights above, and the layer's own slopes, multiply the",
             "root mean square of delta by; factor: both.",
@@ -291,7 +292,7 @@ def verdict(dataset: xr.Dataset) -> str:
             f"By hand and by jax.grad differ by {off:.1e} at most, in "
             f"{dataset.attrs['precision']}.",
             "",
-            *views.table(head, costs, texts=1).splitlines(),
+            *_text.table(head, costs, texts=1).splitlines(),
             "",
             "counted: as the equations are written, each array read and written once for each of",
             "them; what XLA fuses it keeps in registers. The first layer sends no error further.",

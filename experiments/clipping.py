@@ -17,8 +17,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
+from experiments.common import families, launch, training
+from experiments.common.launch import option
 from vanishing import initializers, layers, networks, optimizers, sweep, train
 
 
@@ -61,14 +61,14 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         return training.cell(dataclasses.replace(config, clipping=clipping), network)
 
     numeric = {"clip_threshold": config.thresholds, **training.numeric_axes(config)}
-    return comparison.measure(config, run, {"clipping": config.clippings}, cell, examples, numeric)
+    return families.measure(config, run, {"clipping": config.clippings}, cell, examples, numeric)
 
 
 def at_best_threshold(dataset: xr.Dataset) -> xr.Dataset:
     """Each way of clipping at the threshold that gives it the lowest training loss."""
 
     def loss(at: int) -> np.ndarray:
-        best = comparison.chosen(dataset.isel(clip_threshold=at))
+        best = families.chosen(dataset.isel(clip_threshold=at))
         return best.loss.isel(step=slice(-5, None)).mean(("seed", "step"), skipna=False).values
 
     losses = np.array([loss(at) for at in range(dataset.sizes["clip_threshold"])])
@@ -89,12 +89,12 @@ def verdict(dataset: xr.Dataset) -> str:
     finite = xr.apply_ufunc("{:g}".format, survivors(best), vectorize=True)
     return "\n".join(
         [
-            *comparison.table(best, {"finite up to": finite}),
+            *families.table(best, {"finite up to": finite}),
             f"threshold: of {dataset.sizes['clip_threshold']}, the one with the lowest training "
             "loss. finite up to: the largest",
             "learning rate at which every seed's loss stayed finite at that threshold.",
             "",
-            *comparison.ranking(best, "clipping"),
+            *families.ranking(best, "clipping"),
         ]
     )
 
@@ -102,7 +102,7 @@ def verdict(dataset: xr.Dataset) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal by layer, before and after training, and the losses."""
     title = "Clipping: the signal, the error signal on its way back, and the loss"
-    return comparison.figure(at_best_threshold(dataset), "clipping", title)
+    return families.figure(at_best_threshold(dataset), "clipping", title)
 
 
 if __name__ == "__main__":

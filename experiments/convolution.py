@@ -16,8 +16,8 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
+from experiments.common import families, launch, training
+from experiments.common.launch import option
 from vanishing import layers, networks, sweep
 
 NORMS = ("none", "batch_norm")
@@ -69,7 +69,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         return training.cell(config, network)
 
     members = {"block": config.blocks, "norm": config.norms, "depth": config.depths}
-    dataset = comparison.measure(config, run, members, cell, examples)
+    dataset = families.measure(config, run, members, cell, examples)
     dataset.depth.attrs.update(long_name="number of layers with weights", units="1")
     return dataset
 
@@ -84,13 +84,13 @@ def named(dataset: xr.Dataset) -> xr.Dataset:
 def verdict(dataset: xr.Dataset) -> str:
     """A table of what each network did, and the best of them at each depth."""
     found = named(dataset)
-    return "\n".join([*comparison.table(found), "", *comparison.ranking(found, "network")])
+    return "\n".join([*families.table(found), "", *families.ranking(found, "network")])
 
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal by layer, before and after training, and the losses."""
     title = "Convolutions: the signal, the error signal on its way back, and the loss"
-    return comparison.figure(named(dataset), "network", title, forward="signal_rms")
+    return families.figure(named(dataset), "network", title, forward="signal_rms")
 
 
 if __name__ == "__main__":

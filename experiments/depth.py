@@ -17,9 +17,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
-from vanishing import figures, initializers, layers, losses, networks, optimizers, sweep, views
+from experiments.common import families, launch, training
+from experiments.common.launch import option
+from vanishing import _text, figures, initializers, layers, losses, networks, optimizers, sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         )
         return training.cell(config, network)
 
-    dataset = comparison.measure(config, run, {"depth": config.depths}, cell, examples)
+    dataset = families.measure(config, run, {"depth": config.depths}, cell, examples)
     dataset.depth.attrs.update(long_name="number of hidden layers", units="1")
     return dataset
 
@@ -64,7 +64,7 @@ def speeds(dataset: xr.Dataset) -> xr.DataArray:
     (depth, layer, seed, step), at each network's best learning rate; nan beyond its depth. With all
     examples in a batch it is the length of the mean error signal, Nielsen's |delta|.
     """
-    norms = comparison.chosen(dataset).bias_gradient_norm
+    norms = families.chosen(dataset).bias_gradient_norm
     return norms.where(norms.layer <= norms.depth).transpose("depth", "layer", "seed", "step")
 
 
@@ -72,7 +72,7 @@ def verdict(dataset: xr.Dataset) -> str:
     """Tables of what each depth came to and of how fast its layers learn, and an answer."""
     found = speeds(dataset)
     first, ratio = found.isel(step=0).median("seed"), _last_over_first(found).median("seed")
-    lines = [*comparison.table(dataset), "", "speed of learning (norm of the bias gradient):"]
+    lines = [*families.table(dataset), "", "speed of learning (norm of the bias gradient):"]
     rows = []
     for depth in dataset.depth.values:
         start = first.sel(depth=depth, layer=slice(None, int(depth)))
@@ -88,12 +88,12 @@ def verdict(dataset: xr.Dataset) -> str:
         )
     header = ["depth", "at the start, first to last hidden layer", "last/first", "median", "end"]
     lines += [
-        *views.table(header, rows, texts=2).splitlines(),
+        *_text.table(header, rows, texts=2).splitlines(),
         "",
         "last/first: speed of the last hidden layer over that of the first, at the start; median:",
         "over all of training; end: at its end. All of these are medians over seeds.",
         "",
-        *comparison.ranking(dataset, "depth"),
+        *families.ranking(dataset, "depth"),
     ]
     return "\n".join(lines)
 
@@ -130,7 +130,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         axes.set_xlabel("training step")
         figures.legend(axes)
     grid[0, 0].set_ylabel("speed of learning: |dL/db|")
-    best = comparison.chosen(dataset)
+    best = families.chosen(dataset)
     names = figures.colors([str(depth) for depth in depths])
     for depth in depths:
         curve = best.test_accuracy.sel(depth=depth)

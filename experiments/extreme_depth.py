@@ -20,9 +20,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import launch, training
-from experiments.launch import option
-from vanishing import figures, initializers, layers, losses, record, sweep, theory, train
+from experiments.common import launch, training
+from experiments.common.launch import option
+from vanishing import figures, initializers, layers, losses, sweep, theory, train
 from vanishing.theory.roots import root
 
 _FIRST = 100  # the depth that the learning rates are given for
@@ -124,13 +124,13 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
             scaling=scaling, network=network(config, depth, classes, checkpoint=config.checkpoint)
         )
 
-        def label(history: train.Record) -> xr.Dataset:
+        def label(history: train.History) -> xr.Dataset:
             plain = network(config, depth, classes, checkpoint=False)
             batch = examples.x_train[: config.examples_per_step() or None]
             prediction = theory.predict(plain, scale * batch)
             rows = [i for i, name in enumerate(prediction.names) if "dense" in name]
             log_backward = np.asarray(prediction.log_backward)[rows]
-            return record.labelled(history).assign(
+            return train.to_dataset(history).assign(
                 q_predicted=("layer", np.asarray(prediction.q)[rows]),
                 log_backward_predicted=("layer", log_backward - log_backward[-1]),
                 memory=_memory(plain, batch),

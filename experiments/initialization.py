@@ -15,8 +15,8 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
+from experiments.common import families, launch, training
+from experiments.common.launch import option
 from vanishing import initializers, layers, networks, sweep
 from vanishing.initializers import Scales, by_name
 
@@ -78,19 +78,19 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         "activation": config.activations,
         "depth": config.depths,
     }
-    dataset = comparison.measure(config, run, members, cell, examples)
-    return comparison.with_prediction(dataset, members, make, examples.x_train)
+    dataset = families.measure(config, run, members, cell, examples)
+    return families.with_prediction(dataset, members, make, examples.x_train)
 
 
 def verdict(dataset: xr.Dataset) -> str:
     """A table of what each network did, with theory's word, and the best weights for each."""
-    theory = xr.apply_ufunc(comparison.power, dataset.predicted_log10_share, vectorize=True)
+    theory = xr.apply_ufunc(families.power, dataset.predicted_log10_share, vectorize=True)
     return "\n".join(
         [
-            *comparison.table(dataset, {"theory": theory}),
+            *families.table(dataset, {"theory": theory}),
             "theory: what mean-field theory foretells of the signal left.",
             "",
-            *comparison.ranking(dataset, "initializer"),
+            *families.ranking(dataset, "initializer"),
         ]
     )
 
@@ -98,7 +98,7 @@ def verdict(dataset: xr.Dataset) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal by layer, before and after training, and the losses."""
     title = "Initial weights: the signal, the error signal on its way back, and the loss"
-    return comparison.figure(dataset, "initializer", title)
+    return families.figure(dataset, "initializer", title)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
+from experiments.common import families, launch, training
+from experiments.common.launch import option
 from vanishing import initializers, layers, networks, sweep
 
 NORMS = ("none", "batch_norm", "layer_norm", "rms_norm", "group_norm", "weight_standardization")
@@ -86,19 +86,19 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         return training.cell(config, make(norm, depth))
 
     members = {"norm": config.norms, "depth": config.depths}
-    dataset = comparison.measure(config, run, members, cell, examples)
+    dataset = families.measure(config, run, members, cell, examples)
     batch = examples.x_train[: config.examples_per_step() or None]
-    return comparison.with_prediction(dataset, members, make, batch)
+    return families.with_prediction(dataset, members, make, batch)
 
 
 def verdict(dataset: xr.Dataset) -> str:
     """A table of what each norm did, with theory's word, and the best of them at each depth."""
     return "\n".join(
         [
-            *comparison.table(dataset, {"theory": comparison.predicted_factors(dataset)}),
+            *families.table(dataset, {"theory": families.predicted_factors(dataset)}),
             "theory: what mean-field theory foretells of a layer; over 1 gradients explode.",
             "",
-            *comparison.ranking(dataset, "norm"),
+            *families.ranking(dataset, "norm"),
         ]
     )
 
@@ -106,7 +106,7 @@ def verdict(dataset: xr.Dataset) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal by layer, before and after training, and the losses."""
     title = "Normalisation: the signal, the error signal on its way back, and the loss"
-    return comparison.figure(dataset, "norm", title)
+    return families.figure(dataset, "norm", title)
 
 
 if __name__ == "__main__":

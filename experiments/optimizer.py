@@ -16,8 +16,8 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
+from experiments.common import families, launch, training
+from experiments.common.launch import option
 from vanishing import initializers, layers, networks, optimizers, sweep
 
 
@@ -57,18 +57,18 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         return training.cell(dataclasses.replace(config, optimizer=optimizer), network)
 
     members = {"optimizer": config.optimizers, "activation": config.activations}
-    return comparison.measure(config, run, members, cell, examples)
+    return families.measure(config, run, members, cell, examples)
 
 
 def verdict(dataset: xr.Dataset) -> str:
     """A table of what each optimiser did, and the best of them for each network."""
-    return "\n".join([*comparison.table(dataset), "", *comparison.ranking(dataset, "optimizer")])
+    return "\n".join([*families.table(dataset), "", *families.ranking(dataset, "optimizer")])
 
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal by layer, before and after training, and the losses."""
     title = "Optimisers: the signal, the error signal on its way back, and the loss"
-    return comparison.figure(dataset, "optimizer", title)
+    return families.figure(dataset, "optimizer", title)
 
 
 if __name__ == "__main__":

@@ -18,10 +18,10 @@ import xarray as xr
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments import launch
-from experiments.launch import option
-from vanishing import compare, figures, initializers, layers, sweep, theory
-from vanishing.fleet import Task
+from experiments.common import launch
+from experiments.common.launch import option
+from vanishing import comparison, figures, initializers, layers, sweep, theory
+from vanishing.sweep.parallel import Task
 
 _LEVELS = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the depth scale, in layers
 
@@ -78,7 +78,7 @@ def drawn_network(config: Config) -> sweep.Cell:
         return network(point).init(init_key, x), x, loss_key
 
     def slope(drawn, point, _):
-        trace = compare.measure(network(point), *drawn)
+        trace = comparison.measure(network(point), *drawn)
         rows = np.array([i for i, name in enumerate(trace.names) if name.endswith("dense")])[2:-2]
         logs = 2 * jnp.log(trace.backward.rms[rows])
         steps = jnp.arange(len(rows)) - (len(rows) - 1) / 2
@@ -167,7 +167,7 @@ def verdict(dataset: xr.Dataset) -> str:
     for dot in range(dataset.sizes["dot"]):
         cell = dataset.isel(dot=dot)
         seeds = cell.dot_measured.values
-        slope = compare.Slope(
+        slope = comparison.Slope(
             float(cell.dot_predicted),
             float(seeds.mean()),
             float(seeds.std(ddof=1) / len(seeds) ** 0.5),

@@ -21,24 +21,23 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import launch, training
-from experiments.launch import option
+from experiments.common import launch, training
+from experiments.common.launch import option
 from vanishing import (
+    _text,
     data,
     figures,
     layers,
     losses,
     networks,
     optimizers,
-    record,
     sweep,
     theory,
-    through_time,
     train,
-    views,
 )
 from vanishing.data.sequences import RECALLED, SYMBOLS
-from vanishing.fleet import Task
+from vanishing.layers import through_time
+from vanishing.sweep.parallel import Task
 
 WATCHED = 64  # test examples that gradients through time are of
 WITHIN = 0.04  # of the sum, in which an answer to adding is right (Hochreiter & Schmidhuber 1997)
@@ -196,10 +195,10 @@ def trained(config: Config, asked: Goal, cell: str, chrono: int) -> sweep.Cell:
     return sweep.Cell(Task(task.init, advance, task.chunks), labelled)
 
 
-def labelled(output: tuple[train.Record, dict[str, np.ndarray]]) -> xr.Dataset:
+def labelled(output: tuple[train.History, dict[str, np.ndarray]]) -> xr.Dataset:
     """The losses and scores, and the gradient with respect to the state of every time."""
     history, logs = output
-    dataset = record.labelled(history)
+    dataset = train.to_dataset(history)
     dataset = dataset.drop_dims("layer")  # a step of time would count as one
     for name in ("h", "c"):
         backward = logs[name][..., ::-1] if name in logs else np.full(logs["h"].shape, np.nan)
@@ -293,7 +292,7 @@ def verdict(dataset: xr.Dataset) -> str:
     order = [str(name) for name in finite.sortby(finite).cell.values]
     return "\n".join(
         [
-            *views.table(header, rows, 1).splitlines(),
+            *_text.table(header, rows, 1).splitlines(),
             "",
             f"decades: by how many powers of ten |dL/dh_t| changes over {dataset.sizes['lag'] - 2} "
             "steps back in time,",

@@ -17,8 +17,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
+from experiments.common import families, launch, training
+from experiments.common.launch import option
 from vanishing import figures, initializers, layers, sweep
 
 
@@ -88,12 +88,12 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         changed = dataclasses.replace(config, **changes)
         return training.cell(changed, network(config, classes, rate))
 
-    return comparison.measure(config, run, {"regularization": tuple(members)}, cell, examples)
+    return families.measure(config, run, {"regularization": tuple(members)}, cell, examples)
 
 
 def ends(dataset: xr.Dataset) -> xr.Dataset:
     """Each network at the end of training: what it knows, its gradient and its weights."""
-    last = comparison.chosen(dataset).isel(step=-1, drop=True)
+    last = families.chosen(dataset).isel(step=-1, drop=True)
 
     def whole(norms: xr.DataArray) -> xr.DataArray:
         return ((norms**2).sum("layer") ** 0.5).mean("seed")
@@ -117,11 +117,11 @@ def verdict(dataset: xr.Dataset) -> str:
     }
     return "\n".join(
         [
-            *comparison.table(dataset, texts),
+            *families.table(dataset, texts),
             "gradient: norm of the gradient of loss and penalty with respect to all kernels, at",
             "the end; weights: norm of all kernels; training: accuracy on the last batch.",
             "",
-            *comparison.ranking(dataset, "regularization"),
+            *families.ranking(dataset, "regularization"),
         ]
     )
 
@@ -134,7 +134,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         names = [str(name) for name in dataset.regularization.values]
         color = figures.colors(names)
         for axes, quantity in zip(side, ("kernel_gradient_norm", "kernel_norm"), strict=True):
-            norms = (comparison.chosen(dataset)[quantity] ** 2).sum("layer") ** 0.5
+            norms = (families.chosen(dataset)[quantity] ** 2).sum("layer") ** 0.5
             for name in names:
                 middle = norms.sel(regularization=name).median("seed")
                 axes.plot(middle.step, middle, color=color[name], lw=1.2, label=name)
@@ -145,7 +145,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         side[1].set_xlabel("training step")
         figures.legend(side[1])
 
-    return comparison.figure(dataset, "regularization", title, aside=draw_gradients)
+    return families.figure(dataset, "regularization", title, aside=draw_gradients)
 
 
 if __name__ == "__main__":

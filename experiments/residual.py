@@ -15,9 +15,9 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
-from vanishing import layers, networks, record, sweep, train
+from experiments.common import families, launch, training
+from experiments.common.launch import option
+from vanishing import layers, networks, sweep, train
 
 NORMS = {"none": None, "batch_norm": layers.batch_norm(), "layer_norm": layers.layer_norm()}
 
@@ -66,16 +66,16 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         return training.cell(config, network, labelled)
 
     members = {"block": config.blocks, "count": config.counts}
-    dataset = comparison.measure(config, run, members, cell, examples)
+    dataset = families.measure(config, run, members, cell, examples)
     dataset["count"].attrs.update(long_name="number of blocks, each of two layers", units="1")
     return dataset
 
 
-def labelled(history: train.Record) -> xr.Dataset:
+def labelled(history: train.History) -> xr.Dataset:
     """Everything recorded, and the signal and error signal between the blocks."""
     sizes = {
         name: (("point", "step", "place"), values, {"units": "1"})
-        for name, values in record.trunk(history.trace).items()
+        for name, values in train.trunk(history.trace).items()
     }
     dataset = training.labelled(history).assign(sizes)
     return dataset.assign_coords(place=range(1, dataset.sizes["place"] + 1))
@@ -96,12 +96,12 @@ def verdict(dataset: xr.Dataset) -> str:
         "first block, the last hidden one the output of the last, and a layer is a block. (nan:",
         "with fixup no error signal leaves the read-out, which starts at zero, at the first step.)",
     ]
-    return "\n".join([*comparison.table(found), *notes, "", *comparison.ranking(found, "block")])
+    return "\n".join([*families.table(found), *notes, "", *families.ranking(found, "block")])
 
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal between the blocks, before and after training, and the losses."""
-    return comparison.figure(
+    return families.figure(
         between_blocks(dataset),
         "block",
         "The signal from block to block, the error signal on its way back, and the loss",

@@ -21,8 +21,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments import comparison, launch, training
-from experiments.launch import option
+from experiments.common import families, launch, training
+from experiments.common.launch import option
 from vanishing import figures, initializers, layers, networks, sweep
 from vanishing import surrogate as steps
 
@@ -86,10 +86,10 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         "surrogate": config.surrogates,
         "depth": config.depths,
     }
-    dataset = comparison.measure(config, run, members, cell, examples)
+    dataset = families.measure(config, run, members, cell, examples)
     dataset.depth.attrs.update(long_name="number of hidden layers", units="1")
     batch = examples.x_train[: config.examples_per_step() or None]
-    dataset = comparison.with_prediction(dataset, members, make, batch)
+    dataset = families.with_prediction(dataset, members, make, batch)
     return dataset.assign_attrs(sharpness=config.sharpness)
 
 
@@ -97,12 +97,12 @@ def verdict(dataset: xr.Dataset) -> str:
     """A table of what each surrogate did, with theory's word, and the best of them."""
     return "\n".join(
         [
-            *comparison.table(dataset, {"theory": comparison.predicted_factors(dataset)}),
+            *families.table(dataset, {"theory": families.predicted_factors(dataset)}),
             "theory: what mean-field theory foretells of a layer, from the slope that goes back",
             "and the variance of the step that goes forward; over 1 gradients explode.",
             "nan: with none, the step's own slope of 0, there is no error signal to compare.",
             "",
-            *comparison.ranking(dataset, "surrogate"),
+            *families.ranking(dataset, "surrogate"),
         ]
     )
 
@@ -128,7 +128,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         figures.legend(side[0])
 
     title = "Networks of steps: the signal, the error signal that a surrogate sends back, the loss"
-    return comparison.figure(dataset, "surrogate", title, aside=draw_slopes)
+    return families.figure(dataset, "surrogate", title, aside=draw_slopes)
 
 
 if __name__ == "__main__":

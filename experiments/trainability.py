@@ -18,9 +18,9 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import launch, training
-from experiments.launch import option
-from vanishing import figures, initializers, layers, networks, record, sweep, theory
+from experiments.common import launch, training
+from experiments.common.launch import option
+from vanishing import figures, initializers, layers, networks, sweep, theory, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
                 weights=initializers.scaled(settings["sigma_w"], config.sigma_b),
             )
 
-        return training.cell(config, network, record.labelled)
+        return training.cell(config, network, train.to_dataset)
 
     grid = sweep.Grid(
         structural={"depth": config.depths},

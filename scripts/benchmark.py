@@ -32,7 +32,8 @@ import versus
 from absl import app, flags, logging
 
 from experiments import phase_diagram
-from vanishing import initializers, losses, networks, optimizers, probe, record, theory, train
+from vanishing import initializers, losses, networks, optimizers, probe, theory, train
+from vanishing.sweep import storage
 
 DEPTH = flags.DEFINE_integer("depth", 50, "Hidden layers of the timed step.", lower_bound=1)
 WIDTHS = flags.DEFINE_list("widths", ["64", "128"], "Units of a layer, and examples of a batch.")
@@ -267,7 +268,7 @@ def main(argv: list[str]) -> None:
     if VERSUS.value:
         versus.table(say, DEVICE.value, DEPTH.value, [int(width) for width in VERSUS_WIDTHS.value])
     else:
-        say(f"JAX {jax.__version__} on {record.devices()}, {os.cpu_count()} cores.\n")
+        say(f"JAX {jax.__version__} on {storage.devices()}, {os.cpu_count()} cores.\n")
         probe_table()
         step_table()
         compile_table()

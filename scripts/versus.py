@@ -4,7 +4,7 @@ A tanh network of depth 50 with batch = width, SGD with momentum, 16 networks at
 rates x 4 seeds; on a GPU up to 1,024), the norm of every layer's weight gradient recorded at every
 step. Each arrangement runs in a process of its own, one after another in one run:
 
-    vanishing                       a task of `vanishing.fleet` that records these norms
+    vanishing                       a task of `vanishing.sweep.parallel` that records these norms
     vanishing, every layer probed   `vanishing.train`, as the experiments run it: the signal and
                                     error signal of every layer too, and a loop over the layers
     eager                           PyTorch's usual loop, one network after another on all cores
@@ -49,14 +49,14 @@ def table(say: Callable[[str], None], device: str, depth: int, widths: list[int]
     say(f"every layer's gradient norm recorded at every step; on {machine(device)}.")
     for width in widths:
         steps = STEPS.get(width, LARGE_STEPS)
-        found = {OURS: measure("our_sweep.py", "norms", device, depth, width, steps)}
-        found[PROBED] = measure("our_sweep.py", "probe", device, depth, width, steps)
+        found = {OURS: measure("sweep_jax.py", "norms", device, depth, width, steps)}
+        found[PROBED] = measure("sweep_jax.py", "probe", device, depth, width, steps)
         for name in TORCH if device == "cpu" else TORCH[:-1]:
-            found[name] = measure("torch_sweep.py", name, device, depth, width, steps)
+            found[name] = measure("sweep_torch.py", name, device, depth, width, steps)
         chain = 2 * width**3 * 3 * depth
         product_rate = chain * max(
             measure(script, "products", device, depth, width, steps).rate
-            for script in ("our_sweep.py", "torch_sweep.py")
+            for script in ("sweep_jax.py", "sweep_torch.py")
         )
         work = 2 * width**3 * (3 * depth - 1)  # no gradient reaches the inputs
         best = max(found[name].rate for name in TORCH if name in found)

@@ -3,5 +3,5 @@
 import sklearn.datasets  # noqa: F401
 
 import tests.walks  # noqa: F401
-from experiments import launch, training  # noqa: F401
-from vanishing import compare, diagnose, networks, probe, theory  # noqa: F401
+from experiments.common import launch, training  # noqa: F401
+from vanishing import comparison, diagnosis, networks, probing, sweep, theory  # noqa: F401

@@ -1,108 +1,78 @@
 """Tests of the shape of the code: what imports what, and that every module has its tests."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import vanishing
+
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("vanishing", "experiments")
 MODULES = sorted(
     path.relative_to(ROOT)
-    for package in ("vanishing", "experiments")
+    for package in PACKAGES
     for path in (ROOT / package).rglob("*.py")
-    if path.name not in ("__init__.py", "__main__.py")
+    if path.name not in ("__init__.py", "__main__.py", "_types.py")
 )
-ORDER = (  # from the ground up: a module imports only from those before it, or its own package
-    "vanishing.views",
-    "vanishing.meanfield",
-    "vanishing.require",
-    "vanishing.initializers",
-    "vanishing.layers",
-    "vanishing.backprop",
-    "vanishing.surrogate",
-    "vanishing.networks",
-    "vanishing.theory",
-    "vanishing.losses",
-    "vanishing.data",
-    "vanishing.paths",
-    "vanishing.jaxpr",
-    "vanishing.facts",
-    "vanishing.rows",
-    "vanishing.sites",
-    "vanishing.summary",
-    "vanishing.through_time",
-    "vanishing.optimizers",
-    "vanishing.flow",
-    "vanishing.tap",
-    "vanishing.budget",
-    "vanishing.trace",
-    "vanishing.plan",
-    "vanishing.check",
-    "vanishing.probe",
-    "vanishing.compare",
-    "vanishing.diagnose",
-    "vanishing.fleet",
-    "vanishing.train",
-    "vanishing.record",
-    "vanishing.folder",
-    "vanishing.sweep",
-    "vanishing.figures",
-    "experiments.catalog",
-    "experiments.diagnose",
-    "experiments.machine",
-    "experiments.launch",
-    "experiments.training",
-    "experiments.comparison",
-    "experiments.activation",
-    "experiments.initialization",
-    "experiments.residual",
-    "experiments.normalization",
-    "experiments.optimizer",
-    "experiments.clipping",
-    "experiments.regularization",
-    "experiments.depth",
-    "experiments.convolution",
-    "experiments.surrogate",
-    "experiments.backprop",
-    "experiments.signal",
-    "experiments.phase_diagram",
-    "experiments.extreme_depth",
-    "experiments.trainability",
-    "experiments.recurrent",
-    "experiments.all",
+FLOORS = (  # from the ground up; a file imports from the floors below, or from its own package
+    "vanishing._types vanishing._extras vanishing._lazy",
+    "vanishing._text vanishing._numerics vanishing.figures vanishing.data",
+    "vanishing._arguments vanishing.meanfield vanishing.initializers",
+    "vanishing.probing vanishing.sweep vanishing.layers vanishing.losses",
+    "vanishing.networks vanishing.optimizers vanishing.theory vanishing.backprop",
+    "vanishing.surrogate vanishing.diagnosis vanishing.comparison vanishing.train",
+    "experiments.common",
+    "experiments",
 )
+HELPERS = {"_types", "_extras", "_lazy", "_text", "_numerics", "_arguments", "figures"}
+APART = ("probing", "sweep")  # the probe and the grid engine know nothing of networks
 
 
-def rank(module):
-    return next(i for i, name in enumerate(ORDER) if f"{module}.".startswith(f"{name}."))
+def floor(module):
+    """The number of the floor that a module is on, and the room that it is in."""
+    rooms = ((n, room) for n, rooms in enumerate(FLOORS) for room in rooms.split())
+    return next((n, r) for n, r in rooms if f"{module}.".startswith(f"{r}."))
 
 
 def imported(path):
     """The project's modules that a file imports, written as dotted names."""
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
-            if node.module in ("vanishing", "experiments"):
+            if node.module in PACKAGES:
                 yield from (f"{node.module}.{alias.name}" for alias in node.names)
-            elif node.module.split(".")[0] in ("vanishing", "experiments"):
+            elif node.module.split(".")[0] in PACKAGES:
                 yield node.module
         elif isinstance(node, ast.Import):
             names = (alias.name for alias in node.names)
-            yield from (n for n in names if n.split(".")[0] in ("vanishing", "experiments"))
+            yield from (n for n in names if n.split(".")[0] in PACKAGES)
+
+
+def dotted(path):
+    return ".".join(path.with_suffix("").parts)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_imports_run_downward(path):
-    module = ".".join(path.with_suffix("").parts)
-    above = [name for name in imported(path) if rank(name) > rank(module)]
-    assert not above, f"{path} imports {', '.join(above)}, which stand above it"
+    here, room = floor(dotted(path))
+    wrong = [name for name in imported(path) if floor(name)[0] >= here and floor(name)[1] != room]
+    assert not wrong, f"{path} imports {', '.join(wrong)}, which do not stand below it"
+
+
+@pytest.mark.parametrize("package", APART)
+def test_the_probe_and_the_grid_engine_stand_by_themselves(package):
+    files = [path for path in MODULES if path.parts[:2] == ("vanishing", package)]
+    rooms = {name.split(".")[1] for path in files for name in imported(path)}
+    assert rooms <= HELPERS | {package}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_every_module_has_its_tests(path):
     parts = path.parts[1:] if path.parts[0] == "vanishing" else path.parts
-    mirror = ROOT.joinpath("tests", *parts[:-1], f"test_{parts[-1]}")
+    mirror = ROOT.joinpath("tests", *parts[:-1], f"test_{parts[-1].lstrip('_')}")
     assert mirror.exists(), f"{path} has no {mirror.relative_to(ROOT)}"
 
 
@@ -112,10 +82,62 @@ def test_files_are_short(path):
     assert lines <= 400, f"{path} has {lines} lines; a file over 400 has two ideas"
 
 
-def test_importing_the_library_loads_no_plotting_and_no_scikit_learn():
+PUBLIC_PACKAGES = [
+    "vanishing",
+    *(f"vanishing.{p.parent.name}" for p in sorted((ROOT / "vanishing").glob("*/__init__.py"))),
+]
+
+
+@pytest.mark.parametrize("package", PUBLIC_PACKAGES)
+def test_no_package_exports_a_name_that_one_of_its_files_bears(package):
+    module = importlib.import_module(package)
+    files = {path.stem for path in Path(module.__file__).parent.iterdir()} - {"__init__"}
+    exported = {n for n in module.__all__ if not isinstance(getattr(module, n), type(sys))}
+    assert not exported & files
+
+
+@pytest.mark.parametrize("package", PUBLIC_PACKAGES)
+def test_all_that_a_package_exports_is_there(package):
+    module = importlib.import_module(package)
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert set(module.__all__) <= set(dir(module))
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+def test_an_editor_sees_what_a_lazy_package_gives():
+    for package in PUBLIC_PACKAGES:
+        module = importlib.import_module(package)
+        names = [
+            alias.name
+            for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vanishing")
+            for alias in node.names
+        ]
+        assert set(names) - {"attach"} == set(module.__all__), package
+
+
+def run(program):
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+def test_the_face():
+    names = """
+        probe Probe Probed Trace Budget SiteKind predict Prediction compare diagnose Diagnosis
+        Finding Layer backprop comparison data diagnosis figures initializers layers losses
+        meanfield networks optimizers probing surrogate sweep theory train
+    """.split()  # noqa: SIM905
+    assert sorted(vanishing.__all__) == sorted(names)
+    ended = run(f"import vanishing\nprint([n for n in {names!r} if getattr(vanishing, n)])")
+    assert ended.stdout.strip() == str(names), ended.stderr
+
+
+def test_importing_the_library_loads_nothing_that_it_could_do_without():
     program = (
-        "import sys, vanishing.networks, vanishing.train, vanishing.data\n"
-        "print([m for m in ('matplotlib', 'sklearn', 'pooch') if m in sys.modules])"
+        "import sys, vanishing\n"
+        "vanishing.probe, vanishing.diagnose, vanishing.predict, vanishing.networks\n"
+        "vanishing.train.make_run, vanishing.data.load, vanishing.optimizers\n"
+        "print([m for m in ('matplotlib', 'sklearn', 'pooch', 'xarray', 'orbax', 'h5py', 'tqdm',"
+        " 'flax', 'chex') if m in sys.modules])"
     )
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert printed.stdout.strip() == "[]", printed.stdout + printed.stderr
+    ended = run(program)
+    assert ended.stdout.strip() == "[]", ended.stdout + ended.stderr

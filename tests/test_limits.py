@@ -11,7 +11,7 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec as P
 
-from vanishing.probe import probe
+from vanishing.probing import probe
 
 W = {"w": jnp.linspace(-1, 1, 16).reshape(4, 4), "v": jnp.linspace(1, 2, 16).reshape(4, 4)}
 X = jnp.linspace(-1, 1, 8).reshape(2, 4)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import assert_refuses, unchecked
-from vanishing import compare, initializers, networks, probe, surrogate, theory
+from vanishing import comparison, initializers, networks, probe, surrogate, theory
 
 BOTH = [(f, s) for f in surrogate.STEPS for s in surrogate.SURROGATES]
 
@@ -64,8 +64,8 @@ def test_theory_foretells_the_gradient_of_a_network_of_steps(function, name, key
     )
     x = jax.random.normal(key, (16, 64))
     prediction = theory.predict(net, x)
-    measured = compare.measure(net, net.init(jax.random.key(2), x), x, jax.random.key(3))
-    both = compare.compare(prediction, measured)
+    measured = comparison.measure(net, net.init(jax.random.key(2), x), x, jax.random.key(3))
+    both = comparison.compare(prediction, measured)
     off = both.log_backward_predicted - both.log_backward_measured
     # in squares, over 6 layers; one network of width 1000 strays by some 2 sqrt(6 / 1000)
     assert float(abs(off).max()) < 0.25, off.values

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments import launch
+from experiments.common import launch
 from tests import walks
 
 

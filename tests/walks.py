@@ -12,9 +12,9 @@ import optax
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments import launch
+from experiments.common import launch
 from vanishing import sweep
-from vanishing.fleet import Task
+from vanishing.sweep.parallel import Task
 
 
 @dataclasses.dataclass(frozen=True)

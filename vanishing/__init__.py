@@ -1,8 +1,97 @@
 """The laboratory for vanishing and exploding gradients."""
 
-from vanishing.diagnose import diagnose
-from vanishing.probe import probe
-from vanishing.trace import Trace
+from typing import TYPE_CHECKING
+
+from vanishing._lazy import attach
+
+if TYPE_CHECKING:
+    from vanishing import (
+        backprop,
+        comparison,
+        data,
+        diagnosis,
+        figures,
+        initializers,
+        layers,
+        losses,
+        meanfield,
+        networks,
+        optimizers,
+        probing,
+        surrogate,
+        sweep,
+        theory,
+        train,
+    )
+    from vanishing.comparison import compare
+    from vanishing.diagnosis import Diagnosis, Finding, diagnose
+    from vanishing.layers import Layer
+    from vanishing.probing import Budget, Probe, Probed, SiteKind, Trace, probe
+    from vanishing.theory import Prediction, predict
 
 __version__ = "0.1.0"
-__all__ = ["Trace", "diagnose", "probe"]
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "Budget": "probing",
+        "Diagnosis": "diagnosis",
+        "Finding": "diagnosis",
+        "Layer": "layers",
+        "Prediction": "theory",
+        "Probe": "probing",
+        "Probed": "probing",
+        "SiteKind": "probing",
+        "Trace": "probing",
+        "backprop": "",
+        "compare": "comparison",
+        "comparison": "",
+        "data": "",
+        "diagnose": "diagnosis",
+        "diagnosis": "",
+        "figures": "",
+        "initializers": "",
+        "layers": "",
+        "losses": "",
+        "meanfield": "",
+        "networks": "",
+        "optimizers": "",
+        "predict": "theory",
+        "probe": "probing",
+        "probing": "",
+        "surrogate": "",
+        "sweep": "",
+        "theory": "",
+        "train": "",
+    },
+)
+__all__ = [
+    "Budget",
+    "Diagnosis",
+    "Finding",
+    "Layer",
+    "Prediction",
+    "Probe",
+    "Probed",
+    "SiteKind",
+    "Trace",
+    "backprop",
+    "compare",
+    "comparison",
+    "data",
+    "diagnose",
+    "diagnosis",
+    "figures",
+    "initializers",
+    "layers",
+    "losses",
+    "meanfield",
+    "networks",
+    "optimizers",
+    "predict",
+    "probe",
+    "probing",
+    "surrogate",
+    "sweep",
+    "theory",
+    "train",
+]

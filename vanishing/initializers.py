@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers as jax_initializers
 
-from vanishing.meanfield.moments import Scalar
+from vanishing._types import Scalar
 
 Initializer = jax_initializers.Initializer
 

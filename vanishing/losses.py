@@ -8,8 +8,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from vanishing import require
-from vanishing.layers.base import PyTree
+from vanishing import _arguments
+from vanishing._types import PyTree
 
 Labels = Int[Array | np.ndarray, "*batch"]
 Outputs = Float[Array | np.ndarray, "*batch features"]
@@ -18,7 +18,7 @@ Loss = Callable[[Outputs, Labels], Float[Array, ""]]
 
 def mean_squared_error(outputs: Outputs, targets: Outputs) -> Float[Array, ""]:
     """mean((outputs - targets)^2), over the examples and their features alike."""
-    require.shape("targets", targets, outputs.shape)
+    _arguments.shape("targets", targets, outputs.shape)
     return jnp.mean(jnp.square(outputs - targets))
 
 
@@ -27,7 +27,7 @@ def quadratic(outputs: Outputs, targets: Outputs) -> Float[Array, ""]:
 
     Reference: Nielsen, Neural networks and deep learning, 2015, chapter 2, eq. 26.
     """
-    require.shape("targets", targets, outputs.shape)
+    _arguments.shape("targets", targets, outputs.shape)
     return jnp.mean(jnp.sum(optax.losses.l2_loss(outputs, targets), axis=-1))
 
 
@@ -39,7 +39,7 @@ def binary_cross_entropy(logits: Outputs, targets: Outputs) -> Float[Array, ""]:
 
     Reference: Nielsen, Neural networks and deep learning, 2015, chapter 3, eq. 63.
     """
-    require.shape("targets", targets, logits.shape)
+    _arguments.shape("targets", targets, logits.shape)
     return jnp.mean(jnp.sum(optax.losses.sigmoid_binary_cross_entropy(logits, targets), axis=-1))
 
 
@@ -49,7 +49,7 @@ def softmax_cross_entropy(logits: Outputs, labels: Labels) -> Float[Array, ""]:
     >>> print(softmax_cross_entropy(jnp.zeros((4, 10)), jnp.arange(4)))  # log(10)
     2.3025851
     """
-    require.shape("labels", labels, logits.shape[:-1])
+    _arguments.shape("labels", labels, logits.shape[:-1])
     return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
@@ -57,7 +57,7 @@ def of_labels(loss: Callable[[Outputs, Outputs], Float[Array, ""]]) -> Loss:
     """A loss of integer labels, from a loss whose target is their one-hot encoding."""
 
     def labelled(outputs: Outputs, labels: Labels) -> Float[Array, ""]:
-        require.shape("labels", labels, outputs.shape[:-1])
+        _arguments.shape("labels", labels, outputs.shape[:-1])
         return loss(outputs, jax.nn.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype))
 
     return labelled
@@ -77,7 +77,7 @@ def accuracy(outputs: Outputs, labels: Labels) -> Float[Array, ""]:
     >>> print(accuracy(jnp.eye(4), jnp.array([0, 1, 2, 0])))
     0.75
     """
-    require.shape("labels", labels, outputs.shape[:-1])
+    _arguments.shape("labels", labels, outputs.shape[:-1])
     return jnp.mean(jnp.argmax(outputs, -1) == labels, dtype=outputs.dtype)
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from vanishing._numerics import norm
 from vanishing.layers import depth_axes
-from vanishing.summary import norm
 
 Scalar = float | int | Float[Array, ""]  # a traced scalar runs under `vmap`
 LearningRate = Scalar | Callable

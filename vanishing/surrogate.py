@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing import require
+from vanishing import _arguments
+from vanishing._types import Elementwise
 from vanishing.backprop import slope_of
-from vanishing.layers.activation import Activation, Elementwise
+from vanishing.layers.activations import Activation
 
 
 def step(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -136,7 +137,7 @@ def activation(function: str, surrogate: str, sharpness: float = 1.0) -> Activat
     ):
         if value not in allowed:
             raise ValueError(f"{what} is {value!r}; it must be one of {', '.join(allowed)}.")
-    require.positive("sharpness", sharpness)
+    _arguments.positive("sharpness", sharpness)
     jump, rise = STEPS[function]
     if surrogate == "straight_through":
         rise = sharpness = 1.0

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from tests.backprop.proof import assert_equal, over_random_shapes, small
 from tests.helpers import assert_refuses, unchecked
-from vanishing import backprop, initializers, layers, through_time
+from vanishing import backprop, initializers, layers
+from vanishing.layers import through_time
 
 CELLS = {
     "rnn": (layers.rnn, backprop.rnn, backprop.rnn_gradient),

@@ -9,8 +9,9 @@ import jax
 import pytest
 
 from tests.clinic.patients import PATIENTS
-from vanishing.diagnose import REMEDIES, diagnose
-from vanishing.probe import SUMMARIES, probe
+from vanishing.diagnosis import diagnose
+from vanishing.diagnosis.remedies import REMEDIES
+from vanishing.probing import SUMMARIES, probe
 
 FINDINGS: dict[str, tuple] = {}
 

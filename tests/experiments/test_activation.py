@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import activation, comparison
-from tests.experiments.test_launch import command
+from experiments import activation
+from experiments.common import families
+from tests.commands import command
 from vanishing import train
 
 SMALL = ("--activations=sigmoid,relu", "--depths=2,10", "--steps=200", "--seeds=2")
@@ -22,7 +23,7 @@ def run(tmp_path_factory):
 
 
 def test_a_deep_sigmoid_network_loses_its_error_signal_and_stays_at_chance(run):
-    table = comparison.summary(run[1])
+    table = families.summary(run[1])
     deep = table.sel(activation="sigmoid", depth=10)
     # sigmoid with sigma_w = 1 at width 64: at most 1/4 a layer, so under 4^-9 = 4e-6 from 10 to 1
     assert -6.5 < float(deep.log10_share) < -9 * np.log10(4)
@@ -31,7 +32,7 @@ def test_a_deep_sigmoid_network_loses_its_error_signal_and_stays_at_chance(run):
 
 
 def test_a_deep_relu_network_keeps_its_error_signal_and_learns(run):
-    deep = comparison.summary(run[1]).sel(activation="relu", depth=10)
+    deep = families.summary(run[1]).sel(activation="relu", depth=10)
     assert abs(float(deep.log10_share)) < 0.5
     assert float(deep.accuracy) > 0.9
 

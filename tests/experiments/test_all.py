@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from experiments import all as every
-from experiments import catalog
+from experiments.common import catalog
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,7 +3,7 @@ import pytest
 import xarray as xr
 
 from experiments import backprop
-from tests.experiments.test_launch import command
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")

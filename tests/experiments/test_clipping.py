@@ -1,8 +1,9 @@
 import pytest
 import xarray as xr
 
-from experiments import clipping, comparison
-from tests.experiments.test_launch import command
+from experiments import clipping
+from experiments.common import families
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +20,7 @@ def run(tmp_path_factory):
 
 
 def test_clipping_turns_a_run_that_diverges_into_one_that_learns(run):
-    found = comparison.summary(clipping.at_best_threshold(run[1]))
+    found = families.summary(clipping.at_best_threshold(run[1]))
     assert int(found.diverged.sel(clipping="none")) == 2
     for name in ("value", "global_norm"):
         assert int(found.diverged.sel(clipping=name)) == 0
@@ -29,7 +30,7 @@ def test_clipping_turns_a_run_that_diverges_into_one_that_learns(run):
 
 def test_the_gradient_explodes_as_the_scale_says(run):
     """ReLU multiplies mean squares by sigma_w^2 / 2 a layer: 2.4 / 2^(1/2) in the error signal."""
-    found = comparison.summary(clipping.at_best_threshold(run[1]))
+    found = families.summary(clipping.at_best_threshold(run[1]))
     growth = 10 ** (float(found.log10_share.sel(clipping="none")) / 9)
     assert growth == pytest.approx(2.4 / 2**0.5, rel=0.06)
 

@@ -1,8 +1,9 @@
 import pytest
 import xarray as xr
 
-from experiments import comparison, convolution
-from tests.experiments.test_launch import command
+from experiments import convolution
+from experiments.common import families
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def found(tmp_path_factory):
     )
     assert ended.returncode == 0, ended.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return comparison.summary(convolution.named(dataset.load())).sel(depth=20)
+        return families.summary(convolution.named(dataset.load())).sel(depth=20)
 
 
 def test_with_shortcuts_twenty_layers_learn_in_steps_that_leave_their_plain_twins_behind(found):

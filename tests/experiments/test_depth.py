@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import comparison, depth
-from tests.experiments.test_launch import command
+from experiments import depth
+from experiments.common import families
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def test_the_speeds_at_the_start_are_of_the_published_size(run):
 
 
 def test_more_layers_are_no_better(run):
-    accuracy = comparison.summary(run[1]).accuracy
+    accuracy = families.summary(run[1]).accuracy
     assert float(accuracy.sel(depth=1)) > 0.9
     assert float(accuracy.sel(depth=4)) < float(accuracy.sel(depth=1)) + 0.01
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import comparison
-from tests.experiments.test_launch import command
+from experiments.common import families
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def run(tmp_path_factory):
 
 
 def test_xavier_halves_the_mean_square_gradient_of_relu_at_every_layer_and_he_keeps_it(run):
-    found = comparison.summary(run[1]).sel(activation="relu", depth=20)
+    found = families.summary(run[1]).sel(activation="relu", depth=20)
     share = found.log10_share / 19  # layers between the first and the last hidden one
     # He et al. 2015, sec. 2.2: a factor of (1/2)^(1/2) against 1; width 64 strays by a few percent
     assert 10 ** float(share.sel(initializer="xavier_normal")) == pytest.approx(0.5**0.5, rel=0.06)
@@ -29,7 +29,7 @@ def test_xavier_halves_the_mean_square_gradient_of_relu_at_every_layer_and_he_ke
 
 
 def test_he_learns_where_zeros_and_small_weights_do_not(run):
-    accuracy = comparison.summary(run[1]).accuracy.sel(activation="relu", depth=20)
+    accuracy = families.summary(run[1]).accuracy.sel(activation="relu", depth=20)
     assert float(accuracy.sel(initializer="he_normal")) > 0.9
     assert float(accuracy.sel(initializer="too_small")) < 0.2
     assert float(accuracy.sel(initializer="zeros")) < 0.2
@@ -41,7 +41,7 @@ def test_from_zeros_no_gradient_reaches_a_hidden_weight_ever(run):
 
 
 def test_theory_foretells_what_is_measured(run):
-    found = comparison.summary(run[1]).log10_share
+    found = families.summary(run[1]).log10_share
     predicted = run[1].predicted_log10_share
     names = ["too_small", "xavier_normal", "he_normal"]
     # in 19 layers of width 64 the logarithm strays by about 0.25 decades, and more the mean of two

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import comparison
-from tests.experiments.test_launch import command
+from experiments.common import families
+from tests.commands import command
 
 
 def run(out, *flags):
@@ -19,7 +19,7 @@ def test_a_deep_sigmoid_network_learns_with_batch_norm_only(tmp_path):
         *("--norms=none,batch_norm", "--activation=sigmoid", "--depths=10"),
         *("--steps=200", "--record_every=20", "--learning_rates=0.01,0.1"),
     )
-    found = comparison.summary(dataset).sel(depth=10)
+    found = families.summary(dataset).sel(depth=10)
     assert float(found.accuracy.sel(norm="batch_norm")) > 0.9
     assert float(found.accuracy.sel(norm="none")) < 0.2
     assert float(found.log10_share.sel(norm="none")) < -9 * np.log10(4)  # sigmoid' <= 1/4
@@ -35,7 +35,7 @@ def relu(tmp_path_factory):
 
 def test_batch_norm_explodes_at_initialisation_as_published_and_the_others_do_not(relu):
     """A factor of 1.4931 a layer in squares for batches of 64 (Yang et al., ICLR 2019)."""
-    factor = 10 ** (comparison.summary(relu).log10_share.sel(depth=30) / 29)
+    factor = 10 ** (families.summary(relu).log10_share.sel(depth=30) / 29)
     # 29 layers of width 64: one network's log gradient strays by some 0.7, which is 2.5 % a layer
     assert float(factor.sel(norm="batch_norm")) == pytest.approx(1.4931**0.5, rel=0.05)
     assert float(factor.sel(norm="rms_norm")) == pytest.approx(1.0, rel=0.05)
@@ -43,7 +43,7 @@ def test_batch_norm_explodes_at_initialisation_as_published_and_the_others_do_no
 
 
 def test_theory_foretells_it(relu):
-    found = comparison.summary(relu).log10_share / 29
+    found = families.summary(relu).log10_share / 29
     off = found - relu.predicted_log10_share / 29
     assert float(abs(off).max()) < 0.02  # 5 % a layer, as above
 

@@ -1,8 +1,8 @@
 import pytest
 import xarray as xr
 
-from experiments import comparison
-from tests.experiments.test_launch import command
+from experiments.common import families
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def found(tmp_path_factory):
     )
     assert ended.returncode == 0, ended.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return comparison.summary(dataset.load()).sel(activation="sigmoid")
+        return families.summary(dataset.load()).sel(activation="sigmoid")
 
 
 def test_where_the_gradient_vanishes_adam_learns_and_momentum_does_not(found):

@@ -2,7 +2,7 @@ import pytest
 import xarray as xr
 
 from experiments import regularization
-from tests.experiments.test_launch import command
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")

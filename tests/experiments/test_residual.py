@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import comparison, residual
-from tests.experiments.test_launch import command
+from experiments import residual
+from experiments.common import families
+from tests.commands import command
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def run(tmp_path_factory):
 
 
 def test_gated_blocks_learn_at_a_depth_where_plain_ones_do_not(run):
-    found = comparison.summary(residual.between_blocks(run[1])).isel(count=0)
+    found = families.summary(residual.between_blocks(run[1])).isel(count=0)
     for kind in ("rezero", "fixup"):
         assert float(found.accuracy.sel(block=kind)) > 0.9
         assert int(found.diverged.sel(block=kind)) == 0
@@ -31,7 +32,7 @@ def test_gated_blocks_learn_at_a_depth_where_plain_ones_do_not(run):
 
 def test_bare_sums_double_the_gradient_and_gated_ones_keep_it(run):
     """A branch as large as its input doubles mean squares: the error signal grows by 2^(1/2)."""
-    found = comparison.summary(residual.between_blocks(run[1])).isel(count=0)
+    found = families.summary(residual.between_blocks(run[1])).isel(count=0)
     blocks = 32  # between the input of the first and the output of the last
     growth = 10 ** (float(found.log10_share.sel(block="pre_activation")) / blocks)
     assert growth == pytest.approx(2**0.5, rel=0.1)  # of width 64: fluctuations of a few percent

@@ -1,8 +1,8 @@
 import pytest
 import xarray as xr
 
-from experiments import comparison
-from tests.experiments.test_launch import command
+from experiments.common import families
+from tests.commands import command
 
 LAYERS = 5  # from the first hidden layer to the last
 
@@ -28,7 +28,7 @@ def test_without_a_surrogate_nothing_comes_back_and_the_read_out_alone_learns(ru
 
 
 def test_each_surrogate_multiplies_the_gradient_by_what_theory_foretells(run):
-    found = comparison.summary(run[1]).log10_share.squeeze() / LAYERS
+    found = families.summary(run[1]).log10_share.squeeze() / LAYERS
     foretold = run[1].predicted_log10_share.squeeze() / LAYERS
     for name in ("straight_through", "sigmoid"):
         # one network of width 64 strays by some 5 % a layer over so few
@@ -40,7 +40,7 @@ def test_each_surrogate_multiplies_the_gradient_by_what_theory_foretells(run):
 
 
 def test_six_layers_of_signs_learn_with_a_surrogate_and_hardly_without(run):
-    accuracy = comparison.summary(run[1]).accuracy.squeeze()
+    accuracy = families.summary(run[1]).accuracy.squeeze()
     best = float(accuracy.sel(surrogate=["straight_through", "sigmoid"]).max())
     assert best > 0.85
     assert float(accuracy.sel(surrogate="none")) < best - 0.1

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tests.helpers import assert_refuses, assert_trees_close
-from vanishing import initializers, layers, probe, through_time
+from vanishing import initializers, layers, probe
+from vanishing.layers import through_time
 
 CELLS = {
     "rnn": (layers.rnn, nn.SimpleCell),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.helpers import assert_refuses, assert_trees_close
 from vanishing import initializers, layers, networks, probe, theory
 from vanishing.meanfield import signal
-from vanishing.meanfield.signal import Gain
+from vanishing.meanfield.signals import Gain
 
 WIDTH = 1024
 LEAVES = {

@@ -1,6 +1,6 @@
 """Backpropagation by hand: the derivation as code, equal to what `jax.grad` finds."""
 
-from vanishing.backprop.chain import (
+from vanishing.backprop.chains import (
     Chain,
     Widest,
     Window,

@@ -17,16 +17,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing import require
-from vanishing.backprop.windows import (
-    Images,
-    Padding,
-    outputs,
-    padded,
-    paddings,
-    unpadded,
-    windows,
-)
+from vanishing import _arguments
+from vanishing.backprop.windows import Images, Padding, outputs, padded, paddings, unpadded, windows
 
 Errors = Float[Array, "batch *outputs features"]
 Kernel = Float[Array, "*kernel_size channels features"]
@@ -61,7 +53,7 @@ def conv(
     [-2.0, -2.0, -2.0]
     """
     size, channels = kernel.shape[:-2], kernel.shape[-2]
-    require.shape("x", x, (len(x), *x.shape[1:-1], channels))
+    _arguments.shape("x", x, (len(x), *x.shape[1:-1], channels))
     seen = windows(padded(x, size, strides, padding), size, strides)
     z = jnp.tensordot(seen, _rows(kernel), axes=2)
     return z + jnp.broadcast_to(bias, z.shape)
@@ -107,7 +99,7 @@ def conv_kernel_gradient(
     Computation 1989, sec. 3.2, for the sharing.
     """
     there = outputs(x.shape[1:-1], size, strides, padding)
-    require.shape("delta", delta, (len(x), *there, delta.shape[-1]))
+    _arguments.shape("delta", delta, (len(x), *there, delta.shape[-1]))
     seen = windows(padded(x, size, strides, padding), size, strides)
     axes = tuple(range(delta.ndim - 1))  # examples and places
     gradient = jnp.tensordot(seen, delta, (axes, axes))
@@ -144,7 +136,7 @@ def conv_input_gradient(
     """
     size = kernel.shape[:-2]
     there = outputs(places, size, strides, padding)
-    require.shape("delta", delta, (len(delta), *there, kernel.shape[-1]))
+    _arguments.shape("delta", delta, (len(delta), *there, kernel.shape[-1]))
     pads = paddings(padding, places, size, strides)
     spread = dilated(delta, strides)
     extents = [before + n + after for n, (before, after) in zip(places, pads, strict=True)]

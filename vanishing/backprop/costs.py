@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from vanishing import require
+from vanishing import _arguments
 from vanishing.backprop.slopes import sigmoid_slope
 
 Logits = Float[Array, "batch classes"]
@@ -91,7 +91,7 @@ def binary_cross_entropy(logits: Logits, targets: Logits) -> Float[Array, ""]:
 
     Reference: Nielsen, Neural networks and deep learning, 2015, chapter 3, eq. 63.
     """
-    require.shape("targets", targets, logits.shape)
+    _arguments.shape("targets", targets, logits.shape)
     return (jax.nn.softplus(logits) - targets * logits).sum(axis=1).mean()
 
 
@@ -113,7 +113,7 @@ def binary_cross_entropy_error(logits: Logits, targets: Logits) -> Logits:
     >>> print(binary_cross_entropy_error(jnp.array([[0.0]]), jnp.array([[1.0]])))
     [[-0.5]]
     """
-    require.shape("targets", targets, logits.shape)
+    _arguments.shape("targets", targets, logits.shape)
     return (jax.nn.sigmoid(logits) - targets) / len(logits)
 
 
@@ -129,7 +129,7 @@ def sigmoid_quadratic(logits: Logits, targets: Logits) -> Float[Array, ""]:
 
     Reference: Nielsen 2015, chapter 2, eq. 26.
     """
-    require.shape("targets", targets, logits.shape)
+    _arguments.shape("targets", targets, logits.shape)
     return 0.5 * ((jax.nn.sigmoid(logits) - targets) ** 2).sum(axis=1).mean()
 
 
@@ -154,7 +154,7 @@ def sigmoid_quadratic_error(logits: Logits, targets: Logits) -> Logits:
     >>> print(f"{binary_cross_entropy_error(*wrong)[0, 0]:.5f}")
     0.99995
     """
-    require.shape("targets", targets, logits.shape)
+    _arguments.shape("targets", targets, logits.shape)
     return (jax.nn.sigmoid(logits) - targets) * sigmoid_slope(logits) / len(logits)
 
 
@@ -208,8 +208,8 @@ def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Fl
 
     Reference: Srivastava et al., Dropout, JMLR 2014, sec. 4 and 10 (the inverted form).
     """
-    require.shape("keep", keep, x.shape)
-    require.between("rate", rate, 0.0, 1.0)
+    _arguments.shape("keep", keep, x.shape)
+    _arguments.between("rate", rate, 0.0, 1.0)
     return jnp.where(keep, x / (1 - rate), 0.0)
 
 
@@ -238,7 +238,7 @@ def dropout_gradient(
 
 
 def _require_labels(labels: jax.Array, logits: jax.Array) -> None:
-    require.shape("labels", labels, logits.shape[:1])
+    _arguments.shape("labels", labels, logits.shape[:1])
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels are {labels.dtype}; they must be integers, the classes' numbers.")
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-from vanishing import require
+from vanishing import _arguments
 from vanishing.backprop.slopes import slope_of
 from vanishing.layers import ACTIVATIONS
 
@@ -150,7 +150,7 @@ def backward(
     [4.0, 2.0, 1.0] 8.0
     """
     _require_names(params, activation)
-    require.shape("cost_gradient", cost_gradient, passed.activations[-1].shape)
+    _arguments.shape("cost_gradient", cost_gradient, passed.activations[-1].shape)
     slopes = [slope_of(name)(z) for name, z in zip(activation, passed.pre_activations, strict=True)]
     deltas = [output_error(cost_gradient, slopes[-1])]
     for layer, slope in zip(reversed(params[1:]), reversed(slopes[:-1]), strict=True):

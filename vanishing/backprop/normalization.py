@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing import require
+from vanishing import _arguments
 
 Batch = Float[Array, "*batch channels"]
 Channels = Float[Array, " channels"]
@@ -50,7 +50,7 @@ def batch_norm(x: Batch, scale: Channels, bias: Channels, epsilon: float = 1e-5)
     [-1.  1.]
     """
     for name, values in (("scale", scale), ("bias", bias)):
-        require.shape(name, values, x.shape[-1:])
+        _arguments.shape(name, values, x.shape[-1:])
     normalized, _ = _normalized(_rows(x), epsilon)
     return (scale[None] * normalized + bias[None]).reshape(x.shape)
 
@@ -88,8 +88,8 @@ def batch_norm_gradient(
     >>> print(found.x.ravel(), found.scale, found.bias)  # two points are always put at -1 and 1
     [0. 0.] [-1.] [1.]
     """
-    require.shape("delta", delta, x.shape)
-    require.shape("scale", scale, x.shape[-1:])
+    _arguments.shape("delta", delta, x.shape)
+    _arguments.shape("scale", scale, x.shape[-1:])
     rows, errors = _rows(x), _rows(delta)
     normalized, deviation = _normalized(rows, epsilon)
     g = errors * scale[None]
@@ -130,10 +130,10 @@ def frozen_batch_norm_gradient(
 
     Reference: Ioffe & Szegedy 2015, sec. 3.1, algorithm 2, whose inference it differentiates.
     """
-    require.shape("delta", delta, x.shape)
+    _arguments.shape("delta", delta, x.shape)
     for name, values in (("scale", scale), ("mean", mean), ("var", var)):
-        require.shape(name, values, x.shape[-1:])
-    require.between("epsilon", epsilon, 0.0, float("inf"))
+        _arguments.shape(name, values, x.shape[-1:])
+    _arguments.between("epsilon", epsilon, 0.0, float("inf"))
     rows, errors = _rows(x), _rows(delta)
     deviation = jnp.sqrt(var + epsilon)
     normalized = (rows - mean[None]) / deviation[None]
@@ -150,6 +150,6 @@ def _rows(x: Batch) -> Float[Array, "m channels"]:
 
 def _normalized(rows: jax.Array, epsilon: float) -> tuple[jax.Array, jax.Array]:
     """x^, and the sqrt(var + epsilon) that it was divided by."""
-    require.between("epsilon", epsilon, 0.0, float("inf"))
+    _arguments.between("epsilon", epsilon, 0.0, float("inf"))
     deviation = jnp.sqrt(rows.var(axis=0) + epsilon)
     return (rows - rows.mean(axis=0)[None]) / deviation[None], deviation

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing import require
+from vanishing import _arguments
 from vanishing.backprop.windows import (
     Images,
     Padding,
@@ -87,7 +87,9 @@ def max_pool_gradient(
     """
     _require_under_the_window(size, padding)
     places = x.shape[1:-1]
-    require.shape("delta", delta, (len(x), *outputs(places, size, strides, padding), x.shape[-1]))
+    _arguments.shape(
+        "delta", delta, (len(x), *outputs(places, size, strides, padding), x.shape[-1])
+    )
     seen = windows(padded(x, size, strides, padding, -jnp.inf), size, strides)
     winner = jax.nn.one_hot(seen.argmax(axis=-2), seen.shape[-2], axis=-2, dtype=delta.dtype)
     return overlap_add(winner * jnp.expand_dims(delta, -2), places, size, strides, padding)
@@ -144,7 +146,7 @@ def avg_pool_gradient(
     """
     _require_under_the_window(size, padding)
     there = outputs(places, size, strides, padding)
-    require.shape("delta", delta, (len(delta), *there, delta.shape[-1]))
+    _arguments.shape("delta", delta, (len(delta), *there, delta.shape[-1]))
     count = math.prod(size)
     shares = jnp.repeat(jnp.expand_dims(delta / count, -2), count, axis=-2)
     return overlap_add(shares, places, size, strides, padding)

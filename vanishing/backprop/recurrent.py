@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from vanishing import require
+from vanishing import _arguments
 from vanishing.backprop.slopes import sigmoid_slope, slope_of, tanh_slope
 from vanishing.layers import ACTIVATIONS
 
@@ -330,7 +330,7 @@ def _forward(
 
 def _back(back: Callable, carried: Any, passed: dict[str, Array], output_errors: States) -> Any:
     """`back` from the last time to the first; what it finds, for all times."""
-    require.shape("output_errors", output_errors, passed["h"].shape)
+    _arguments.shape("output_errors", output_errors, passed["h"].shape)
     steps = passed | {"output_error": output_errors}
     steps = jax.tree.map(lambda values: values.swapaxes(0, 1), steps)
     _, found = jax.lax.scan(back, carried, steps, reverse=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Float
 
-from vanishing.layers.activation import Elementwise
+from vanishing._types import Elementwise
 
 
 def sigmoid_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -11,9 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing import require
-from vanishing.layers.base import PyTree
-from vanishing.meanfield.moments import Scalar
+from vanishing import _arguments
+from vanishing._types import PyTree, Scalar
 
 
 class Rule(NamedTuple):
@@ -41,7 +40,7 @@ def momentum(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     >>> print(step)  # -0.1 (0.9 + 1)
     -0.19
     """
-    require.between("decay", decay, 0.0, 1.0)
+    _arguments.between("decay", decay, 0.0, 1.0)
 
     def update(gradients, velocity, params=None):
         velocity = jax.tree.map(lambda v, g: decay * v + g, velocity, gradients)
@@ -66,7 +65,7 @@ def nesterov(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     ICML 2013, eq. 3 and 4, with the change of variables of Bengio, Boulanger-Lewandowski & Pascanu,
     Advances in optimizing recurrent networks, ICASSP 2013.
     """
-    require.between("decay", decay, 0.0, 1.0)
+    _arguments.between("decay", decay, 0.0, 1.0)
 
     def update(gradients, velocity, params=None):
         velocity = jax.tree.map(lambda v, g: decay * v + g, velocity, gradients)
@@ -92,8 +91,8 @@ def adagrad(learning_rate: Scalar, initial: Scalar = 0.1, epsilon: Scalar = 1e-7
 
     Reference: Duchi, Hazan & Singer, Adaptive subgradient methods, JMLR 2011, fig. 1 (diagonal).
     """
-    require.between("initial", initial, 0.0, float("inf"))
-    require.positive("epsilon", epsilon)
+    _arguments.between("initial", initial, 0.0, float("inf"))
+    _arguments.positive("epsilon", epsilon)
 
     def init(params):
         return jax.tree.map(lambda p: jnp.full_like(p, initial), params)
@@ -121,8 +120,8 @@ def rmsprop(learning_rate: Scalar, decay: Scalar = 0.9, epsilon: Scalar = 1e-8) 
 
     Reference: Tieleman & Hinton, Coursera lecture 6.5, 2012.
     """
-    require.between("decay", decay, 0.0, 1.0)
-    require.positive("epsilon", epsilon)
+    _arguments.between("decay", decay, 0.0, 1.0)
+    _arguments.positive("epsilon", epsilon)
 
     def update(gradients, squares, params=None):
         squares = jax.tree.map(lambda s, g: decay * s + (1 - decay) * g**2, squares, gradients)
@@ -166,9 +165,9 @@ def adam(
     -0.100
     -0.100
     """
-    require.between("b1", b1, 0.0, 1.0)
-    require.between("b2", b2, 0.0, 1.0)
-    require.positive("epsilon", epsilon)
+    _arguments.between("b1", b1, 0.0, 1.0)
+    _arguments.between("b2", b2, 0.0, 1.0)
+    _arguments.positive("epsilon", epsilon)
 
     def init(params):
         return AdamState(jnp.zeros((), int), _zeros(params), _zeros(params))
@@ -206,7 +205,7 @@ def clip_by_norm(max_norm: Scalar) -> Rule:
     >>> print(clipped)
     [0.6 0.8]
     """
-    require.positive("max_norm", max_norm)
+    _arguments.positive("max_norm", max_norm)
 
     def update(gradients, state, params=None):
         leaves = jax.tree.leaves(gradients)

@@ -2,12 +2,7 @@
 
 from vanishing.data.datasets import DATASETS, Dataset, Split, load, standardize, synthetic
 from vanishing.data.download import fetch
-from vanishing.data.readers import (
-    DataError,
-    read_cifar_binary,
-    read_cifar_pickle,
-    read_idx,
-)
+from vanishing.data.readers import DataError, read_cifar_binary, read_cifar_pickle, read_idx
 from vanishing.data.sequences import (
     ADDING_MEMORYLESS,
     TEMPORAL_ORDER_MEMORYLESS,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from vanishing._extras import needs
 from vanishing.data.download import fetch
 from vanishing.data.readers import DataError, read_cifar_binary, read_cifar_pickle, read_idx
 
@@ -58,7 +59,8 @@ def digits(data_dir: Path | None = None, subset: bool = False) -> Dataset:
     (its test part).
     """
     del data_dir, subset  # nothing to find, and nothing missing
-    from sklearn.datasets import load_digits
+    with needs("experiments"):
+        from sklearn.datasets import load_digits
 
     images, labels = (np.asarray(array) for array in load_digits(return_X_y=True))
     order = np.random.default_rng(0).permutation(len(labels))

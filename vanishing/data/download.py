@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from vanishing._extras import needs
 from vanishing.data.readers import DataError
 
 # Where the files are published, and the MD5 sums published with them.
@@ -42,7 +43,8 @@ def fetch(name: str, base_url: str | None = None, cache: Path | None = None) -> 
     Raises:
       DataError: a file cannot be had, or has not the published checksum.
     """
-    import pooch
+    with needs("experiments"):
+        import pooch
 
     url, files = _SOURCES[name]
     cache = Path(cache or pooch.os_cache("vanishing"))

@@ -1,6 +1,6 @@
 """The layer algebra: layers as triples of pure functions, and what combines them."""
 
-from vanishing.layers.activation import ACTIVATIONS, Activation, activation, facts_of
+from vanishing.layers.activations import ACTIVATIONS, Activation, activation, facts_of
 from vanishing.layers.base import (
     Applied,
     Layer,
@@ -15,8 +15,8 @@ from vanishing.layers.linear import conv, dense, flatten
 from vanishing.layers.norm import batch_norm, dropout, group_norm, layer_norm, rms_norm
 from vanishing.layers.pool import avg_pool, global_avg_pool, max_pool
 from vanishing.layers.recurrent import gru, lstm, rnn
-from vanishing.layers.residual import highway, residual
 from vanishing.layers.scalar import multiplier, shift
+from vanishing.layers.shortcuts import highway, residual
 from vanishing.layers.standardized import weight_standardized
 
 __all__ = [

@@ -7,11 +7,9 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from vanishing._types import PyTree, Spec
 from vanishing.meanfield import Signal
-from vanishing.meanfield.signal import unknown
-
-PyTree = Any  # of arrays; jaxtyping's own PyTree would be checked leaf by leaf at every call
-Spec = jax.Array | np.ndarray | jax.ShapeDtypeStruct  # whatever has a shape and a dtype
+from vanishing.meanfield.signals import unknown
 
 
 class Variables(NamedTuple):

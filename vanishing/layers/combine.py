@@ -9,10 +9,11 @@ from typing import Any
 import jax
 from jax.tree_util import KeyPath, register_pytree_with_keys_class
 
-from vanishing.layers.base import Applied, Layer, PyTree, Variables, output_spec
+from vanishing._types import PyTree
+from vanishing.layers.base import Applied, Layer, Variables, output_spec
 from vanishing.layers.base import propagate as layers_propagate
 from vanishing.meanfield import Gain, Row, Signal
-from vanishing.meanfield.signal import DEPTH, identity_gain, unknown
+from vanishing.meanfield.signals import DEPTH, identity_gain, unknown
 
 
 def serial(*layers: Layer, **named_layers: Layer) -> Layer:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from vanishing import initializers
 from vanishing.layers.base import Applied, Layer, Variables, stateless
 from vanishing.meanfield import Signal
-from vanishing.meanfield.signal import linear_gain, unknown
+from vanishing.meanfield.signals import linear_gain, unknown
 
 Initializer = jax.nn.initializers.Initializer
 

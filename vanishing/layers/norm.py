@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vanishing._types import Scalar
 from vanishing.layers.base import Applied, Layer, Variables
 from vanishing.meanfield import Signal
-from vanishing.meanfield.moments import Scalar
-from vanishing.meanfield.signal import Gain, elementwise_gain, linear_gain, unknown
+from vanishing.meanfield.signals import Gain, elementwise_gain, linear_gain, unknown
 
 
 def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:

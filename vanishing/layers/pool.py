@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from vanishing.layers.base import Layer, stateless
 from vanishing.meanfield import Signal
-from vanishing.meanfield.signal import unknown
+from vanishing.meanfield.signals import unknown
 
 Images = Float[jax.Array | np.ndarray, "batch *places channels"]
 Padding = str | Sequence[tuple[int, int]]

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vanishing import initializers
-from vanishing.layers.activation import ACTIVATIONS, Activation, Elementwise, facts_of
-from vanishing.layers.base import Applied, Layer, PyTree, Variables
+from vanishing._types import Elementwise, PyTree, Scalar
+from vanishing.layers.activations import ACTIVATIONS, Activation, facts_of
+from vanishing.layers.base import Applied, Layer, Variables
 from vanishing.layers.linear import Initializer
-from vanishing.meanfield.moments import Scalar
 
 State = dict[str, jax.Array]  # what a cell carries, each part (*batch, units); "h" is its output
 Mark = Callable[[str, jax.Array], jax.Array]

@@ -5,10 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from vanishing._types import Scalar
 from vanishing.layers.base import Applied, Layer, Variables
 from vanishing.meanfield import Signal
-from vanishing.meanfield.moments import Scalar
-from vanishing.meanfield.signal import linear_gain, unknown
+from vanishing.meanfield.signals import linear_gain, unknown
 
 
 def multiplier(initial: Scalar = 1.0) -> Layer:

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vanishing.layers.base import Layer, PyTree, Variables
+from vanishing._types import PyTree
+from vanishing.layers.base import Layer, Variables
 from vanishing.layers.base import propagate as layers_propagate
 from vanishing.meanfield import Signal
-from vanishing.meanfield.signal import linear_gain
+from vanishing.meanfield.signals import linear_gain
 
 Leaf = jax.Array | np.ndarray
 

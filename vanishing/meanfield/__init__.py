@@ -2,7 +2,7 @@
 
 from vanishing.meanfield.moments import GetMoments, Moments, by_quadrature
 from vanishing.meanfield.quadrature import gaussian_mean
-from vanishing.meanfield.signal import Gain, Row, Signal, signal
+from vanishing.meanfield.signals import Gain, Row, Signal, signal
 
 __all__ = [
     "Gain",

@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vanishing._types import Scalar
 from vanishing.meanfield.quadrature import nodes, pair_nodes
-
-Scalar = float | int | Float[Array, ""]  # a traced scalar runs under `vmap`
 
 
 class Moments(NamedTuple):

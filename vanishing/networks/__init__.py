@@ -2,7 +2,7 @@
 
 from vanishing.networks.blocks import BLOCKS, block
 from vanishing.networks.convolutional import cnn, plain_cnn, resnet, vanilla_cnn
-from vanishing.networks.mlp import mlp
+from vanishing.networks.perceptrons import mlp
 from vanishing.networks.recurrent import CELLS, recurrent_layer, rnn
 from vanishing.networks.residual import residual_mlp
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 
 from vanishing import initializers, layers
+from vanishing._types import Elementwise
 from vanishing.initializers import Weights
 from vanishing.layers import Activation, Layer
-from vanishing.layers.activation import Elementwise
 
 MakeWeight = Callable[[Weights], Layer]
 _OPEN_ENDED = ("pre_activation", "scaled", "skipinit")  # blocks that end in weights

@@ -6,9 +6,9 @@ import math
 import jax.numpy as jnp
 
 from vanishing import layers
+from vanishing._types import Elementwise
 from vanishing.initializers import Scales, Weights, by_name
 from vanishing.layers import Activation, Layer
-from vanishing.layers.activation import Elementwise
 from vanishing.networks.blocks import block, ends
 
 STAGES = 3  # of a residual network; each has half the places and twice the channels of the last

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from vanishing import layers
+from vanishing._types import Scalar
 from vanishing.initializers import Scales, by_name, identity, lecun_normal, orthogonal
 from vanishing.layers import Layer
-from vanishing.meanfield.moments import Scalar
 
 _Factory = Callable[[int, Scalar | None, bool], Layer]  # (units, chrono, sequence) -> layer
 

@@ -1,9 +1,9 @@
 """The multilayer perceptron made of blocks: residual, gated, or plain for comparison."""
 
 from vanishing import layers
+from vanishing._types import Elementwise
 from vanishing.initializers import Weights, by_name
 from vanishing.layers import Activation, Layer
-from vanishing.layers.activation import Elementwise
 from vanishing.networks.blocks import block, ends
 
 

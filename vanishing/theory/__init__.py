@@ -1,6 +1,6 @@
 """Questions about a whole network at initialisation, answered before a weight is drawn."""
 
-from vanishing.theory.critical import Critical, CriticalPoint, critical, critical_line
+from vanishing.theory.criticality import Critical, CriticalPoint, critical, critical_line
 from vanishing.theory.isometry import Spectrum, predict_spectrum, singular_values, spectrum
 from vanishing.theory.maps import (
     CorrelationFixedPoint,

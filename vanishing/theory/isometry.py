@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vanishing._types import Scalar
 from vanishing.layers import Activation, facts_of
-from vanishing.meanfield.moments import Scalar
+from vanishing.layers.activations import Nonlinearity
 from vanishing.meanfield.quadrature import nodes
-from vanishing.theory.maps import Nonlinearity, fixed_point
+from vanishing.theory.maps import fixed_point
 
 _GRID = 200  # points of each of the searches for the largest singular value
 

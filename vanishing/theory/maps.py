@@ -9,12 +9,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from vanishing.layers import Activation, facts_of
-from vanishing.layers.activation import Elementwise
-from vanishing.meanfield.moments import Scalar
+from vanishing._types import Scalar
+from vanishing.layers import facts_of
+from vanishing.layers.activations import Nonlinearity
 from vanishing.theory.roots import crossings
 
-Nonlinearity = str | Elementwise | Activation
 _LOG_Q = np.linspace(np.log(1e-12), np.log(1e8), 401)  # where fixed points are looked for
 _LEAST, _MOST = 1e-9, 1e6  # variances in place of 0 and infinity, where the maps have no slope
 _NEWTON_STEPS = 5  # from a bracket of 12 %: the error is squared at each

@@ -12,12 +12,12 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from vanishing import views
+from vanishing import _text
+from vanishing._extras import needs
+from vanishing._types import Scalar, Spec
 from vanishing.layers import Layer, propagate
-from vanishing.layers.base import Spec
 from vanishing.meanfield import Row, Signal, signal
-from vanishing.meanfield.moments import Scalar
-from vanishing.meanfield.signal import DEPTH, output_gradient
+from vanishing.meanfield.signals import DEPTH, output_gradient
 
 
 @functools.partial(
@@ -72,10 +72,10 @@ class Prediction:
     def __str__(self) -> str:
         if isinstance(self.q, Tracer):
             return f"a prediction of {len(self)} rows, without numbers inside of jit, vmap or scan"
-        return views.table(*self._cells(), texts=1)
+        return _text.table(*self._cells(), texts=1)
 
     def _repr_html_(self) -> str:
-        return views.html_table(*self._cells(), texts=1)
+        return _text.html_table(*self._cells(), texts=1)
 
     def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """A table; of a stack of predictions the median."""
@@ -84,12 +84,12 @@ class Prediction:
             values = np.asarray(values, np.float64).reshape(-1, len(self))
             return np.median(values, axis=0).tolist()
 
-        rms = [views.number(x**0.5) for x in column(self.q)]
+        rms = [_text.number(x**0.5) for x in column(self.q)]
         decades = [f"{x / np.log(100):.2f}" for x in column(self.log_backward)]
         spread = [f"{x**0.5 / np.log(100):.2f}" for x in column(self.log_variance)]
         correlation = [f"{x:.3f}" for x in column(self.correlation)]
         header = ("row", "mean", "rms", "similar", "log10 dL/dh rms", "±")
-        mean = map(views.number, column(self.mean))
+        mean = map(_text.number, column(self.mean))
         columns = (self.names, mean, rms, correlation, decades, spread)
         return header, list(zip(*columns, strict=True))
 
@@ -98,7 +98,8 @@ class Prediction:
 
         Axes that `vmap` put in front are called `batch_0`, `batch_1`, and so on.
         """
-        import xarray as xr
+        with needs("sweeps"):
+            import xarray as xr
 
         lead = [f"batch_{i}" for i in range(np.ndim(self.q) - 1)]
         fields = (

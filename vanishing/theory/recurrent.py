@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vanishing._types import Scalar
 from vanishing.layers import facts_of
-from vanishing.meanfield.moments import Scalar
+from vanishing.layers.activations import Nonlinearity
 from vanishing.meanfield.quadrature import nodes
-from vanishing.theory.maps import Nonlinearity, chi, fixed_point
+from vanishing.theory.maps import chi, fixed_point
 
 
 def rnn_chi(

@@ -17,8 +17,8 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Float
 
+from vanishing._types import Spec
 from vanishing.layers import ACTIVATIONS, Activation, Layer, facts_of, propagate
-from vanishing.layers.base import Spec
 from vanishing.meanfield import Moments, signal
 from vanishing.meanfield.moments import Leaky
 from vanishing.meanfield.quadrature import nodes

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vanishing._types import Scalar
 from vanishing.layers import facts_of
-from vanishing.meanfield.moments import Scalar
-from vanishing.theory.maps import Nonlinearity, chi, fixed_point
+from vanishing.layers.activations import Nonlinearity
+from vanishing.theory.maps import chi, fixed_point
 
 
 def chain_factors(

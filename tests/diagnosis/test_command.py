@@ -1,0 +1,56 @@
+import pytest
+
+from tests.commands import Running
+
+MODEL = """
+import jax, jax.numpy as jnp
+def make_loss():
+    def loss(params, x):
+        for w in params:
+            x = jax.nn.sigmoid(x @ w)
+        return jnp.mean(x)
+    return loss, [jnp.eye(8)] * 12, (jnp.ones((4, 8)),)
+def wrong():
+    return 1
+"""
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.py"
+    path.write_text(MODEL)
+    return path
+
+
+def run(*flags):
+    return Running("vanishing", "diagnose", *flags).ended()
+
+
+def test_a_model_of_ones_own_is_measured_explained_and_diagnosed(model, tmp_path):
+    picture = tmp_path / "trace.png"
+    ended = run(f"--model={model}:make_loss", "--annotate", "--check=3", f"--plot={picture}")
+    assert ended.returncode == 0, ended.stderr
+    assert "decades lost between" in ended.stdout
+    assert "were lost in logistic at model.py:6" in ended.stdout
+    assert "vanishing at [0] (high)" in ended.stdout
+    assert "x = jax.nn.sigmoid(x @ w)" in ended.stdout
+    assert "worst relative error" in ended.stdout
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"),
+    [
+        ("{}:absent", "has no function 'absent'"),
+        ("{}:wrong", "must return (loss_fn, params, args)"),
+        ("nowhere.py:make_loss", "is no file"),
+        ("nonsense", "path/to/file.py:function"),
+    ],
+)
+def test_a_bad_model_ends_in_one_line(model, named, reason):
+    ended = run(f"--model={named.format(model)}")
+    assert ended.returncode == 1
+    (line,) = [
+        line for line in ended.stderr.splitlines() if "INFO" not in line and line[:2] != "I1"
+    ]
+    assert reason in line

@@ -1,0 +1,126 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import assert_refuses
+from vanishing.diagnosis import diagnose
+from vanishing.probing import probe
+
+
+def linear(depth, factor, width=8):
+    """A chain of orthogonal matrices times a factor: the gradient shrinks by just that a layer."""
+    weights = factor * jax.random.orthogonal(jax.random.key(0), width, (depth,))
+    head = jnp.eye(width)
+
+    def loss(params):
+        x = jnp.eye(width)
+        x = jax.lax.scan(lambda x, w: (x @ w, None), x, params["hidden"])[0]
+        return jnp.mean((x @ params["head"] - 1) ** 2)
+
+    return probe(loss)({"hidden": weights, "head": head}).trace
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.25, 2.0])
+def test_the_fit_finds_the_factor_of_a_layer(factor):
+    (found,) = [
+        f for f in diagnose(linear(20, factor)).findings if f.kind in ("vanishing", "exploding")
+    ]
+    assert found.kind == ("vanishing" if factor < 1 else "exploding")
+    assert found.where == "hidden[0]"
+    assert found.evidence["factor_a_layer"] == pytest.approx(factor, rel=1e-4)
+    assert found.evidence["r_squared"] == pytest.approx(1)
+    assert found.evidence["first_over_last_layer"] == pytest.approx(factor**19, rel=1e-3)
+    assert str(found).count("\n") == len(found.remedies) >= 3
+
+
+def test_a_chain_that_keeps_the_gradient_is_healthy():
+    diagnosis = diagnose(linear(100, 1.0))
+    assert diagnosis.findings == ()
+    assert "Nothing found" in str(diagnosis)
+
+
+def test_the_worst_comes_first_and_remedies_name_their_source():
+    findings = diagnose(linear(60, 0.3)).findings
+    order = [finding.severity for finding in findings]
+    assert order == sorted(order)
+    assert order[0] == "high"
+    assert all(remedy.source for finding in findings for remedy in finding.remedies)
+
+
+def test_a_stack_of_traces_is_judged_by_its_median():
+    def loss(scale):
+        w = jax.random.orthogonal(jax.random.key(0), 8, (20,))
+        x = jax.lax.scan(lambda x, w: (x @ w * scale, None), jnp.eye(8), w)[0]
+        return jnp.mean((x - 1) ** 2)
+
+    def trace(scale):
+        return probe(lambda w: loss(w.mean()))(jnp.full(4, scale)).trace
+
+    traces = jax.vmap(trace)(jnp.array([1.0, 1.0, 1e-3]))
+    assert np.ndim(traces.value) == 1
+    assert diagnose(traces).findings == diagnose(trace(1.0)).findings
+
+
+def test_one_bad_member_of_a_stack_is_not_hidden_by_the_median():
+    def loss(w, x):
+        return jnp.mean(jnp.tanh(x @ w))
+
+    weights = jnp.stack([jnp.eye(4), jnp.eye(4), jnp.full((4, 4), jnp.nan)])
+    trace = jax.vmap(probe(loss), (0, None))(weights, jnp.ones((2, 4))).trace
+    (found,) = diagnose(trace).findings
+    assert (found.kind, found.evidence["elements"]) == ("non_finite", 8)
+    assert "median of 3, 1 not finite" in str(trace)
+
+
+def test_a_forgotten_stop_gradient_is_one_finding_with_its_line():
+    def loss(params, x):
+        for i, w in enumerate(params):
+            x = jnp.tanh(x @ w)
+            x = jax.lax.stop_gradient(x) if i == 1 else x
+        return jnp.mean(x**2)
+
+    trace = probe(loss)([jnp.eye(4)] * 3, jnp.ones((2, 4))).trace
+    (found,) = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
+    assert found.where == "[0], [1]"
+    assert found.severity == "high"
+    line = loss.__code__.co_firstlineno + 3
+    assert found.evidence["stop_gradient_at"] == f"tests/diagnosis/test_rules.py:{line}"
+    assert found.remedies[0].action.startswith("take stop_gradient")
+
+
+@pytest.mark.parametrize("pushed", [0.0, 200.0])
+def test_a_nonlinearity_without_a_slope_anywhere_is_named_with_its_line(pushed):
+    def loss(params, x):
+        for i, w in enumerate(params):
+            x = jax.nn.sigmoid(x @ w + (pushed if i == 2 else 0))
+        return jnp.mean(x**2)
+
+    weights = list(jax.random.normal(jax.random.key(0), (5, 8, 8)))
+    trace = probe(loss)(weights, jax.random.normal(jax.random.key(1), (16, 8))).trace
+    gradient = jax.grad(loss)(weights, jnp.ones((16, 8)))
+    found = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
+    assert bool(found) == (not gradient[1].any()) == (pushed > 0)
+    if found:
+        assert found[0].where == f"test_rules.py:{loss.__code__.co_firstlineno + 2}"
+        assert found[0].severity == "high"
+
+
+def test_a_gradient_that_underflows_is_vanishing_and_not_dead():
+    def loss(w, x):
+        return jnp.mean(jax.lax.scan(lambda h, _: (jax.nn.sigmoid(h @ w), None), x, length=200)[0])
+
+    trace = probe(loss)(jnp.eye(4), jnp.ones((2, 4))).trace
+    assert (trace.backward.rms == 0).any()
+    assert [f.kind for f in diagnose(trace).findings] == ["vanishing"]
+
+
+def test_a_trace_says_that_it_has_no_numbers_inside_of_jit():
+    def inside(x):
+        trace = probe(lambda w: jnp.sum(jnp.tanh(w)))(x).trace
+        assert "without numbers inside of jit" in str(trace)
+        return diagnose(trace).findings
+
+    assert_refuses(lambda: jax.jit(inside)(jnp.ones(3)), "return it from there")
+    check = probe(lambda w: jnp.sum(jnp.tanh(w))).check
+    assert_refuses(lambda: jax.jit(check)(jnp.ones(3)), "outside of jit")

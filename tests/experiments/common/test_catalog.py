@@ -1,0 +1,29 @@
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.common import catalog
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_module_that_can_be_run_has_a_question():
+    launched = {
+        path.stem
+        for path in (ROOT / "experiments").glob("*.py")
+        if "launch.main(Config()" in path.read_text()
+    }
+    assert len(launched) >= 16
+    assert set(catalog.questions()) == launched | {"diagnose"}
+
+
+def test_python_m_experiments_lists_them_with_their_questions():
+    ended = subprocess.run(
+        [sys.executable, "-m", "experiments"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert ended.returncode == 0, ended.stderr
+    for name, question in catalog.questions().items():
+        assert any(
+            line.split()[:1] == [name] and line.endswith(question)
+            for line in ended.stdout.splitlines()
+        )

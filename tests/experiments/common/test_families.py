@@ -1,0 +1,112 @@
+"""Summaries, tables and rankings of datasets whose answers are known beforehand."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.common import families
+
+
+def dataset(accuracies, losses=None, factors=(0.1, 1.0)):
+    """Two members with 4 layers (3 hidden), two rates, two steps.
+
+    The error signal of member i is multiplied by its factor at each layer on its way back.
+    """
+    members, rates, seeds = ["a", "b"], [0.1, 1.0], len(accuracies[0])
+    shape = (2, 2, seeds, 2)
+    dims = ("member", "learning_rate", "seed", "step")
+    accuracy = np.zeros(shape)
+    accuracy[..., -1] = np.asarray(accuracies, float)[:, None, :]
+    loss = np.ones(shape)
+    loss[:, 1] = 2.0  # the first rate is the better one
+    loss = loss if losses is None else losses(loss)
+    depths = np.arange(4)
+    sizes = np.stack([np.power(f, 3.0 - depths) for f in factors])
+    cotangents = np.broadcast_to(sizes[:, None, None, None, :], (*shape, 4))
+    return xr.Dataset(
+        {
+            "test_accuracy": (dims, accuracy),
+            "loss": (dims, loss),
+            "outcome": (dims[:3], (~np.isfinite(loss)).any(-1).astype(np.int8)),
+            "cotangent_rms": ((*dims, "layer"), cotangents),
+        },
+        {
+            "member": members,
+            "learning_rate": rates,
+            "seed": range(seeds),
+            "step": [0, 10],
+            "layer": range(1, 5),
+            "chance": 0.1,
+        },
+    )
+
+
+def test_the_share_is_that_of_the_first_layer_over_the_last_hidden_one():
+    found = families.summary(dataset(np.full((2, 3), 0.5)))
+    np.testing.assert_allclose(found.log10_share, [-2.0, 0.0])  # two layers between 1 and 3
+    assert found.hidden.values.tolist() == [3, 3]
+    assert found.learning_rate.values.tolist() == [0.1, 0.1]
+    assert found.at_an_end.all()
+
+
+def test_a_shallower_network_ends_where_its_layers_do():
+    padded = dataset(np.full((2, 3), 0.5))
+    padded["cotangent_rms"] = padded.cotangent_rms.where(
+        (padded.member != "a") | (padded.layer < 4)
+    )
+    found = families.summary(padded)
+    np.testing.assert_allclose(found.log10_share, [-1.0, 0.0])
+    assert found.hidden.values.tolist() == [2, 3]
+
+
+def test_the_ranking_tells_apart_what_the_seeds_tell_apart():
+    apart = dataset([[0.90, 0.91, 0.92], [0.70, 0.71, 0.72]])
+    assert families.ranking(apart, "member") == ["Best: a."]
+    # standard deviations of 0.08 over three seeds: means 0.02 apart say nothing
+    near = dataset([[0.80, 0.90, 1.00], [0.78, 0.88, 0.98]])
+    assert families.ranking(near, "member") == ["Best: a; within two standard errors of it: b."]
+
+
+def test_nobody_is_best_where_nobody_learns():
+    at_chance = dataset([[0.10, 0.12, 0.11], [0.13, 0.12, 0.10]])
+    assert families.ranking(at_chance, "member") == ["None of them learns."]
+
+
+def test_one_seed_has_no_spread():
+    found = dataset([[0.9], [0.5]])
+    assert families.ranking(found, "member") == ["Best of one seed: a."]
+    lines = families.table(found)
+    assert "90.0%  learns" in lines[1]
+    assert "±" not in "".join(lines)
+
+
+def test_what_diverged_is_said_and_cannot_be_best():
+    def broken(loss):
+        loss[0, :, 0, 1] = np.nan
+        return loss
+
+    found = dataset([[0.9, 0.9, 0.9], [0.5, 0.5, 0.5]], broken)
+    assert families.ranking(found, "member") == ["Best: b."]
+    lines = families.table(found)
+    assert lines[1].endswith("diverges (1 of 3 seeds)")
+    assert lines[2].endswith("learns in part")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "diverged", "word"),
+    [
+        (0.95, 0, "learns"),
+        (0.5, 0, "learns in part"),
+        (0.15, 0, "does not learn"),
+        (0.95, 2, "diverges (2 of 3 seeds)"),
+        (np.nan, 0, "failed"),
+    ],
+)
+def test_words(accuracy, diverged, word):
+    assert families.answer(accuracy, 0.1, diverged, 3) == word
+
+
+def test_powers_beyond_floating_point_are_written_out():
+    assert families.power(-400.0) == "1.0e-400"
+    assert families.power(np.log10(2.5e-3)) == "2.5e-03"
+    assert [families.power(x) for x in (-np.inf, np.inf, np.nan)] == ["0", "inf", "nan"]

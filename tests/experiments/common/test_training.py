@@ -1,0 +1,106 @@
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments.common import training
+from vanishing import layers, networks, sweep
+from vanishing.sweep.run_folder import Folder
+
+
+def test_the_grid_has_every_rate_and_seed_and_they_share_their_start():
+    config = training.Config(
+        learning_rates=(0.01, 0.1), seeds=2, steps=4, record_every=2, width=8, batch_size=16
+    )
+    examples, classes = training.load(config)
+    network = networks.mlp(classes, depth=2, width=8)
+    grid = sweep.Grid(numeric=training.numeric_axes(config))
+    dataset = sweep.run(grid, lambda: training.cell(config, network), shared=examples)
+    assert dict(dataset.sizes) == {"learning_rate": 2, "seed": 2, "step": 3, "layer": 3}
+    start = dataset.loss.isel(step=0)
+    np.testing.assert_array_equal(start.sel(learning_rate=0.01), start.sel(learning_rate=0.1))
+    assert float(start.isel(learning_rate=0, seed=0)) != float(start.isel(learning_rate=0, seed=1))
+    end = dataset.loss.isel(step=-1)
+    assert (end.sel(learning_rate=0.01) != end.sel(learning_rate=0.1)).all()
+
+
+def test_a_network_is_given_up_at_the_first_loss_that_is_not_finite_if_asked_for():
+    config = training.Config(
+        learning_rates=(0.01, 1e9),
+        seeds=1,
+        steps=20,
+        record_every=1,
+        width=8,
+        batch_size=16,
+        abort_nonfinite=True,
+    )
+    examples, classes = training.load(config)
+    network = networks.mlp(classes, depth=2, width=8, activation="identity")
+    grid = sweep.Grid(numeric=training.numeric_axes(config))
+    with pytest.raises(ValueError, match=r"a loss is infinite or nan at step \d+\.$"):
+        sweep.run(grid, lambda: training.cell(config, network), shared=examples)
+
+
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
+    """Parameters, batch statistics, momentum, random keys and the records up to then."""
+    config = training.Config(
+        learning_rates=(0.01, 0.1), seeds=1, steps=8, record_every=2, width=8, batch_size=16
+    )
+    examples, classes = training.load(config)
+    norm = layers.serial(layers.batch_norm(), layers.dropout(0.3))
+    network = networks.mlp(classes, depth=2, width=8, norm=norm)
+    grid = sweep.Grid(numeric=training.numeric_axes(config))
+
+    def run(**options):
+        made = training.cell(config, network)
+        return sweep.run(grid, lambda: made, shared=examples, checkpoint_every=0.0, **options)
+
+    def interrupted(chunks, label):
+        for chunk in chunks:
+            if chunk == 3:
+                raise KeyboardInterrupt
+            yield chunk
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        run(store=Folder(tmp_path), progress=interrupted)
+    resumed = run(store=Folder(tmp_path), progress=lambda it, label: seen.extend(it) or seen)
+    assert seen == [3, 4]
+    xr.testing.assert_identical(resumed, run())
+
+
+def losses(*runs):
+    return xr.Dataset(
+        {"loss": (("learning_rate", "seed", "step"), np.array(runs, float))},
+        coords={"learning_rate": [0.1, 1.0, 10.0][: len(runs)]},
+    )
+
+
+def test_the_best_rate_has_the_lowest_mean_loss_over_seeds_and_last_records():
+    dataset = losses([[9, 2, 2], [9, 2, 2]], [[9, 1, 1], [9, 9, 9]], [[9, 1, 1], [9, 2, 2]])
+    assert float(training.best_learning_rate(dataset, last=2)) == 10.0
+
+
+def test_a_rate_at_which_a_seed_diverges_is_the_last_choice():
+    nan, inf = np.nan, np.inf
+    assert float(training.best_learning_rate(losses([[5, 5], [5, 5]], [[1, 1], [1, nan]]))) == 0.1
+    assert float(training.best_learning_rate(losses([[1, 1], [1, inf]], [[5, 5], [5, 5]]))) == 1.0
+    assert float(training.best_learning_rate(losses([[nan, 1]], [[nan, 1]]))) == 0.1
+    assert float(training.best_learning_rate(losses([[nan, 1]], [[inf, 1]]))) == 0.1
+
+
+def test_the_derived_initializer_depends_on_the_activation():
+    derived = training.InitializedConfig()
+    chosen = training.InitializedConfig(initializer="orthogonal")
+    assert training.initializer_name(derived, "relu") == "he_normal"
+    assert training.initializer_name(derived, "sigmoid") == "glorot_normal"
+    assert training.initializer_name(chosen, "relu") == "orthogonal"
+
+
+def test_where_the_data_lie_is_no_part_of_the_question():
+    assert training.Config(data_dir="/a").question() == training.Config(data_dir="/b").question()
+    assert training.Config(seeds=4).question() != training.Config(seeds=5).question()
+
+
+def test_steps_must_be_recorded_evenly():
+    with pytest.raises(ValueError, match="steps is 15; it must be a multiple of record_every"):
+        training.Config(steps=15, record_every=10)

@@ -1,0 +1,17 @@
+import numpy as np
+import pytest
+
+from vanishing import figures
+
+
+@pytest.mark.parametrize("size", [1, 5, 200])
+def test_plot_shows_both_ways_on_log_axes(size):
+    backward = 10.0 ** -np.arange(size) if size < 10 else np.full(size, 0.0)
+    figure = figures.plot([f"row {i}" for i in range(size)], np.ones(size), backward, "title")
+    upper, lower = figure.axes
+    np.testing.assert_array_equal(upper.lines[0].get_ydata(), np.ones(size))
+    assert upper.get_yscale() == "log"
+    low, high = upper.get_ylim()
+    assert low < 0.2 and high > 5, "a flat line is drawn flat"  # noqa: PT018
+    figure.draw_without_rendering()
+    assert "dL/dh" in lower.get_ylabel()

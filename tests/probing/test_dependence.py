@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+
+from vanishing.probing import dependence, jaxpr
+from vanishing.probing.dependence import Fact, Kind, Use
+
+
+def known(function, param, data):
+    """Facts of a loss of one parameter and other data, and the outputs of its primitives."""
+    program, _ = jaxpr.read(function, param, data)
+    inputs = [Fact(Kind.PARAM, True, frozenset({Use(0, ())})), Fact(Kind.DATA)]
+    found = dependence.gather(program, inputs, program.frame.outputs[:1])
+    nodes = {node.primitive: node.outputs[0] for _, node in jaxpr.walk(program.frame)}
+    return program, found, nodes
+
+
+def test_what_a_value_is_made_of():
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(x @ jnp.sin(w))) + jnp.sum(jnp.cos(x))
+
+    _, found, nodes = known(loss, jnp.ones((3, 3)), jnp.ones((2, 3)))
+    kinds = {name: found.of[nodes[name]].kind for name in ("sin", "dot_general", "tanh", "cos")}
+    assert kinds == {
+        "sin": Kind.PARAM,
+        "dot_general": Kind.SIGNAL,
+        "tanh": Kind.SIGNAL,
+        "cos": Kind.DATA,
+    }
+    assert found.on_path(nodes["tanh"])
+    assert not found.on_path(nodes["cos"])
+
+
+def test_nothing_is_felt_behind_stop_gradient_or_rounding():
+    def loss(w, x):
+        return jnp.sum(jax.lax.stop_gradient(jnp.sin(w)) + jnp.round(jnp.cos(w)) + w) * jnp.sum(x)
+
+    _, found, nodes = known(loss, jnp.ones(3), jnp.ones(3))
+    for name in ("sin", "cos"):
+        assert nodes[name] not in found.felt
+        assert nodes[name] in found.used
+    assert found.on_path(nodes["add"])
+
+
+def test_what_a_scan_carries_is_felt_and_its_stacked_parameters_are_known():
+    def loss(w, x):
+        def step(carry, w):
+            a, b = carry
+            return (jnp.sin(b), a * w), None  # what is felt of b shows only a turn later
+
+        (a, _), _ = jax.lax.scan(step, (x, x), w)
+        return jnp.sum(a)
+
+    program, found, nodes = known(loss, jnp.ones((4, 3)), jnp.ones(3))
+    assert found.on_path(nodes["mul"])
+    assert found.on_path(nodes["sin"])
+    (scan,) = (node for node in program.frame.nodes if node.loop)
+    (stacked,) = (i for i in scan.frames[0].inputs if found.of[i].uses)
+    assert found.of[stacked].uses == {Use(0, (0,))}
+    assert found.loops[nodes["sin"]] == (scan,)

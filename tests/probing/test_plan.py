@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.helpers import assert_trees_close
+from vanishing.probing.plan import make_plan
+
+PARAMS = {"w": jnp.ones((3, 4)), "b": jnp.zeros(4), "unused": jnp.ones(2), "stopped": jnp.ones(4)}
+X = jnp.arange(6.0).reshape(2, 3)
+OFFSET = jnp.arange(8.0).reshape(2, 4)
+
+
+def loss(x, params, *, scale=1.0, name="tanh"):
+    h = getattr(jnp, name)(x @ params["w"] + params["b"][None]) + OFFSET
+    return scale * jnp.mean(h * jax.lax.stop_gradient(params["stopped"])[None])
+
+
+def plan_of(**kwargs):
+    return make_plan(loss, 1, False, "layer", lambda site: True, (X, PARAMS), kwargs)
+
+
+def test_the_flat_loss_is_the_loss_of_its_leaves():
+    plan = plan_of(scale=2.0, name="sin")
+    others = plan.others[: plan.arguments]
+    value, grads = jax.value_and_grad(plan.flat_loss)(plan.params, others)
+    expected = jax.value_and_grad(loss, 1)(X, PARAMS, scale=2.0, name="sin")
+    assert_trees_close((value, plan.grads_like(grads)), expected, rtol=1e-6)
+
+
+def test_arrays_that_the_loss_closes_over_are_inputs_of_its_program():
+    """As constants they would be folded when it is compiled, for seconds where they are data."""
+    plan = plan_of()
+    assert not any(np.size(value) > 1 for _, value in plan.program.frame.constants)
+    assert len(plan.program.frame.inputs) == len(plan.params) + len(plan.others)
+    assert any(value is OFFSET for value in plan.others[plan.arguments :])
+
+
+def test_what_becomes_of_every_leaf_is_known():
+    reach = {place.label: place.reach for place in plan_of().layout.leaves}
+    assert reach == {
+        "w": "used",
+        "b": "used",
+        "unused": "unused",
+        "stopped": "without a gradient",
+    }

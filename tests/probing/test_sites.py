@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+
+from vanishing.probing import probe
+
+W = jnp.ones((3, 3)) / 3
+
+
+def test_a_row_is_named_by_its_parameter_else_its_scope_else_its_line():
+    def loss(p, x):
+        with jax.named_scope("trunk"):
+            x = jnp.tanh(x @ p["w"])
+        return jnp.mean(jnp.tanh(x @ p["v"]))
+
+    trace = probe(loss)({"w": W, "v": W}, W).trace
+    assert trace.names[:3] == ("w", "trunk", "v")
+    assert trace.names[3].startswith("test_sites.py:")
+    assert trace.sites[0].scope == "trunk"
+    assert all(site.source.startswith("tests/test_sites.py:") for site in trace.sites)
+    assert trace.sites[1].place.startswith("tanh at test_sites.py:")
+
+
+def test_loops_over_depth_and_over_time_are_told_apart():
+    def loss(params, xs):
+        def layer(xs, w):
+            step = lambda h, x: (jnp.tanh(h @ w + x),) * 2  # noqa: E731
+            return jax.lax.scan(step, jnp.zeros((2, 3)), xs)[1], None
+
+        return jnp.mean(jax.lax.scan(layer, xs, params["cell"])[0])
+
+    trace = probe(loss)({"cell": jnp.stack([W, W])}, jnp.ones((4, 2, 3))).trace
+    products = [name for name in trace.names if name.startswith("cell")]
+    assert products == [f"cell[{i}][t={t}]" for i in range(2) for t in range(4)]
+
+
+def test_every_operation_has_a_kind():
+    def loss(p, x):
+        h = x @ p["w"]
+        return jnp.mean(jnp.tanh(h) + h)
+
+    trace = probe(loss, level="op")({"w": W}, W).trace
+    kinds = {site.op: site.kind for site in trace.sites}
+    assert kinds["dot_general"] == "matmul"
+    assert kinds["tanh"] == "nonlinearity"
+    assert kinds["add"] == "residual"
+    assert kinds["reduce_sum"] == "other"

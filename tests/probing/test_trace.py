@@ -1,0 +1,84 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.helpers import assert_trees_identical
+from vanishing.probing import SUMMARIES, probe
+
+
+def loss(params, x):
+    for layer in params["layers"]:
+        x = jnp.tanh(x @ layer["w"])
+    return jnp.mean(x**2)
+
+
+PARAMS = {"layers": [{"w": jnp.eye(3)}, {"w": 2 * jnp.eye(3)}], "unused": jnp.ones(2)}
+X = jnp.linspace(-1, 1, 12).reshape(4, 3)
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return probe(loss, summaries=SUMMARIES)(PARAMS, X).trace
+
+
+def test_a_dataset_holds_every_number_with_its_place(trace):
+    dataset = trace.to_xarray()
+    assert dataset.row.values.tolist() == list(trace.names)
+    np.testing.assert_array_equal(dataset.backward_rms, trace.backward.rms)
+    np.testing.assert_array_equal(dataset.forward_similarity, trace.forward.similarity)
+    assert dataset.op.values.tolist() == ["dot_general", "tanh"] * 2
+    weights = dataset.weight_norm.sel(parameter="layers[1].w")
+    np.testing.assert_allclose(weights, np.sqrt(12), rtol=1e-6)
+    stacked = jax.vmap(lambda x: probe(loss)(PARAMS, x[None]).trace)(X)
+    assert stacked.to_xarray().backward_rms.dims == ("batch_0", "row")
+
+
+def test_the_table_shows_what_there_is_in_forward_order(trace):
+    lines = str(trace).splitlines()
+    assert lines[0].startswith("loss 0.")
+    assert [line.split()[0] for line in lines[2:]] == list(trace.names)
+    assert "similar" in lines[1]
+    assert "\x1b" not in str(trace)
+    plain = probe(loss)(PARAMS, X).trace
+    assert "similar" not in str(plain)
+    assert trace._repr_html_().count("<tr>") == len(trace) + 1
+
+
+def test_nan_is_said_and_what_was_not_recorded_is_left_blank():
+    def loss(w, x):
+        h = jax.lax.cond(w[0] > 0, lambda h: jnp.tanh(h * w[1]), lambda h: jnp.sin(h * w[2]), x)
+        return jnp.mean(jnp.cos(jnp.log(h) * w[3]))
+
+    trace = probe(loss)(jnp.ones(4), jnp.array([-0.5, 0.5])).trace
+    header, rows = trace._cells()
+    rms = {row[header.index("op")]: row[header.index("rms")] for row in rows}
+    assert str(trace).startswith("loss nan, ")
+    assert (rms["sin"], rms["cos"]) == ("", "nan")
+    assert float(rms["tanh"]) > 0
+
+
+def test_it_is_a_tree(trace):
+    leaves, structure = jax.tree.flatten(trace)
+    assert all(hasattr(leaf, "shape") for leaf in leaves)
+    assert_trees_identical(jax.tree.unflatten(structure, leaves), trace)
+    again = jax.jit(lambda t: t)(trace)
+    assert again.names == trace.names
+    assert hash(structure) == hash(jax.tree.structure(again))
+
+
+def test_a_stack_is_shown_by_its_median_and_nan_counts_for_nothing(trace):
+    stack = jax.tree.map(lambda leaf: jnp.stack([leaf, 3 * leaf, jnp.nan * leaf]), trace)
+    single = stack.single()
+    np.testing.assert_allclose(single.backward.rms, 2 * trace.backward.rms, rtol=1e-6)
+    assert "median of 3" in str(stack)
+
+
+def test_parameters_without_a_gradient_are_marked(trace):
+    reach = {leaf.label: leaf.reach for leaf in trace.layout.leaves}
+    assert reach == {"layers[0].w": "used", "layers[1].w": "used", "unused": "unused"}
+
+
+def test_it_annotates_and_plots_itself(trace):
+    assert "x = jnp.tanh(x @ layer" in trace.annotate()
+    assert len(trace.plot().axes) == 2

@@ -1,0 +1,160 @@
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from tests.helpers import assert_refuses, assert_trees_identical
+from vanishing.sweep import run_folder, storage
+from vanishing.sweep.run_folder import Folder
+
+CODE = {"code": "0.1.0+abc", "jax": "0.10.2"}
+
+
+def claim(path, config=None, code=CODE, **more):
+    with run_folder.claimed(path, config or {"depths": (2, 3)}, code, **more) as store:
+        return store
+
+
+def part(value):
+    return xr.Dataset({"y": ("point", np.full(2, value))})
+
+
+def test_the_same_configuration_finds_what_it_left(tmp_path):
+    claim(tmp_path / "new").save_part("cell", range(0, 2), part(1.0))
+    found = claim(tmp_path / "new").parts("cell")
+    assert list(found) == [range(0, 2)]
+    xr.testing.assert_identical(storage.load(found[range(0, 2)]), part(1.0))
+
+
+def test_parts_come_in_order_of_their_points(tmp_path):
+    for start in (100, 0, 20):
+        Folder(tmp_path).save_part("cell", range(start, start + 2), part(start))
+    assert [span.start for span in Folder(tmp_path).parts("cell")] == [0, 20, 100]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"config": {"depths": (2,)}}, "with depths=[2, 3], not [2]; give another --out, or --ov"),
+        ({"config": {"depths": (2, 3), "seeds": 1}}, "holds a run with seeds=None, not 1;"),
+        ({"code": CODE | {"code": "0.1.0+def"}}, "with code=0.1.0+abc, not 0.1.0+def;"),
+        ({"code": CODE | {"jax": "0.12.0"}}, "with jax=0.10.2, not 0.12.0;"),
+    ],
+)
+def test_another_configuration_or_code_version_is_not_mixed_in(tmp_path, changed, message):
+    claim(tmp_path).save_part("cell", range(0, 2), part(1.0))
+    assert_refuses(lambda: claim(tmp_path, **changed), message)
+    assert claim(tmp_path).parts("cell")
+    claim(tmp_path, **changed, overwrite=True)
+    assert not claim(tmp_path, **changed).parts("cell")
+
+
+def test_two_processes_do_not_share_a_folder(tmp_path):
+    with run_folder.claimed(tmp_path, {}, CODE):  # the lock tells open files apart, not processes
+        assert_refuses(
+            lambda: claim(tmp_path), f"{tmp_path} is in use by another process; wait for it to end"
+        )
+    claim(tmp_path, {"depths": (2, 3)}, overwrite=True)
+
+
+def test_a_file_or_a_strangers_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_refuses(lambda: claim(tmp_path / "file"), "which is a file; name a folder")
+    storage.save(part(1.0), tmp_path / "data.nc")
+    assert_refuses(lambda: claim(tmp_path), "data.nc was not written by an experiment")
+    theirs = tmp_path / "project" / "checkpoints"
+    theirs.mkdir(parents=True)
+    assert_refuses(lambda: claim(tmp_path / "project"), "checkpoints was not written by an exp")
+    assert theirs.exists()
+
+
+def test_what_is_overwritten_is_what_was_finished(tmp_path):
+    """The same command with --overwrite, killed and started again, goes on and not over again."""
+    store = claim(tmp_path, overwrite=True)
+    store.save_part("cell", range(0, 2), part(1.0))
+    assert claim(tmp_path, overwrite=True).parts("cell")
+    store.finish(part(1.0), complete=False)
+    assert not claim(tmp_path, overwrite=True).parts("cell")
+    assert not store.data.exists()
+
+
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    with run_folder.claimed(tmp_path, {"depths": (2, 3)}, CODE) as store:
+        store.save_part("cell", range(0, 2), part(1.0))
+    half = (tmp_path / "cells" / "cell" / f"{storage.DRAFT}abc.nc", tmp_path / "cache" / "3-cache")
+    (tmp_path / "cache").mkdir()
+    for age in range(4):
+        path = tmp_path / "cache" / f"{age}-cache"
+        path.write_text("program")
+        os.utime(path, (1000 + age, 1000 + age))
+    half[0].write_text("half")
+    theirs = tmp_path / "notes" / f"{storage.DRAFT}of mine.txt"
+    theirs.parent.mkdir()
+    theirs.write_text("a stranger's")
+    claim(tmp_path)
+    assert all(path.exists() for path in half), "nobody was killed"
+    (tmp_path / ".running").touch()  # as a process leaves it that is killed
+    assert list(claim(tmp_path).parts("cell")) == [range(0, 2)]
+    assert not any(path.exists() for path in half)
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"0-cache", "1-cache"}
+    assert theirs.exists()
+    assert not (tmp_path / ".running").exists()
+
+
+def test_a_finished_dataset_replaces_its_parts_unless_some_are_missing(tmp_path):
+    store = claim(tmp_path)
+    store.save_part("cell", range(0, 2), part(1.0))
+    store.finish(part(1.0), complete=False)
+    assert store.parts("cell")
+    store.finish(part(1.0), complete=True)
+    assert not store.parts("cell")
+    xr.testing.assert_identical(storage.load(store.data), part(1.0))
+
+
+def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
+    tree = {
+        "params": np.array([1e-42, np.nan, -0.0, 3.0], np.float32),  # 1e-42 is subnormal
+        "half": np.asarray(jnp.arange(4, dtype=jnp.bfloat16)),
+        "key": np.array([[1, 2**32 - 1]], np.uint32),
+        "count": np.array([7], np.int32),
+        "nothing": np.zeros((2, 0), np.float32),
+    }
+    specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+    store = Folder(tmp_path)
+    assert store.checkpoints("cell", range(0, 2)).latest() == 0
+    store.checkpoints("cell", range(0, 2)).save(3, jax.tree.map(np.zeros_like, tree))
+    store.checkpoints("cell", range(0, 2)).save(12, tree)
+    found = store.checkpoints("cell", range(0, 2))
+    assert found.latest() == 12
+    back = found.restore(12, specs)
+    assert_trees_identical(back, tree)
+    assert [leaf.dtype for leaf in jax.tree.leaves(back)] == [
+        leaf.dtype for leaf in jax.tree.leaves(tree)
+    ]
+    assert np.signbit(back["params"][2])
+    store.save_part("cell", range(0, 2), part(1.0))
+    assert found.latest() == 0, "a finished part needs no checkpoint"
+
+
+def test_the_code_version_is_that_of_the_sources(tmp_path, monkeypatch):
+    package = tmp_path / "some_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    versions = [run_folder.code_version(("some_package",))["code"]]
+    (package / "notes.txt").write_text("no source")
+    versions.append(run_folder.code_version(("some_package",))["code"])
+    (package / "__init__.py").write_text("x = 2")
+    versions.append(run_folder.code_version(("some_package",))["code"])
+    assert versions[0] == versions[1] != versions[2]
+    assert versions[0].startswith("0.1.0+")
+    assert run_folder.code_version() == run_folder.code_version()
+
+
+def test_a_cell_is_a_folder_of_its_own_whatever_its_values():
+    assert run_folder.cell_name({"activation": "tanh", "depth": 30}) == "activation=tanh,depth=30"
+    assert run_folder.cell_name({}) == "all"
+    assert run_folder.cell_name({"model": "../a/b"}, "map") == "map/model=..%2Fa%2Fb"

@@ -1,0 +1,85 @@
+"""Sizes of arrays that neither overflow nor underflow."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Shaped
+
+_LOW, _HIGH = 1e-24, 1e30  # between them a mean of squares in float32 has lost nothing
+
+
+def wide(x: Shaped[Array, "..."]) -> Float[Array, "..."]:
+    """`x` in float32 at least."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def norm(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Float[Array, "..."]:
+    """L2 norm over `axis` (by default all), also where the squares leave the range of the dtype.
+
+    In float32 the square of 1e-25 is 0 and that of 1e25 is inf; dividing by the largest magnitude
+    first keeps both. The norm is computed in float32 at least, is 0 for x = 0, and inf or nan where
+    x has such elements.
+
+    >>> import jax.numpy as jnp
+    >>> print(f"{norm(jnp.array([3e-25, 4e-25])):.1e}")
+    5.0e-25
+    """
+    x = wide(x)
+    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0)
+    scale = _scale(largest)
+    return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=axis))
+
+
+def _scale(largest: Float[Array, "..."]) -> Float[Array, "..."]:
+    """What to divide by; XLA multiplies by its inverse, which must be a normal number too."""
+    usable = (largest > 0) & jnp.isfinite(largest)
+    return jnp.minimum(jnp.where(usable, largest, 1.0), jnp.finfo(largest.dtype).max / 256)
+
+
+def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
+    """Root mean square of all elements, also where the squares leave the range of the dtype.
+
+    >>> import jax.numpy as jnp
+    >>> print(f"{rms(jnp.full(4, 3e-30)):.1e}")
+    3.0e-30
+    """
+
+    def scaled(x):
+        scale = _scale(jnp.max(jnp.abs(x), initial=0.0))
+        return scale * jnp.sqrt(jnp.mean(jnp.square(x / scale)))
+
+    def one_pass(x):
+        mean_square = jnp.mean(jnp.square(x))
+        kept = (mean_square > _LOW) & (mean_square < _HIGH)
+        return usually(kept, jnp.sqrt(mean_square), scaled, x)
+
+    return by_platform(one_pass, scaled, wide(x))
+
+
+def by_platform(branching: Callable, straight: Callable, x) -> Float[Array, ""]:
+    """On a CPU a branch saves a pass over the data; an accelerator would have to wait for it."""
+    return jax.lax.platform_dependent(x, cpu=branching, default=straight)
+
+
+def usually(
+    usual: Bool[Array, ""], value: Float[Array, ""], dear: Callable, x: Float[Array, "..."]
+) -> Float[Array, ""]:
+    """`value` where `usual`, else `dear(x)`; under vmap, too, only if one of the batch needs it."""
+
+    @jax.custom_batching.custom_vmap
+    def choose(usual, value, x):
+        return jax.lax.cond(usual, lambda x: value, dear, x)
+
+    @choose.def_vmap
+    def _(size, batched, usual, value, x):
+        axes = tuple(0 if is_batched else None for is_batched in batched)
+
+        def each(x):
+            one = lambda usual, value, x: jnp.where(usual, value, dear(x))  # noqa: E731
+            return jax.vmap(one, axes, axis_size=size)(usual, value, x)
+
+        values = jnp.broadcast_to(value, (size,))
+        return jax.lax.cond(jnp.all(usual), lambda x: values, each, x), True
+
+    return choose(usual, value, x)

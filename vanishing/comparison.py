@@ -1,0 +1,166 @@
+"""Comparison: what theory predicts beside what the probe measured, row by row."""
+
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from vanishing._extras import needs
+from vanishing._types import PyTree
+from vanishing.layers import Layer, Variables, output_spec
+from vanishing.probing import Trace, probe
+from vanishing.theory import Prediction
+
+with needs("sweeps"):
+    import xarray as xr
+
+
+def measure(
+    network: Layer,
+    variables: Variables | tuple[PyTree, PyTree],
+    x: Float[Array, "batch ..."],
+    key: PRNGKeyArray,
+) -> Trace:
+    """What the probe sees of one network whose loss theory can speak about.
+
+    The loss is a linear function of the output with random weights for every input, so that its
+    gradient knows nothing of the network. Runs under `jax.jit`, and under `jax.vmap` over networks.
+
+    Args:
+      network: a layer, read in training mode.
+      variables: what its `init` drew, (params, state).
+      x: a batch of inputs.
+      key: of the loss's weights, and of layers that are random in training.
+
+    Returns:
+      The trace, with the summaries "rms" and "similarity".
+    """
+    variables = Variables(*variables)
+    loss_key, noise_key = jax.random.split(key)
+    spec = output_spec(network, variables, x)
+    weights = jax.random.normal(loss_key, spec.shape, spec.dtype)
+
+    def loss(params):
+        return jnp.sum(network.apply(params, variables.state, x, noise_key, True).output * weights)
+
+    return probe(loss, summaries=("rms", "similarity"))(variables.params).trace
+
+
+def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
+    """Prediction and measurement on one axis.
+
+    The rows are those that both have, in forward order; attributes name the others. A layer without
+    parameters has a name that both know if `layers.serial` gave it one. Gradients are taken
+    relative to the last row, as theory knows no loss.
+
+    Args:
+      prediction: of a network.
+      trace: of the same network, or a stack of such, whose axes stay in front.
+
+    Returns:
+      A dataset with dimension `row`: `q`, `correlation` and `log_backward` (the log mean square of
+      dL/dh), each `_predicted` and `_measured`; and `log_backward_std`, how far the measured
+      logarithm strays from one network of this width to another, for a batch of one input: a batch
+      of unlike inputs strays less. The measured correlation is nan unless the probe was asked for
+      the summary "similarity".
+
+    Raises:
+      ValueError: they have no row in common.
+    """
+    columns = [name for name in prediction.names if name in set(trace.names)]
+    apart = {
+        "only_predicted": [name for name in prediction.names if name not in columns],
+        "only_measured": [name for name in trace.names if name not in columns],
+    }
+    if not columns:
+        raise ValueError(
+            f"the prediction has the rows {', '.join(prediction.names[:3])}, ... and the trace "
+            f"{', '.join(trace.names[:3])}, ...; they must be of the same network."
+        )
+    theirs = [prediction.names.index(name) for name in columns]
+    ours = [trace.names.index(name) for name in columns]
+
+    def predicted(values):
+        return "row", np.asarray(values, np.float64)[theirs]
+
+    def measured(values):
+        values = np.asarray(values, np.float64)
+        return [f"batch_{i}" for i in range(values.ndim - 1)] + ["row"], values[..., ours]
+
+    dataset = xr.Dataset(
+        {
+            "q_predicted": predicted(prediction.q),
+            "q_measured": measured(np.asarray(trace.forward.rms, np.float64) ** 2),
+            "correlation_predicted": predicted(prediction.correlation),
+            "correlation_measured": measured(trace.forward.similarity),
+            "log_backward_predicted": predicted(prediction.log_backward),
+            "log_backward_measured": measured(_log_square(trace.backward.rms)),
+            "log_backward_std": predicted(np.sqrt(np.asarray(prediction.log_variance))),
+        },
+        {"row": columns},
+        {name: ", ".join(rows) for name, rows in apart.items()},
+    )
+    for name in ("log_backward_predicted", "log_backward_measured"):
+        dataset[name] = dataset[name] - dataset[name].isel(row=-1)
+    return dataset
+
+
+def _log_square(rms) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return 2 * np.log(np.asarray(rms, np.float64))
+
+
+class Slope(NamedTuple):
+    """How fast the log mean square of the gradient grows from one row to the one before it."""
+
+    predicted: float
+    measured: float  # mean over networks
+    error: float  # standard error of that mean
+
+    @property
+    def agrees(self) -> bool:
+        """Within 0.02, or 5 % of the predicted slope."""
+        return abs(self.measured - self.predicted) <= max(0.02, 0.05 * abs(self.predicted))
+
+    @property
+    def verdict(self) -> str:
+        """Whether it agrees, in a word: what two standard errors could explain is left open."""
+        if self.agrees:
+            return "agrees"
+        off = abs(self.measured - self.predicted)
+        return "too few seeds" if off <= 2 * self.error else "DIFFERS"
+
+
+def slope(comparison: xr.Dataset, rows: str, skip: int = 0) -> Slope:
+    """Fit straight lines through the log mean-square gradients, predicted and measured.
+
+    Args:
+      comparison: what `compare` returned.
+      rows: a regular expression that the whole of a row's name must match, such as
+        r"hidden\\[\\d+\\]\\.dense".
+      skip: how many of these to leave out at each end, where the signal has yet to come to its
+        fixed point and the gradient still knows the loss.
+
+    Raises:
+      ValueError: fewer than two rows are left.
+    """
+    names = [name for name in comparison["row"].values.tolist() if re.fullmatch(rows, name)]
+    names = names[skip : len(names) - skip]
+    if len(names) < 2:
+        raise ValueError(
+            f"{len(names)} rows match {rows!r} once {skip} are left out at each end; "
+            "a slope takes at least 2."
+        )
+    chosen = comparison.sel(row=names)
+    index = np.arange(len(names))
+    predicted = -np.polyfit(index, chosen["log_backward_predicted"].values, 1)[0]
+    lines = chosen["log_backward_measured"].values.reshape(-1, len(names))
+    measured = -np.polyfit(index, lines.T, 1)[0]
+    return Slope(
+        float(predicted),
+        float(measured.mean()),
+        float(measured.std(ddof=1) / len(measured) ** 0.5) if len(measured) > 1 else float("nan"),
+    )

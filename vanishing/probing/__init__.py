@@ -1,0 +1,28 @@
+"""The probe: signal and gradient at every layer of any JAX loss, from one backward pass."""
+
+from vanishing.probing.budget import Budget, Charge
+from vanishing.probing.check import Check, Checked
+from vanishing.probing.grouping import SiteKind
+from vanishing.probing.sites import Site
+from vanishing.probing.summary import Backward, Forward
+from vanishing.probing.trace import ParamNorms, Trace
+from vanishing.probing.transform import LEVELS, SUMMARIES, USUAL, Probe, Probed, probe
+
+__all__ = [
+    "LEVELS",
+    "SUMMARIES",
+    "USUAL",
+    "Backward",
+    "Budget",
+    "Charge",
+    "Check",
+    "Checked",
+    "Forward",
+    "ParamNorms",
+    "Probe",
+    "Probed",
+    "Site",
+    "SiteKind",
+    "Trace",
+    "probe",
+]

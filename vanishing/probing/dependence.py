@@ -1,0 +1,195 @@
+"""What is known of every value of a program: where it comes from and whether the loss feels it."""
+
+import dataclasses
+import enum
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, is_float
+
+# Names of JAX's primitives, by what they do to a signal.
+PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"})
+LINEAR = frozenset({"add", "add_any", "sub", "neg", "mul", "div", "convert_element_type", "copy"})
+PREDICATES = frozenset({"and", "eq", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "xor"})
+ROUNDING = frozenset({"ceil", "floor", "nextafter", "round", "sign", "stop_gradient"})
+NO_GRADIENT = ROUNDING | PREDICATES
+_NONLINEAR = """
+    abs acos acosh asin asinh atan atan2 atanh cbrt clamp cos cosh custom_jvp_call digamma erf
+    erf_inv erfc exp exp2 expm1 igamma integer_pow lgamma log log1p logistic max min pow rsqrt
+    select_n sin sinh sqrt square tan tanh
+"""
+_VIEWS = """
+    broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice expand_dims gather
+    pad reduce_precision reshape rev sharding_constraint slice split squeeze transpose
+"""
+NONLINEAR, VIEWS = frozenset(_NONLINEAR.split()), frozenset(_VIEWS.split())
+
+
+class Kind(enum.IntEnum):
+    """What a value is computed from."""
+
+    NOTHING = 0  # constants of the program
+    DATA = 1  # arguments that are not differentiated
+    PARAM = 2  # parameters alone (and constants)
+    SIGNAL = 3  # parameters and anything else: what flows through the network
+
+
+class Use(NamedTuple):
+    """A parameter leaf, and which of the loops around it walk along its leading axes."""
+
+    leaf: int
+    levels: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """What is known of one value."""
+
+    kind: Kind = Kind.NOTHING
+    sensitive: bool = False  # a change of a parameter changes it differentiably
+    uses: frozenset[Use] = frozenset()  # of a PARAM: which leaves it is made of
+
+    def join(self, other: "Fact") -> "Fact":
+        """What holds where a value may be either."""
+        kind = self.kind if self.kind == other.kind else Kind.SIGNAL
+        if Kind.NOTHING in (self.kind, other.kind):
+            kind = max(self.kind, other.kind)
+        return Fact(kind, self.sensitive or other.sensitive, self.uses | other.uses)
+
+
+class Facts(NamedTuple):
+    """The facts of a whole program."""
+
+    of: Mapping[int, Fact]
+    felt: frozenset[int]  # values with a differentiable way to the loss
+    used: frozenset[int]  # values with any way to the loss
+    loops: Mapping[int, tuple[Node, ...]]  # by value: the scans around it, outermost first
+
+    def get(self, atom: Atom) -> Fact:
+        """The fact of a value; a literal is a constant."""
+        return Fact() if isinstance(atom, Literal) else self.of[atom]
+
+    def on_path(self, value: int) -> bool:
+        """Does the backward pass come through this value?"""
+        return self.of[value].sensitive and value in self.felt
+
+
+def gather(program: Program, inputs: Sequence[Fact], losses: Sequence[Atom]) -> Facts:
+    """The facts of a program, given those of its inputs and the values that are the loss."""
+    reading = _Reading(program)
+    reading.frame(program.frame, inputs, ())
+    felt, used = (_reaching(program, losses, differentiably) for differentiably in (True, False))
+    return Facts(reading.of, felt, used, reading.loops)
+
+
+class _Reading:
+    """Facts from the inputs of a program on, forward."""
+
+    def __init__(self, program: Program):
+        self.program, self.of, self.loops = program, {}, {}
+
+    def frame(self, frame: Frame, inputs: Sequence[Fact], loops: tuple[Node, ...]) -> list[Fact]:
+        """Note the facts of a frame's values; returns those of its outputs."""
+        self.of.update(zip(frame.inputs, inputs, strict=True))
+        self.of.update((number, Fact()) for number, _ in frame.constants)
+        for number in (*frame.inputs, *(number for number, _ in frame.constants)):
+            self.loops[number] = loops
+        for node in frame.nodes:
+            facts = [self.get(atom) for atom in node.inputs]
+            outputs = self.node(node, facts, loops)
+            for number, fact in zip(node.outputs, outputs, strict=True):
+                sensitive = fact.sensitive and is_float(self.program.specs[number])
+                self.of[number] = dataclasses.replace(fact, sensitive=sensitive)
+                self.loops[number] = loops
+        return [self.get(atom) for atom in frame.outputs]
+
+    def get(self, atom: Atom) -> Fact:
+        return Fact() if isinstance(atom, Literal) else self.of[atom]
+
+    def node(self, node: Node, facts: list[Fact], loops) -> list[Fact]:
+        if node.loop:
+            return self.scan(node, facts, loops)
+        if node.primitive == "cond":
+            branches = [self.frame(frame, facts[1:], loops) for frame in node.frames]
+            outputs = branches[0]
+            for branch in branches[1:]:
+                outputs = [a.join(b) for a, b in zip(outputs, branch, strict=True)]
+            return outputs
+        if node.frames:
+            return self.frame(node.frames[0], facts, loops)
+        return [self.operation(node, facts)] * len(node.outputs)
+
+    def operation(self, node: Node, facts: list[Fact]) -> Fact:
+        kinds = {fact.kind for fact in facts}
+        sensitive = any(f.sensitive for f in facts) and node.primitive not in NO_GRADIENT
+        kind = max(kinds, default=Kind.NOTHING)
+        if kind == Kind.PARAM and Kind.DATA in kinds:
+            kind = Kind.SIGNAL
+        if (
+            kind == Kind.PARAM
+            and node.primitive in PRODUCTS
+            and not all(fact.kind == Kind.PARAM for fact in facts)
+        ):
+            kind = Kind.SIGNAL  # data that the loss closes over look like constants
+        if kind != Kind.PARAM:
+            return Fact(kind, sensitive)
+        return Fact(kind, sensitive, frozenset().union(*(fact.uses for fact in facts)))
+
+    def scan(self, node: Node, facts: list[Fact], loops) -> list[Fact]:
+        loop = node.loop
+        assert loop is not None
+        consts, carry = facts[: loop.consts], facts[loop.consts : loop.consts + loop.carry]
+        level = len(loops)
+        xs = [
+            dataclasses.replace(
+                fact, uses=frozenset(Use(u.leaf, (*u.levels, level)) for u in fact.uses)
+            )
+            for fact in facts[loop.consts + loop.carry :]
+        ]
+        while True:  # what is carried may become more after a turn, never less
+            outputs = self.frame(node.frames[0], [*consts, *carry, *xs], (*loops, node))
+            after = [a.join(b) for a, b in zip(carry, outputs[: loop.carry], strict=True)]
+            if after == carry:
+                return [*carry, *outputs[loop.carry :]]
+            carry = after
+
+
+def _reaching(program: Program, losses: Sequence[Atom], differentiably: bool) -> frozenset[int]:
+    """The values that the loss depends on, found from the loss back."""
+    reached = {atom for atom in losses if not isinstance(atom, Literal)}
+
+    def add(atoms) -> None:
+        reached.update(
+            atom
+            for atom in atoms
+            if not isinstance(atom, Literal)
+            and (is_float(program.specs[atom]) or not differentiably)
+        )
+
+    def frame_back(frame: Frame) -> None:
+        for node in reversed(frame.nodes):
+            if not reached.intersection(node.outputs):
+                continue
+            if not node.frames and not (differentiably and node.primitive in NO_GRADIENT):
+                add(node.inputs)
+            for inner in node.frames:
+                inner_back(node, inner)
+
+    def inner_back(node: Node, frame: Frame) -> None:
+        add(i for i, o in zip(frame.outputs, node.outputs, strict=True) if o in reached)
+        before = -1
+        while before != len(reached):  # a carry that matters makes what it was carried from matter
+            before = len(reached)
+            frame_back(frame)
+            if node.loop:
+                carried = frame.inputs[node.loop.consts :][: node.loop.carry]
+                turns = zip(carried, frame.outputs[: node.loop.carry], strict=True)
+                add(o for i, o in turns if i in reached)
+        is_cond = node.primitive == "cond"
+        operands = node.inputs[1:] if is_cond else node.inputs
+        add(atom for i, atom in zip(frame.inputs, operands, strict=True) if i in reached)
+        if is_cond and not differentiably:
+            add(node.inputs[:1])
+
+    frame_back(program.frame)
+    return frozenset(reached)

@@ -1,0 +1,63 @@
+"""The layout of a trace: where its rows are, everything about them but the numbers."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from vanishing.probing.lineage import Flow, Instance, unroll
+from vanishing.probing.sites import Site
+
+USED, STOPPED, UNUSED = "used", "without a gradient", "unused"
+
+
+class LeafPlace(NamedTuple):
+    """A parameter leaf: its path, its axes of depth, and whether the loss feels it."""
+
+    label: str  # its path; "{0}" stands for the index along the first axis of depth
+    lengths: tuple[int, ...]  # of its axes of depth
+    reach: str  # USED, STOPPED or UNUSED
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where the rows of a trace are: everything about them but the numbers."""
+
+    sites: tuple[Site, ...]
+    flow: Flow
+    leaves: tuple[LeafPlace, ...]
+    notes: tuple[str, ...]  # what could not be recorded, and why
+    stops: tuple[str, ...] = ()  # "file:line" of each stop_gradient on the way to the loss
+
+    @functools.cached_property
+    def instances(self) -> tuple[Instance, ...]:
+        """The rows in forward order."""
+        return unroll(self.flow)
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """What a person calls each row."""
+        return tuple(self.sites[i.site].label.format(*i.indices) for i in self.instances)
+
+    @functools.cached_property
+    def order(self) -> np.ndarray:
+        """Where each row stands when every site's array is flattened, one after another."""
+        sizes = [int(np.prod(site.lengths, dtype=int)) for site in self.sites]
+        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+        return np.array(
+            [
+                offsets[i.site] + np.ravel_multi_index(i.indices, self.sites[i.site].lengths)
+                if i.indices
+                else offsets[i.site]
+                for i in self.instances
+            ],
+            dtype=int,
+        )
+
+    @functools.cached_property
+    def param_names(self) -> tuple[str, ...]:
+        """What a person calls each row of the parameters."""
+        return tuple(
+            leaf.label.format(*index) for leaf in self.leaves for index in np.ndindex(leaf.lengths)
+        )

@@ -1,0 +1,73 @@
+"""Names of parameter leaves, written as one would reach for them in Python."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+DEPTH = "[:]"  # in a path: an axis of depth
+_WRAPPERS = (".value", ".raw_value")  # of Flax NNX's variables
+
+
+def step(key: Any) -> str:
+    """One step of a tree path.
+
+    >>> step(DictKey("kernel")), step(DictKey("a b")), step(SequenceKey(3))
+    ('.kernel', "['a b']", '[3]')
+    """
+    match key:
+        case DictKey(key=name) if isinstance(name, str) and name.isidentifier():
+            return f".{name}"
+        case DictKey(key=name):
+            return f"[{name!r}]"
+        case SequenceKey(idx=index) | FlattenedIndexKey(key=index):
+            return f"[{index}]"
+        case GetAttrKey(name=name):
+            return f".{name}"
+    return str(key)
+
+
+def join(prefix: str, path: Sequence[Any]) -> str:
+    """The name of a leaf at a tree path below a prefix.
+
+    >>> join("", (DictKey("layers"), SequenceKey(0), DictKey("kernel")))
+    'layers[0].kernel'
+    """
+    steps = [step(key) for key in path]
+    if len(steps) > 1 and steps[-1] in _WRAPPERS:
+        steps.pop()
+    return (prefix + "".join(steps)).removeprefix(".")
+
+
+def parent(path: Sequence[Any], name: str) -> str:
+    """The name of the container of the leaf of this name, or "".
+
+    >>> path = (DictKey("layers"), SequenceKey(0), DictKey("kernel"))
+    >>> parent(path, "layers[0].kernel"), parent(path[-1:], "kernel")
+    ('layers[0]', '')
+    """
+    steps = [step(key) for key in path]
+    if len(steps) > 1 and steps[-1] in _WRAPPERS:
+        steps.pop()
+    return name.removesuffix(steps[-1]) if steps and name.endswith(steps[-1]) else ""
+
+
+def indexed(name: str, levels: Iterable[int]) -> str:
+    """A template of a name with the index of each level where an axis of depth stands, or after it.
+
+    >>> indexed("hidden[:].kernel", [0]), indexed("blocks.kernel", [0])
+    ('hidden[{0}].kernel', 'blocks.kernel[{0}]')
+    """
+    label = name.replace("{", "{{").replace("}", "}}")
+    for level in levels:
+        index = f"[{{{level}}}]"
+        label = label.replace(DEPTH, index, 1) if DEPTH in label else label + index
+    return label
+
+
+class Leaf(NamedTuple):
+    """A parameter leaf."""
+
+    path: str  # "[:]" in it stands for an axis of depth
+    module: str  # the path of the container it is in
+    shape: tuple[int, ...]

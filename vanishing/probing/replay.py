@@ -1,0 +1,137 @@
+"""Runs a program again, with a function applied to the values that are asked for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, run
+
+
+class Taps(NamedTuple):
+    """What to do at which values of a program.
+
+    `tap(number, value, slot, local)` returns the value to go on with, and an array or tree of what
+    was measured; `local` is None or `(function, root)` with `value == function(root)`.
+    """
+
+    tap: Callable[[int, jax.Array, Any, Any], tuple[jax.Array, Any]]
+    locals: Mapping[int, Local]
+
+
+def replay(
+    frame: Frame, args: Sequence[Any], taps: Taps, slots: Mapping[int, Any]
+) -> tuple[list[Any], dict[int, Any]]:
+    """Run a frame, tapping every value that has a slot.
+
+    Args:
+      frame: what to run, on `args`.
+      taps: what to do at the values that have a slot.
+      slots: a tree for each value to tap, by the value's number; for a value inside scans, with the
+        scans' lengths as leading axes.
+
+    Returns:
+      The frame's outputs, and what the taps measured, by number, with the same leading axes; of a
+      branch that was not taken it is nan.
+    """
+    env = dict(zip(frame.inputs, args, strict=True)) | dict(frame.constants)
+    measured = {}
+
+    def value(atom: Atom):
+        return atom.value if isinstance(atom, Literal) else env[atom]
+
+    for node in frame.nodes:
+        inputs = [value(atom) for atom in node.inputs]
+        own = {number: slots[number] for number in node.inside if number in slots}
+        if own:
+            outputs, found = _run_frames(node, inputs, taps, own)
+            measured |= found
+        else:
+            outputs = run(node, inputs)
+        env.update(zip(node.outputs, outputs, strict=True))
+        for number in node.outputs:
+            if number in slots:
+                local = _local(taps.locals.get(number), env)
+                env[number], measured[number] = taps.tap(number, env[number], slots[number], local)
+    return [value(atom) for atom in frame.outputs], measured
+
+
+def _local(local: Local | None, env: Mapping[int, Any]):
+    if local is None:
+        return None
+
+    def function(root):
+        own = {local.root: root}
+        for node in local.nodes:
+            inputs = [
+                atom.value if isinstance(atom, Literal) else own.get(atom, env.get(atom))
+                for atom in node.inputs
+            ]
+            own.update(zip(node.outputs, run(node, inputs), strict=True))
+        return own[local.nodes[-1].outputs[0]]
+
+    return function, env[local.root]
+
+
+def _run_frames(node: Node, inputs: Sequence[Any], taps: Taps, slots: Mapping[int, Any]):
+    if node.loop:
+        return _scan(node, inputs, taps, slots)
+    if node.primitive == "cond":
+        return _cond(node, inputs, taps, slots)
+    params = node.equation.params
+    again = jax.checkpoint(
+        lambda slots, *args: replay(node.frames[0], args, taps, slots),
+        prevent_cse=params["prevent_cse"],
+        policy=params["policy"],
+    )
+    return again(slots, *inputs)
+
+
+def _scan(node: Node, inputs: Sequence[Any], taps: Taps, slots: Mapping[int, Any]):
+    loop, params = node.loop, node.equation.params
+    assert loop is not None
+    first_x = loop.consts + loop.carry
+    consts, carry, xs = inputs[: loop.consts], inputs[loop.consts : first_x], inputs[first_x:]
+
+    def body(carry, x):
+        x, slots = x
+        outputs, measured = replay(node.frames[0], [*consts, *carry, *x], taps, slots)
+        return outputs[: loop.carry], (outputs[loop.carry :], measured)
+
+    carry, (ys, measured) = jax.lax.scan(
+        body,
+        carry,
+        (xs, slots),
+        length=loop.length,
+        reverse=loop.reverse,
+        unroll=params["unroll"],
+    )
+    return [*carry, *ys], measured
+
+
+def _cond(node: Node, inputs: Sequence[Any], taps: Taps, slots: Mapping[int, Any]):
+    index, *operands = inputs
+
+    def taken(frame):
+        own = {number: slot for number, slot in slots.items() if number in frame.made}
+        return lambda own_slots, *args: replay(
+            frame, args, taps, {number: own_slots[number] for number in own}
+        )
+
+    branches = [taken(frame) for frame in node.frames]
+    specs = {}
+    for branch in branches:
+        specs |= jax.eval_shape(branch, slots, *operands)[1]
+
+    def complete(branch):
+        def with_absent(slots, *args):
+            outputs, measured = branch(slots, *args)
+            absent = {number: spec for number, spec in specs.items() if number not in measured}
+            return outputs, measured | jax.tree.map(
+                lambda spec: jnp.full(spec.shape, jnp.nan, spec.dtype), absent
+            )
+
+        return with_absent
+
+    return jax.lax.switch(index, [complete(branch) for branch in branches], slots, *operands)

@@ -1,0 +1,220 @@
+"""The trace: what a probe measured, one row for each place of the network it looked at."""
+
+import dataclasses
+import functools
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from vanishing import _text
+from vanishing._extras import needs
+from vanishing._numerics import norm, wide
+from vanishing._types import PyTree
+from vanishing.probing.budget import Budget, budget
+from vanishing.probing.layout import Layout, LeafPlace
+from vanishing.probing.sites import Site
+
+
+class ParamNorms(NamedTuple):
+    """L2 norms of each parameter leaf, and of each layer of a leaf with an axis of depth."""
+
+    weight: Float[Array, "..."]
+    gradient: Float[Array, "..."]
+    update: Float[Array, "..."]  # nan until `with_updates`
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["forward", "backward", "params", "value"],
+    meta_fields=["layout"],
+)
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """Signal and gradient at every row of a network, from one forward and one backward pass.
+
+    A pytree: the arrays are leaves and everything else is static, so it leaves a `jax.jit`, and is
+    stacked by `jax.vmap` and `jax.lax.scan`, whose axes then stand in front of the row axis. What
+    is printed of such a stack is its median.
+    """
+
+    # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
+    forward: Any  # a `Forward`, each entry with a last axis of rows, in forward order
+    backward: Any  # a `Backward`, likewise
+    params: Any  # a `ParamNorms`, each entry with a last axis of leaves or their layers
+    value: Any  # the loss
+    layout: Layout
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of each row."""
+        return self.layout.names
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """The site of each row: its op, kind, parameter path, scope and source."""
+        return tuple(self.layout.sites[i.site] for i in self.layout.instances)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be recorded, and why."""
+        return self.layout.notes
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def single(self) -> "Trace":
+        """The trace as NumPy arrays, and of a stack of traces the median.
+
+        Of elements that are not finite it has the most that a trace of the stack has.
+
+        Raises:
+          ValueError: the trace is being traced, by `jax.jit`, `jax.vmap` or `jax.lax.scan`.
+        """
+        if isinstance(self.value, Tracer):
+            raise ValueError(
+                "this trace has no numbers inside of jit, vmap or scan; return it from there and "
+                "look at it outside."
+            )
+
+        def collapse(x, axes: int):
+            x = np.asarray(x, dtype=np.float64)
+            extra = tuple(range(x.ndim - axes))
+            some = ~np.isnan(x).all(axis=extra, keepdims=True)  # a median of nothing would warn
+            median = np.nanmedian(np.where(some, x, 0.0), axis=extra, keepdims=True)
+            return np.where(some, median, np.nan).reshape(x.shape[x.ndim - axes :])
+
+        forward, backward, params = jax.tree.map(
+            lambda x: collapse(x, 1), (self.forward, self.backward, self.params)
+        )
+        forward, backward = (
+            group._replace(non_finite=_most(all_of.non_finite))
+            for group, all_of in ((forward, self.forward), (backward, self.backward))
+        )
+        return Trace(forward, backward, params, collapse(self.value, 0), self.layout)
+
+    def _rms(self) -> tuple[np.ndarray, np.ndarray]:
+        single = self.single()
+        return np.asarray(single.forward.rms), np.asarray(single.backward.rms)
+
+    def budget(self) -> Budget:
+        """Who lost the gradient, in decades by kind of op, by parameter and by source line.
+
+        See `vanishing.Budget` for what a ratio of cotangents means.
+        """
+        return budget(self.layout.instances, self.layout.sites, self.names, self._rms()[1])
+
+    def with_updates(self, updates: PyTree) -> "Trace":
+        """The trace with the norms of an optimiser's updates beside those of the weights.
+
+        Args:
+          updates: what `optimizer.update` returned, a tree like the parameters.
+        """
+        norms = leaf_norms(updates, self.layout.leaves)
+        return dataclasses.replace(self, params=self.params._replace(update=norms))
+
+    def to_xarray(self):
+        """The trace as a labelled `xarray.Dataset` with dimensions `row` and `parameter`.
+
+        Axes that `vmap` or `scan` put in front are called `batch_0`, `batch_1`, and so on.
+        """
+        with needs("sweeps"):
+            import xarray as xr
+
+        lead = [f"batch_{i}" for i in range(np.ndim(self.value))]
+        variables = {"loss": (lead, np.asarray(self.value))}
+        for group, values in (("forward", self.forward), ("backward", self.backward)):
+            for name, x in values._asdict().items():
+                variables[f"{group}_{name}"] = ([*lead, "row"], np.asarray(x))
+        for name, x in self.params._asdict().items():
+            variables[f"{name}_norm"] = ([*lead, "parameter"], np.asarray(x))
+        sites = self.sites
+        coords = {"row": list(self.names), "parameter": list(self.layout.param_names)}
+        coords |= {
+            field: ("row", [getattr(site, field) for site in sites])
+            for field in ("op", "kind", "param", "scope", "source")
+        }
+        return xr.Dataset(variables, coords, attrs={"notes": "\n".join(self.notes)})
+
+    def annotate(self) -> str:
+        """The user's own source with the RMS of signal and gradient beside the lines."""
+        return _text.annotate([site.source for site in self.sites], *self._rms())
+
+    def plot(self):
+        """Signal and gradient against row, as a matplotlib figure."""
+        from vanishing import figures
+
+        return figures.plot(self.names, *self._rms(), self._title())
+
+    def __str__(self) -> str:
+        if isinstance(self.value, Tracer):
+            return f"a trace of {len(self)} rows, without numbers inside of jit, vmap or scan"
+        header, rows = self._cells()
+        notes = [f"Not recorded: {note}" for note in self.notes]
+        return "\n".join([self._title(), _text.table(header, rows, texts=3), *notes])
+
+    def _repr_html_(self) -> str:
+        return _text.html_table(*self._cells(), texts=3, caption=self._title())
+
+    def _title(self) -> str:
+        count = int(np.prod(np.shape(self.value), dtype=int))
+        broken = int(np.sum(~np.isfinite(np.asarray(self.value, np.float64))))
+        also = f", {broken} not finite" if broken else ""
+        of = f" (median of {count}{also})" if np.ndim(self.value) else ""
+        loss = _text.number(float(self.single().value), 4) or "nan"
+        return f"loss {loss}{of}, {len(self)} rows"
+
+    def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        single = self.single()
+        forward, backward = single.forward, single.backward
+        columns = [
+            ("row", list(self.names)),
+            ("op", [site.op for site in self.sites]),
+            ("at", [os.path.basename(site.source) for site in self.sites]),
+            ("mean", _sizes(forward.mean, forward.non_finite)),
+            ("rms", _sizes(forward.rms, forward.non_finite)),
+            ("max", _sizes(forward.largest, forward.non_finite)),
+            ("zeros", list(map(_text.share, forward.zeros))),
+            ("saturated", list(map(_text.share, forward.saturated))),
+            ("dead", list(map(_text.share, forward.dead_units))),
+            ("similar", list(map(_text.number, forward.similarity))),
+            ("dL/dh rms", _sizes(backward.rms, backward.non_finite)),
+            ("dL/dh max", _sizes(backward.largest, backward.non_finite)),
+            ("dL/dh zeros", list(map(_text.share, backward.zeros))),
+            ("not finite", list(map(_text.number, forward.non_finite + backward.non_finite))),
+        ]
+        optional = ("saturated", "dead", "similar", "not finite")
+        kept = [
+            (name, cells)
+            for name, cells in columns
+            if name not in optional or any(cell not in ("", "0") for cell in cells)
+        ]
+        return tuple(name for name, _ in kept), list(
+            zip(*(cells for _, cells in kept), strict=True)
+        )
+
+
+def _most(counts) -> np.ndarray:
+    """The largest of the counts of each row, over all axes in front; nan where there is none."""
+    counts = np.asarray(counts, np.float64)
+    largest = np.where(np.isnan(counts), -1, counts).max(axis=tuple(range(counts.ndim - 1)))
+    return np.where(largest < 0, np.nan, largest)
+
+
+def _sizes(values, non_finite) -> list[str]:
+    """Numbers as text: nan where a signal held it, nothing where there was no signal."""
+    pairs = zip(values, non_finite, strict=True)
+    return [_text.number(value) or "nan" * bool(count > 0) for value, count in pairs]
+
+
+def leaf_norms(tree: PyTree, leaves: tuple[LeafPlace, ...]) -> Float[Array, "parameter"]:
+    """The norm of every leaf, and of every layer of a leaf with axes of depth."""
+    norms = [
+        jnp.ravel(norm(leaf, tuple(range(len(place.lengths), jnp.ndim(leaf)))))
+        for leaf, place in zip(map(jnp.asarray, jax.tree.leaves(tree)), leaves, strict=True)
+    ]
+    return jnp.concatenate(norms) if norms else wide(jnp.zeros(0))

@@ -1,0 +1,229 @@
+"""The probe: a transformation, like `jax.grad`, that measures every layer's signal and gradient."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Float
+
+from vanishing._types import PyTree
+from vanishing.probing import summary, tap
+from vanishing.probing.check import Check, compare
+from vanishing.probing.plan import Plan, make_plan
+from vanishing.probing.replay import Taps, replay
+from vanishing.probing.sites import Site
+from vanishing.probing.summary import Backward, Forward
+from vanishing.probing.trace import ParamNorms, Trace, leaf_norms
+
+LEVELS = ("layer", "op")
+USUAL = ("mean", "rms", "largest", "zeros", "non_finite", "saturated")
+SUMMARIES = (*USUAL, "dead_units", "similarity")
+
+
+class Probed(NamedTuple):
+    """What a probed loss returns."""
+
+    value: Float[Array, ""]
+    grads: PyTree  # as `jax.grad` returns them
+    aux: Any  # what the loss returned beside its value; None without `has_aux`
+    trace: Trace
+
+
+def probe(
+    loss: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    level: str = "layer",
+    where: Callable[[Site], bool] = lambda site: True,
+    summaries: Collection[str] = USUAL,
+) -> "Probe":
+    """A function of the same arguments that also measures signal and gradient at every layer.
+
+    The network is not touched: the loss is traced once, as `jax.jit` does, and replayed with an
+    identity after each place of interest whose backward rule hands a summary of the cotangent out.
+    Value and gradients are those of `jax.value_and_grad`. It works inside and outside of `jax.jit`,
+    under `jax.vmap`, in a scanned training loop and in `jax.shard_map`. Every call outside of
+    `jax.jit` compiles anew, so call `jax.jit(probe(loss))` if you call it often.
+
+    Args:
+      loss: a function of parameters and anything else that returns a real scalar, or with `has_aux`
+        a pair of it and any tree.
+      argnums: which arguments hold the parameters: trees of floating-point arrays.
+      has_aux: does the loss return a pair?
+      level: "layer" for one row for each operation with parameters, for each nonlinearity that
+        follows one, and for each sum of a residual stream; "op" for every floating-point operation
+        on the backward path.
+      where: keeps only the sites for which it is true, for instance
+        `lambda site: site.kind == "matmul"`.
+      summaries: names of entries of `vanishing.probing.Forward` and `Backward`. The usual ones are
+        all but "dead_units" and "similarity"; `("rms",)` alone costs the least.
+
+    Returns:
+      A `Probe`: call it for a `Probed`; its `check` proves the numbers on the same arguments.
+
+    Raises:
+      ValueError: `level` or one of `summaries` is unknown.
+
+    >>> import jax.numpy as jnp
+    >>> from vanishing import probe
+    >>> def loss(params, x):
+    ...     h = jax.nn.sigmoid(x @ params["w1"])
+    ...     return jnp.mean((h @ params["w2"]) ** 2)
+    >>> params = {"w1": jnp.ones((3, 4)), "w2": jnp.ones((4, 1))}
+    >>> probed = probe(loss)(params, jnp.ones((8, 3)))
+    >>> [site.op for site in probed.trace.sites]
+    ['dot_general', 'logistic', 'dot_general']
+    """
+    if level not in LEVELS:
+        raise ValueError(f"level is {level!r}; it must be one of {', '.join(LEVELS)}.")
+    if isinstance(summaries, str):
+        raise ValueError(f"summaries is the text {summaries!r}; give a tuple: ({summaries!r},).")
+    if unknown := sorted(set(summaries) - set(SUMMARIES)):
+        raise ValueError(f"summaries has {unknown[0]!r}; it may hold {', '.join(SUMMARIES)}.")
+    return Probe(loss, argnums, has_aux, level, where, tuple(summaries))
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A probed loss; see `probe`."""
+
+    loss: Callable[..., Any]
+    argnums: int | Sequence[int]
+    has_aux: bool
+    level: str
+    where: Callable[[Site], bool]
+    summaries: tuple[str, ...]
+
+    def __call__(self, *args, **kwargs) -> Probed:
+        """The loss's value, gradients and aux, and the trace.
+
+        Raises:
+          TypeError: a parameter is no floating-point array.
+          ValueError: the loss is no real scalar, or no parameter reaches it.
+        """
+        return self._measure(self._plan(args, kwargs))
+
+    def _plan(self, args: tuple, kwargs: dict) -> Plan:
+        how = self.argnums, self.has_aux, self.level, self.where
+        return make_plan(self.loss, *how, args, kwargs)
+
+    def _measure(self, plan: Plan) -> Probed:
+        slots = {
+            selected.value: jnp.zeros((*selected.site.lengths, tap.SLOT_SIZE), plan.dtype)
+            for selected in plan.selected
+        }
+        run = jax.value_and_grad(_tapped(plan, _measuring_tap(self.summaries)), (0, 1), True)
+
+        @jax.jit
+        def measured(params, others):
+            (value, (aux, measured)), (grads, cotangents) = run(params, slots, others)
+            rows = _rows(plan, measured, cotangents)
+            trace = Trace(*rows, _norms(plan, params, grads), value, plan.layout)
+            return Probed(value, plan.grads_like(grads), plan.aux_like(aux), trace)
+
+        return measured(plan.params, plan.others)
+
+    def check(self, *args, rows: int = 8, **kwargs) -> Check:
+        """Prove the trace's numbers on these arguments, against gradients of perturbations.
+
+        The loss is replayed with a perturbation of zeros added to the signal at a sample of rows.
+        Its gradient is the cotangent itself, which is summarised by NumPy in float64; no part of
+        the tap or of the summaries is used. Value and gradients are compared with those of
+        `jax.value_and_grad`.
+
+        Args:
+          *args: as for the call.
+          rows: how many rows to check, spread evenly; 0 for all of them.
+          **kwargs: as for the call.
+
+        Returns:
+          The relative error of every number that was checked; print it.
+
+        Raises:
+          TypeError, ValueError: as for the call, or it was called inside of `jax.jit`.
+        """
+        plan = self._plan(args, kwargs)
+        if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
+            raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
+        probed = self._measure(plan)
+        count = len(probed.trace)
+        chosen = np.unique(np.linspace(0, count - 1, min(rows or count, count)).astype(int))
+        watched = {plan.layout.instances[row].site for row in chosen}
+        zeros = {
+            s.value: jnp.zeros((*s.site.lengths, *s.site.shape), s.site.dtype)
+            for i, s in enumerate(plan.selected)
+            if i in watched
+        }
+
+        def perturb(number, x, slot, local):
+            del number, local
+            return x + slot, jax.lax.stop_gradient(x)
+
+        run = jax.value_and_grad(_tapped(plan, perturb), (0, 1), True)
+        (_, (_, signals)), (_, cotangents) = jax.jit(run)(plan.params, zeros, plan.others)
+        places = [
+            (int(row), plan.selected[place.site].value, place.indices)
+            for row, place in ((row, plan.layout.instances[row]) for row in chosen)
+        ]
+        plain = jax.jit(jax.value_and_grad(plan.flat_loss, 0, self.has_aux))
+        plain = plain(plan.params, plan.others[: plan.arguments])
+        value = plain[0][0] if self.has_aux else plain[0]
+        grads = jax.tree.leaves(probed.grads)
+        return compare(probed.trace, grads, places, signals, cotangents, value, plain[1])
+
+
+def _tapped(plan: Plan, tap_function):
+    """The loss as a function of its parameters and of the slots of its taps."""
+    taps = Taps(tap_function, {s.value: s.local for s in plan.selected if s.local})
+
+    def run(params, slots, others):
+        arguments = [jnp.asarray(leaf) for leaf in (*params, *others)]
+        outputs, measured = replay(plan.program.frame, arguments, taps, slots)
+        return outputs[0], (outputs[1:], measured)
+
+    return run
+
+
+def _measuring_tap(wanted: tuple[str, ...]):
+    slopes = {}  # found once for each different nonlinearity
+
+    def measure(number, x, slot, local):
+        slope, largest = None, float("nan")
+        if local is not None and "saturated" in wanted:
+            function, root = local
+            traced = jax.make_jaxpr(function)(root)
+            key = number if traced.consts else str(traced)
+            if key not in slopes:
+                slopes[key] = summary.largest_slope(function, root.shape, root.dtype)
+            largest = slopes[key]
+            if np.isfinite(largest):
+                slope = summary.slope(function, jax.lax.stop_gradient(root))
+        forward = summary.forward(jax.lax.stop_gradient(x), wanted, slope, largest)
+        ran = jnp.ones((), slot.dtype)
+        measured = jnp.stack([*(entry.astype(slot.dtype) for entry in forward), ran])
+        return tap.watch(wanted)(x, slot), measured
+
+    return measure
+
+
+def _rows(plan: Plan, measured, cotangents) -> tuple[Forward, Backward]:
+    def in_order(by_value, size: int):
+        flat = [by_value[s.value].reshape(-1, size).astype(plan.dtype) for s in plan.selected]
+        stacked = jnp.concatenate(flat) if flat else jnp.zeros((0, size), plan.dtype)
+        return stacked[plan.layout.order]
+
+    *forward, ran = in_order(measured, len(Forward._fields) + 1).T
+    backward = in_order(cotangents, tap.SLOT_SIZE)
+    backward = jnp.where(jnp.isnan(ran)[:, None], jnp.nan, backward)  # a branch not taken
+    return Forward(*forward), Backward(*backward.T)
+
+
+def _norms(plan: Plan, params: list[Any], grads: list[Any]) -> ParamNorms:
+    weight = leaf_norms(params, plan.layout.leaves)
+    gradient = leaf_norms(grads, plan.layout.leaves)
+    return ParamNorms(weight, gradient, jnp.full_like(weight, jnp.nan))

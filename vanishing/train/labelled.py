@@ -1,0 +1,120 @@
+"""Records: the runs of an experiment as one labelled dataset, written whole or not at all."""
+
+import numpy as np
+
+from vanishing import train
+from vanishing._extras import needs
+from vanishing.probing import SiteKind, Trace
+
+with needs("sweeps"):
+    import xarray as xr
+
+_CURVES = {  # name in the dataset: (long name, unit)
+    "loss": ("loss of the step's batch, penalty included", "1"),
+    "accuracy": ("accuracy on the step's batch", "1"),
+    "test_loss": ("loss of the test examples", "1"),
+    "test_accuracy": ("accuracy on the test examples", "1"),
+}
+_PROFILES = {
+    "signal_rms": "RMS of the layer's pre-activations",
+    "cotangent_rms": "RMS of the gradient of the loss with respect to the layer's pre-activations "
+    "(the error signal)",
+    "output_rms": "RMS of what the nonlinearity makes of the layer's pre-activations",
+    "saturated": "share of pre-activations where the nonlinearity's slope is under 1 % of its most",
+    "kernel_norm": "L2 norm of the layer's kernel",
+    "kernel_gradient_norm": "L2 norm of the gradient with respect to the layer's kernel",
+    "bias_gradient_norm": "L2 norm of the gradient with respect to the layer's bias",
+}
+_LAYER = "1 is the layer next to the input, the last is the read-out; nan beyond a network's depth"
+
+
+def profiles(trace: Trace) -> dict[str, np.ndarray]:
+    """What a trace says of each layer (each matrix product), in forward order.
+
+    Args:
+      trace: a trace as NumPy arrays, with any axes in front.
+
+    Returns:
+      Arrays with a last axis of layers, nan where a layer has no such thing.
+    """
+    rows, names = trace.sites, trace.names
+    places = {path: leaf for leaf, path in enumerate(trace.layout.param_names)}
+    products = [row for row, site in enumerate(rows) if site.kind == SiteKind.MATMUL]
+    after = [
+        row + 1 if row + 1 < len(rows) and rows[row + 1].kind == SiteKind.NONLINEARITY else None
+        for row in products
+    ]
+
+    def columns(values, indices) -> np.ndarray:
+        nothing = np.full(values.shape[:-1], np.nan)
+        picked = [nothing if i is None else values[..., i] for i in indices]
+        return np.stack(picked, axis=-1)
+
+    def leaf(name: str) -> list[int | None]:
+        return [places.get(f"{names[row]}.{name}") for row in products]
+
+    return {
+        "signal_rms": columns(trace.forward.rms, products),
+        "cotangent_rms": columns(trace.backward.rms, products),
+        "output_rms": columns(trace.forward.rms, after),
+        "saturated": columns(trace.forward.saturated, after),
+        "kernel_norm": columns(trace.params.weight, leaf("kernel")),
+        "kernel_gradient_norm": columns(trace.params.gradient, leaf("kernel")),
+        "bias_gradient_norm": columns(trace.params.gradient, leaf("bias")),
+    }
+
+
+def trunk(trace: Trace) -> dict[str, np.ndarray]:
+    """What a trace says of the outputs of a network's blocks, in forward order.
+
+    The first is what goes into the first of the repeated blocks, the last what the network puts
+    out; between them each block has one, whatever it is made of.
+
+    Args:
+      trace: a trace as NumPy arrays, with any axes in front.
+
+    Returns:
+      Arrays with a last axis of these places.
+    """
+    block = [instance.indices[:1] for instance in trace.layout.instances]
+    ends = [row for row in range(len(block)) if block[row : row + 1] != block[row + 1 : row + 2]]
+    return {
+        "trunk_rms": trace.forward.rms[..., ends],
+        "trunk_cotangent_rms": trace.backward.rms[..., ends],
+    }
+
+
+def to_dataset(record: train.History) -> xr.Dataset:
+    """A dataset of what `train.fit` returned.
+
+    Args:
+      record: leaves of shape (runs, step), and (runs, step, row) in the trace.
+
+    Returns:
+      A dataset with dimensions (point, step) and (point, step, layer), where the points are the
+      runs and layers count from 1; `spread` gives the runs axes of their own.
+    """
+
+    def variable(value: np.ndarray, long_name: str, unit: str) -> xr.Variable:
+        dims = ("point", "step", "layer")[: value.ndim]
+        return xr.Variable(dims, value, {"long_name": long_name, "units": unit})
+
+    of_layers = profiles(record.trace)
+    variables = {name: variable(getattr(record, name), *rest) for name, rest in _CURVES.items()}
+    variables |= {name: variable(of_layers[name], rest, "1") for name, rest in _PROFILES.items()}
+    variables["outcome"] = xr.Variable(
+        "point",
+        train.outcome(record),
+        {
+            "long_name": "how the run ended",
+            "flag_values": np.array(list(train.Outcome), np.int8),
+            "flag_meanings": " ".join(o.name.lower() for o in train.Outcome),
+        },
+    )
+    step = xr.Variable("step", record.step[0], {"long_name": "training step", "units": "1"})
+    layer = xr.Variable(
+        "layer",
+        np.arange(1, of_layers["signal_rms"].shape[-1] + 1),
+        {"long_name": _LAYER, "units": "1"},
+    )
+    return xr.Dataset(variables, coords={"step": step, "layer": layer})
