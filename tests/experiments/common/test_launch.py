@@ -77,13 +77,33 @@ def test_another_question_is_not_mixed_in(tmp_path):
 
 def test_results_of_another_code_version_are_not_mixed_in(tmp_path, monkeypatch):
     execute(Config(out=str(tmp_path)))
-    version = run_folder.code_version(("vanishing", "experiments"))["code"]
-    monkeypatch.setattr(run_folder, "code_version", lambda names: {"code": "0.1.0+other"})
-    message = f"holds a run with code={version}, not 0.1.0+other; give another --out, or --overwr"
+    code = run_folder.code_version(["vanishing.sweep.engine", "experiments.common.launch"])
+    monkeypatch.setattr(run_folder, "code_version", lambda roots: code)
+    first = "experiments.common.launch"
+    monkeypatch.setitem(code.modules, first, "another hash")
+    message = f"{first} has changed since {tmp_path} was written; give another --out, or --overwri"
     with pytest.raises(ValueError, match=re.escape(message)):
         execute(Config(out=str(tmp_path)))
     execute(Config(out=str(tmp_path), overwrite=True))
     assert measure.calls == 2
+
+
+def test_a_users_file_counts_by_its_code(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class WithFile(Config):
+        def files(self):
+            return (tmp_path / "network.py",)
+
+    def answer():
+        return execute(WithFile(out=str(tmp_path / "out")))
+
+    for text in ("width = 3", "# a comment\nwidth = 3"):
+        (tmp_path / "network.py").write_text(text)
+        answer()
+    assert measure.calls == 1
+    (tmp_path / "network.py").write_text("width = 4")
+    with pytest.raises(ValueError, match="network has changed since"):
+        answer()
 
 
 def test_a_failed_measurement_leaves_no_results(tmp_path):
