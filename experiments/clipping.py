@@ -17,13 +17,21 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
-from vanishing import initializers, layers, networks, optimizers, sweep, train
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
+from vanishing import initializers, networks, optimizers, sweep, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
+class Config(
+    groups.DataOptions,
+    groups.WidthOptions,
+    groups.ActivationOptions,
+    groups.LossOptions,
+    groups.PenaltyOptions,
+    groups.OptimizerOptions,
+    groups.NumericsOptions,
+):
     """Which ways of clipping to compare, and on what."""
 
     clippings: tuple[str, ...] = option(
@@ -32,17 +40,14 @@ class Config(training.Config):
     thresholds: tuple[float, ...] = option(
         (0.1, 1.0, 10.0), "Thresholds that each is allowed to choose from.", more_than=0
     )
-    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
     depth: int = option(10, "Number of hidden layers.", at_least=1)
     sigma_w: float = option(
         2.4,
         "Initial std of the weights, times sqrt(fan_in); ReLU keeps its signal at 1.41.",
         more_than=0,
     )
-    learning_rates: tuple[float, ...] = option(
-        (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-        "Learning rates that every network is allowed to choose from.",
-        more_than=0,
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     )
 
 
@@ -58,9 +63,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     )
 
     def cell(clipping: str) -> sweep.Cell:
-        return training.cell(dataclasses.replace(config, clipping=clipping), network)
+        return training.cell(config, network, clipping=clipping)
 
-    numeric = {"clip_threshold": config.thresholds, **training.numeric_axes(config)}
+    numeric = {"clip_threshold": config.thresholds, **config.numeric_axes()}
     return families.measure(config, run, {"clipping": config.clippings}, cell, examples, numeric)
 
 

@@ -16,13 +16,22 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import initializers, layers, networks, optimizers, sweep
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.InitializedConfig):
+class Config(
+    groups.DataOptions,
+    groups.WidthOptions,
+    groups.ScaledInitializerOptions,
+    groups.LossOptions,
+    groups.PenaltyOptions,
+    groups.ClippingOptions,
+    groups.UpdateOptions,
+    groups.NumericsOptions,
+):
     """Which optimisers to compare."""
 
     optimizers: tuple[str, ...] = option(
@@ -34,10 +43,8 @@ class Config(training.InitializedConfig):
         ("sigmoid", "relu"), "Nonlinearities to train.", choices=tuple(layers.ACTIVATIONS)
     )
     depth: int = option(6, "Number of hidden layers.", at_least=1)
-    learning_rates: tuple[float, ...] = option(
-        (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-        "Learning rates that every optimiser is allowed to choose from.",
-        more_than=0,
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     )
 
 
@@ -54,7 +61,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
             activation=activation,
             weights=initializers.by_name(name, config.scales()),
         )
-        return training.cell(dataclasses.replace(config, optimizer=optimizer), network)
+        return training.cell(config, network, optimizer=optimizer)
 
     members = {"optimizer": config.optimizers, "activation": config.activations}
     return families.measure(config, run, members, cell, examples)

@@ -2,18 +2,18 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.common import training
+from experiments.common import groups, training
 from vanishing import layers, networks, sweep
 from vanishing.sweep.run_folder import Folder
 
 
 def test_the_grid_has_every_rate_and_seed_and_they_share_their_start():
-    config = training.Config(
+    config = groups.ClassifierOptions(
         learning_rates=(0.01, 0.1), seeds=2, steps=4, record_every=2, width=8, batch_size=16
     )
     examples, classes = training.load(config)
     network = networks.mlp(classes, depth=2, width=8)
-    grid = sweep.Grid(numeric=training.numeric_axes(config))
+    grid = sweep.Grid(numeric=config.numeric_axes())
     dataset = sweep.run(grid, lambda: training.cell(config, network), shared=examples)
     assert dict(dataset.sizes) == {"learning_rate": 2, "seed": 2, "step": 3, "layer": 3}
     start = dataset.loss.isel(step=0)
@@ -24,7 +24,7 @@ def test_the_grid_has_every_rate_and_seed_and_they_share_their_start():
 
 
 def test_a_network_is_given_up_at_the_first_loss_that_is_not_finite_if_asked_for():
-    config = training.Config(
+    config = groups.ClassifierOptions(
         learning_rates=(0.01, 1e9),
         seeds=1,
         steps=20,
@@ -35,20 +35,20 @@ def test_a_network_is_given_up_at_the_first_loss_that_is_not_finite_if_asked_for
     )
     examples, classes = training.load(config)
     network = networks.mlp(classes, depth=2, width=8, activation="identity")
-    grid = sweep.Grid(numeric=training.numeric_axes(config))
+    grid = sweep.Grid(numeric=config.numeric_axes())
     with pytest.raises(ValueError, match=r"a loss is infinite or nan at step \d+\.$"):
         sweep.run(grid, lambda: training.cell(config, network), shared=examples)
 
 
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
     """Parameters, batch statistics, momentum, random keys and the records up to then."""
-    config = training.Config(
+    config = groups.ClassifierOptions(
         learning_rates=(0.01, 0.1), seeds=1, steps=8, record_every=2, width=8, batch_size=16
     )
     examples, classes = training.load(config)
     norm = layers.serial(layers.batch_norm(), layers.dropout(0.3))
     network = networks.mlp(classes, depth=2, width=8, norm=norm)
-    grid = sweep.Grid(numeric=training.numeric_axes(config))
+    grid = sweep.Grid(numeric=config.numeric_axes())
 
     def run(**options):
         made = training.cell(config, network)
@@ -89,18 +89,15 @@ def test_a_rate_at_which_a_seed_diverges_is_the_last_choice():
 
 
 def test_the_derived_initializer_depends_on_the_activation():
-    derived = training.InitializedConfig()
-    chosen = training.InitializedConfig(initializer="orthogonal")
+    derived = groups.InitializerOptions()
+    chosen = groups.InitializerOptions(initializer="orthogonal")
     assert training.initializer_name(derived, "relu") == "he_normal"
     assert training.initializer_name(derived, "sigmoid") == "glorot_normal"
     assert training.initializer_name(chosen, "relu") == "orthogonal"
 
 
-def test_where_the_data_lie_is_no_part_of_the_question():
-    assert training.Config(data_dir="/a").question() == training.Config(data_dir="/b").question()
-    assert training.Config(seeds=4).question() != training.Config(seeds=5).question()
-
-
-def test_steps_must_be_recorded_evenly():
-    with pytest.raises(ValueError, match="steps is 15; it must be a multiple of record_every"):
-        training.Config(steps=15, record_every=10)
+def test_options_that_are_compared_complete_a_configuration_that_lacks_them():
+    options = training.complete(groups.RunOptions(steps=20), optimizer="lion")
+    assert (options.optimizer, options.steps) == ("lion", 20)
+    with pytest.raises(TypeError, match="optimizer"):
+        training.complete(groups.OptimizerOptions(), optimizer="lion")
