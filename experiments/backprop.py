@@ -26,7 +26,7 @@ from experiments.common.options import new_default, option
 from vanishing import _text, backprop, figures, initializers, layers, losses, networks, sweep
 from vanishing.backprop.dense import Params
 from vanishing.probing import check
-from vanishing.train.run import DTYPES
+from vanishing.train.steps import DTYPES
 
 SHOWN = 6  # layers at either end that the tables show
 QUANTITIES = ("z", "a", "f'(z)", "dC/da", "delta", "dC/dW", "dC/db")  # of every layer

@@ -177,7 +177,7 @@ def execute(
     code = run_folder.code_version(("vanishing", "experiments"))
     code |= {name: _digest(path) for name, path in config.sources().items()}
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
-        found = bool(parallel.agreed(store.data.exists()))
+        found = bool(parallel.broadcast_from_first(store.data.exists()))
         dataset = storage.load(store.data) if found else None
         if dataset is not None and not failures(dataset):
             _say(f"Reusing {store.data} (--overwrite starts afresh).")

@@ -107,13 +107,13 @@ def claimed(
                     run_folder.claimed(path, config, code, overwrite=overwrite)
                 )
             except BaseException:
-                parallel.agreed(False)
+                parallel.broadcast_from_first(False)
                 raise
-            parallel.agreed(True)
+            parallel.broadcast_from_first(True)
             yield store
             parallel.wait_for_all()
     else:
-        if not parallel.agreed(False):
+        if not parallel.broadcast_from_first(False):
             raise ValueError("the first process stopped; it says why.")
         if not (path / "config.json").exists():
             raise ValueError(
