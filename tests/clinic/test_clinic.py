@@ -43,7 +43,7 @@ def test_half_of_the_patients_are_healthy_and_every_illness_is_there():
     assert 0.4 <= len(sick) / len(names) <= 0.6
 
 
-# One patient for each kind, and a healthy one for each way of writing a network; --slow sees them all.
+# One patient for each kind, and a healthy one for each way of writing a network.
 FEW = {
     "vanishing": "sigmoid, 12 layers",
     "exploding": "relu, 20 layers, too large",
