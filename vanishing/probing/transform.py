@@ -20,8 +20,10 @@ from vanishing.probing.sites import Site
 from vanishing.probing.summary import BackwardSummary, ForwardSummary
 from vanishing.probing.trace import ParamNorms, Trace, leaf_norms
 
-LEVELS = ("layer", "op")
+LEVELS = ("layer", "op")  # what gets a row: each layer and nonlinearity, or every operation
+# The summaries that are computed unless others are asked for.
 USUAL = ("mean", "rms", "largest", "zeros", "non_finite", "saturated")
+# All summaries; the last two take a pass over the data each.
 SUMMARIES = (*USUAL, "dead_units", "similarity")
 
 
