@@ -33,6 +33,10 @@ class OutputOptions(Options):
         False, "Start afresh where the folder holds results already.", in_question=False
     )
 
+    def sources(self) -> dict[str, Path]:
+        """The user's own files that the results depend on, by the option that names them."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True)
 class SweepOptions(OutputOptions, machine.MachineOptions):
@@ -164,7 +168,7 @@ def execute(
       OSError: the folder cannot be written to.
     """
     question = {"experiment": experiment, **config.question()}
-    code = run_folder.code_version([*_modules(measure), *config.files()])
+    code = run_folder.code_version([*_modules(measure), *config.sources().values()])
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
         found = bool(parallel.broadcast_from_first(store.data.exists()))
         dataset = storage.load(store.data) if found else None

@@ -7,7 +7,6 @@ fields of its own. A group that it compares the values of is left out, so that n
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 
@@ -58,10 +57,6 @@ class Options:
         """The options that the results depend on, with their values."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if f.metadata["in_question"]}
-
-    def files(self) -> tuple[Path, ...]:
-        """Source files outside of the packages that the results depend on."""
-        return ()
 
 
 def check(field: dataclasses.Field, value: Any) -> None:

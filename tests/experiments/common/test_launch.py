@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import launch
+from experiments.common import groups, launch
 from experiments.common.options import option
 from tests.commands import command
 from vanishing.sweep import run_folder
@@ -88,22 +88,20 @@ def test_results_of_another_code_version_are_not_mixed_in(tmp_path, monkeypatch)
     assert measure.calls == 2
 
 
-def test_a_users_file_counts_by_its_code(tmp_path):
+def test_results_of_another_version_of_the_users_file_are_not_mixed_in(tmp_path):
     @dataclasses.dataclass(frozen=True)
-    class WithFile(Config):
-        def files(self):
-            return (tmp_path / "network.py",)
+    class Given(groups.NetworkOptions, Config):
+        pass
 
-    def answer():
-        return execute(WithFile(out=str(tmp_path / "out")))
-
+    file = tmp_path / "model.py"
+    config = Given(out=str(tmp_path / "run"), network=f"{file}:make")
     for text in ("width = 3", "# a comment\nwidth = 3"):
-        (tmp_path / "network.py").write_text(text)
-        answer()
+        file.write_text(text)
+        execute(config)
     assert measure.calls == 1
-    (tmp_path / "network.py").write_text("width = 4")
-    with pytest.raises(ValueError, match="network has changed since"):
-        answer()
+    file.write_text("width = 4")
+    with pytest.raises(ValueError, match=r"model has changed since .* was written; give another"):
+        execute(config)
 
 
 def test_a_failed_measurement_leaves_no_results(tmp_path):
