@@ -99,7 +99,7 @@ def _join(options: MachineOptions) -> None:
 def claimed(
     path: Path, config: Mapping[str, Any], code: Mapping[str, str], overwrite: bool
 ) -> Iterator[Folder]:
-    """A run folder for all processes, claimed by the first; see `folder.claimed`."""
+    """A run folder for all processes, claimed by the first; see `run_folder.claimed`."""
     if jax.process_index() == 0:
         with contextlib.ExitStack() as stack:
             try:
@@ -114,7 +114,7 @@ def claimed(
             parallel.wait_for_all()
     else:
         if not parallel.broadcast_from_first(False):
-            raise ValueError("the first process stopped; it says why.")
+            raise ValueError("the first process stopped; its message says why.")
         if not (path / "config.json").exists():
             raise ValueError(
                 f"{path} of the first process is not seen by process {jax.process_index()}; "
