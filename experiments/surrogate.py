@@ -6,7 +6,7 @@ Four minutes on two CPU cores. Expected, on handwritten digits: a bare step send
 so that the read-out alone learns, 50 to 60 % with 3 layers. A surrogate multiplies the error signal
 by the factor that theory predicts: at a layer of signs by 0.33 (hard sigmoid), 0.42 (sigmoid) or
 1.00 (triangular), and with 10 layers they learn 22, 90 and 92 %; at a layer of steps, which rise
-half as far, by 0.17, 0.22 or 0.58, and they learn 11, 25 and 88 %. Straight-through starts at 1 too,
+half as far, by 0.17, 0.22 or 0.58, and they learn 11, 25 and 88 %. Straight-through starts at 1,
 but ignores saturation: as the weights grow so does its error signal, to 1e26 and more over 10
 layers, and it learns 48 and 16 %.
 """
