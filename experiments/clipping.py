@@ -25,6 +25,7 @@ from vanishing import initializers, networks, optimizers, sweep, train
 @dataclasses.dataclass(frozen=True)
 class Config(
     groups.DataOptions,
+    groups.NetworkOptions,
     groups.WidthOptions,
     groups.ActivationOptions,
     groups.LossOptions,
@@ -33,6 +34,8 @@ class Config(
     groups.NumericsOptions,
 ):
     """Which ways of clipping to compare, and on what."""
+
+    own_network = ("activation", "depth", "width", "sigma_w")
 
     clippings: tuple[str, ...] = option(
         optimizers.CLIPPINGS, "Ways of clipping to compare.", choices=optimizers.CLIPPINGS
@@ -54,13 +57,16 @@ class Config(
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every way of clipping at every threshold and learning rate, from every seed."""
     examples, classes = training.load(config)
-    network = networks.mlp(
-        classes,
-        depth=config.depth,
-        width=config.width,
-        activation=config.activation,
-        weights=initializers.scaled(config.sigma_w),
-    )
+    if config.network:
+        network = training.given_network(config.network, examples, classes)
+    else:
+        network = networks.mlp(
+            classes,
+            depth=config.depth,
+            width=config.width,
+            activation=config.activation,
+            weights=initializers.scaled(config.sigma_w),
+        )
 
     def cell(clipping: str) -> sweep.Cell:
         return training.cell(config, network, clipping=clipping)

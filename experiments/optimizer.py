@@ -24,6 +24,7 @@ from vanishing import initializers, layers, networks, optimizers, sweep
 @dataclasses.dataclass(frozen=True)
 class Config(
     groups.DataOptions,
+    groups.NetworkOptions,
     groups.WidthOptions,
     groups.ScaledInitializerOptions,
     groups.LossOptions,
@@ -33,6 +34,8 @@ class Config(
     groups.NumericsOptions,
 ):
     """Which optimisers to compare."""
+
+    own_network = ("activations", "depth", "width", *groups.WEIGHTS)
 
     optimizers: tuple[str, ...] = option(
         tuple(optimizers.OPTIMIZERS),
@@ -52,19 +55,30 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     """Every optimiser on every network, at every learning rate from every seed."""
     examples, classes = training.load(config)
 
-    def cell(optimizer: str, activation: str) -> sweep.Cell:
-        name = training.initializer_name(config, activation)
-        network = networks.mlp(
-            classes,
-            depth=config.depth,
-            width=config.width,
-            activation=activation,
-            weights=initializers.by_name(name, config.scales()),
-        )
+    if config.network:
+        given = training.given_network(config.network, examples, classes)
+        members = {"optimizer": config.optimizers}
+    else:
+        given = None
+        members = {"optimizer": config.optimizers, "activation": config.activations}
+
+    def cell(optimizer: str, activation: str = "") -> sweep.Cell:
+        network = given or mlp(config, classes, activation)
         return training.cell(config, network, optimizer=optimizer)
 
-    members = {"optimizer": config.optimizers, "activation": config.activations}
     return families.measure(config, run, members, cell, examples)
+
+
+def mlp(config: Config, classes: int, activation: str) -> layers.Layer:
+    """The experiment's own network with this nonlinearity."""
+    name = training.initializer_name(config, activation)
+    return networks.mlp(
+        classes,
+        depth=config.depth,
+        width=config.width,
+        activation=activation,
+        weights=initializers.by_name(name, config.scales()),
+    )
 
 
 def verdict(dataset: xr.Dataset) -> str:

@@ -25,6 +25,7 @@ from vanishing import figures, initializers, layers, sweep
 @dataclasses.dataclass(frozen=True)
 class Config(
     groups.DataOptions,
+    groups.NetworkOptions,
     groups.WidthOptions,
     groups.ActivationOptions,
     groups.ScaledInitializerOptions,
@@ -34,6 +35,8 @@ class Config(
     groups.NumericsOptions,
 ):
     """What to regularise with, and how strongly."""
+
+    own_network = ("activation", "depth", "width", "dropout", *groups.WEIGHTS)
 
     l1: tuple[float, ...] = option((1e-4, 1e-3), "Weights of the penalty sum |w|.", more_than=0)
     l2: tuple[float, ...] = option((1e-3, 1e-2), "Weights of the penalty sum w^2 / 2.", more_than=0)
@@ -51,12 +54,13 @@ class Config(
             raise ValueError(f"dropout has {max(self.dropout)}; a rate must be under 1.")
 
     def members(self) -> dict[str, "Member"]:
-        """The regularisations that are compared, by name."""
+        """The regularisations that are compared, by name; a given network has its own dropout."""
+        rates = () if self.network else self.dropout
         return {
             "none": Member(),
             **{f"l1 {w:g}": Member(penalty="l1", penalty_weight=w) for w in self.l1},
             **{f"l2 {w:g}": Member(penalty="l2", penalty_weight=w) for w in self.l2},
-            **{f"dropout {rate:g}": Member(dropout_rate=rate) for rate in self.dropout},
+            **{f"dropout {rate:g}": Member(dropout_rate=rate) for rate in rates},
         }
 
 
@@ -68,7 +72,7 @@ class Member(NamedTuple):
     dropout_rate: float = 0.0
 
 
-def network(config: Config, classes: int, rate: float) -> layers.Layer:
+def mlp(config: Config, classes: int, rate: float) -> layers.Layer:
     """The multilayer perceptron, with dropout behind every hidden nonlinearity."""
     name = training.initializer_name(config, config.activation)
     weights = initializers.by_name(name, config.scales())
@@ -92,13 +96,16 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         first = slice(None, config.examples)
         few = {name: getattr(examples, name)[first] for name in ("x_train", "y_train")}
         examples = examples._replace(**few)
+    given = None
+    if config.network:
+        given = training.given_network(config.network, examples, classes)
     members = config.members()
 
     def cell(regularization: str) -> sweep.Cell:
         member = members[regularization]
         return training.cell(
             config,
-            network(config, classes, member.dropout_rate),
+            given or mlp(config, classes, member.dropout_rate),
             penalty=member.penalty,
             penalty_weight=member.penalty_weight,
         )

@@ -12,7 +12,7 @@ from jax.nn import initializers as jax_initializers
 from vanishing import _arguments
 from vanishing._types import Scalar
 
-Initializer = jax_initializers.Initializer
+Initializer = jax_initializers.Initializer  # (key, shape, dtype) -> array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _name(initializer: Initializer) -> str:
     return getattr(initializer, "__qualname__", repr(initializer))
 
 
-zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)
+zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)  # all zeros, the usual bias
 
 
 def lecun_normal() -> ZeroMean:
@@ -215,6 +215,7 @@ _FAMILIES = {
     for family, variance in _FANS.items()
     for distribution in ("normal", "uniform")
 }
+# By name, from the scales that some of them need.
 INITIALIZERS: dict[str, Callable[[Scales], Weights]] = {
     "zeros": lambda _: Weights(zeros),
     "constant": lambda s: Weights(jax_initializers.constant(s.scale)),

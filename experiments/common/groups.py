@@ -2,13 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
 from experiments.common.launch import OutputOptions, SweepOptions
 from experiments.common.options import option
 from vanishing import data, initializers, layers, losses, optimizers, train
+from vanishing._loading import split
 
 PENALTIES = {"none": lambda params: jnp.zeros(()), "l1": losses.l1, "l2": losses.l2}
 
@@ -75,6 +77,52 @@ class ScaledInitializerOptions(InitializerOptions):
     def scales(self) -> initializers.Scales:
         """The numbers that the named initialisers read."""
         return initializers.Scales(self.init_scale, self.sigma_w, self.sigma_b)
+
+
+WEIGHTS = tuple(  # the options that initial weights are drawn by
+    field.name
+    for field in dataclasses.fields(ScaledInitializerOptions)
+    if field.name not in {inherited.name for inherited in dataclasses.fields(OutputOptions)}
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions(OutputOptions):
+    """A network of the user's own.
+
+    `own_network` of a Config names the options of the experiment's own network, which then have
+    no effect: they are refused unless they have their defaults, and are no part of the question.
+    """
+
+    own_network: ClassVar[tuple[str, ...]] = ()
+
+    network: str = option(
+        "",
+        "A network of yours in place of the experiment's, as path/to/file.py:name. The function "
+        "takes nothing and returns a vanishing.Layer, a Flax Linen module, or a function of rngs "
+        "that builds a Flax NNX model.",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.network:
+            return
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in self.own_network:
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but --network brings a network of its own; "
+                    "leave one of them out."
+                )
+
+    def question(self) -> dict[str, Any]:
+        """The part that the results depend on: the given network, or the experiment's options."""
+        unread = self.own_network if self.network else ("network",)
+        return {name: value for name, value in super().question().items() if name not in unread}
+
+    def sources(self) -> dict[str, Path]:
+        """The file of the given network."""
+        return {"network": split(self.network, "network")[0]} if self.network else {}
 
 
 @dataclasses.dataclass(frozen=True)

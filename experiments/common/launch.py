@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import math
 import sys
 import traceback
@@ -32,6 +33,10 @@ class OutputOptions(Options):
     overwrite: bool = option(
         False, "Start afresh where the folder holds results already.", in_question=False
     )
+
+    def sources(self) -> dict[str, Path]:
+        """The user's own files that the results depend on, by the option that names them."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +143,11 @@ def _config(defaults: OutputOptions) -> OutputOptions:
     return dataclasses.replace(defaults, **{name: flags.FLAGS[name].value for name in names})
 
 
+def _digest(path: Path) -> str:
+    """A short hash of a file's contents."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -165,6 +175,7 @@ def execute(
     """
     question = {"experiment": experiment, **config.question()}
     code = run_folder.code_version(("vanishing", "experiments"))
+    code |= {name: _digest(path) for name, path in config.sources().items()}
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
         found = bool(parallel.broadcast_from_first(store.data.exists()))
         dataset = storage.load(store.data) if found else None

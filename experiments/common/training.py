@@ -16,7 +16,8 @@ from experiments.common.groups import (
     RunOptions,
     TrainingOptions,
 )
-from vanishing import data, layers, losses, optimizers, sweep, train
+from vanishing import data, layers, losses, networks, optimizers, sweep, train
+from vanishing._loading import load_function
 
 Settings = Mapping[str, Any]  # a value for each numeric axis of the sweep
 
@@ -46,6 +47,42 @@ def load(config: DataOptions) -> tuple[train.Data, int]:
     """The standardised data of a configuration as device arrays, and the number of classes."""
     dataset = data.standardize(data.load(config.data, config.data_dir or None, config.subset))
     return train.Data(*map(jnp.asarray, (*dataset.train, *dataset.test))), dataset.classes
+
+
+def given_network(name: str, examples: train.Data, classes: int) -> layers.Layer:
+    """The network that --network names, checked to classify the examples.
+
+    Args:
+      name: path/to/file.py:function.
+      examples: the data; the network takes batches of `x_train`.
+      classes: the length of its outputs.
+
+    Raises:
+      ValueError: there is no such function, or it returns no such network.
+    """
+    value = load_function(name, "network")()
+    if not (isinstance(value, layers.Layer) or callable(value)):
+        raise ValueError(
+            f"network {name} returns {type(value).__name__}; it must return a vanishing.Layer, a "
+            "Flax Linen module, or a function of rngs that builds a Flax NNX model."
+        )
+    x = examples.x_train[:2]
+
+    def outputs(key: jax.Array) -> jax.Array:
+        params, state = network.init(key, x)
+        return network.apply(params, state, x).output
+
+    try:
+        network = value if isinstance(value, layers.Layer) else networks.from_flax(value)
+        spec = jax.eval_shape(outputs, jax.random.key(0))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"network {name} does not run on images {x.shape[1:]}: {error}") from error
+    if spec.shape != (len(x), classes):
+        raise ValueError(
+            f"network {name} maps {len(x)} images to outputs of shape {spec.shape}; it must be "
+            f"{(len(x), classes)}, a number for each class."
+        )
+    return network
 
 
 def chance(examples: train.Data) -> xr.Variable:

@@ -33,6 +33,7 @@ class Activation(NamedTuple):
 _NEVER = math.inf
 _PRELU_SLOPE = 0.25  # what He et al. start the learnt slope at
 
+# The activations by name, with what is known of their slopes.
 ACTIVATIONS = {
     "identity": Activation(
         jax.nn.identity,

@@ -22,6 +22,7 @@ def _irnn(units: int, sequence: bool) -> Layer:
     )
 
 
+# The kinds of recurrent layer by name.
 CELLS: dict[str, _Factory] = {
     # tanh, recurrent weights N(0, 1 / units)
     "rnn": lambda units, _, sequence: layers.rnn(

@@ -17,6 +17,7 @@ from vanishing.probing import probe
 from vanishing.train.history import History
 from vanishing.train.problem import Data, Problem, State
 
+# The dtypes that a network can compute in, by name.
 DTYPES = {"float32": jnp.float32, "float64": jnp.float64, "bfloat16": jnp.bfloat16}
 
 

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import launch
+from experiments.common import groups, launch
 from experiments.common.options import option
 from tests.commands import command
 from vanishing.sweep import run_folder
@@ -84,6 +84,20 @@ def test_results_of_another_code_version_are_not_mixed_in(tmp_path, monkeypatch)
         execute(Config(out=str(tmp_path)))
     execute(Config(out=str(tmp_path), overwrite=True))
     assert measure.calls == 2
+
+
+def test_results_of_another_version_of_the_users_file_are_not_mixed_in(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Given(groups.NetworkOptions, Config):
+        pass
+
+    file = tmp_path / "model.py"
+    file.write_text("")
+    config = Given(out=str(tmp_path / "run"), network=f"{file}:make")
+    execute(config)
+    file.write_text("# changed")
+    with pytest.raises(ValueError, match=r"holds a run with network=\w{12}, not \w{12}; give"):
+        execute(config)
 
 
 def test_a_failed_measurement_leaves_no_results(tmp_path):

@@ -1,8 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import xarray as xr
 
+from experiments import clipping, optimizer, regularization
 from experiments.common import groups, training
+from tests.helpers import assert_refuses
 from vanishing import layers, networks, sweep
 from vanishing.sweep.run_folder import Folder
 
@@ -101,3 +105,92 @@ def test_options_that_are_compared_complete_a_configuration_that_lacks_them():
     assert (options.optimizer, options.steps) == ("lion", 20)
     with pytest.raises(TypeError, match="optimizer"):
         training.complete(groups.OptimizerOptions(), optimizer="lion")
+
+
+NETWORKS = """
+import jax, jax.numpy as jnp
+import flax.linen as nn
+from flax import nnx
+from vanishing import networks
+
+def layer():
+    return networks.mlp(10, depth=2, width=8)
+
+def linen():
+    flat = lambda x: x.reshape(len(x), -1)
+    return nn.Sequential([flat, nn.Dense(8), nn.relu, nn.Dense(8), nn.relu, nn.Dense(10)])
+
+class Model(nnx.Module):
+    def __init__(self, rngs):
+        sizes = [(64, 8), (8, 8), (8, 10)]
+        self.layers = nnx.List([nnx.Linear(i, o, rngs=rngs) for i, o in sizes])
+        self.dropout = nnx.Dropout(0.1, rngs=rngs)
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        for dense in self.layers[:-1]:
+            x = self.dropout(jax.nn.relu(dense(x)))
+        return self.layers[-1](x)
+
+def model():
+    return Model
+
+def narrow():
+    return networks.mlp(3, depth=2, width=8)
+
+def wide_input():
+    return lambda rngs: nnx.Linear(100, 10, rngs=rngs)
+
+def number():
+    return 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "given_networks.py"
+    path.write_text(NETWORKS)
+    return path
+
+
+@pytest.mark.parametrize("name", ["layer", "linen", "model"])
+def test_a_network_of_the_users_own_is_trained(name, file):
+    config = optimizer.Config(
+        network=f"{file}:{name}",
+        optimizers=("adam",),
+        learning_rates=(0.01,),
+        steps=100,
+        record_every=20,
+        seeds=2,
+    )
+    dataset = optimizer.measure(config)
+    assert dataset.test_accuracy.dims == ("optimizer", "learning_rate", "seed", "step")
+    assert dataset.sizes["layer"] == 3
+    assert np.isfinite(dataset.cotangent_rms).all()
+    assert (dataset.kernel_gradient_norm.isel(step=0) > 0).all()
+    assert float(dataset.test_accuracy.isel(step=-1).min()) > 0.5
+    assert "adam" in optimizer.verdict(dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "fragments"),
+    [
+        ("number", ("returns int; it must return a vanishing.Layer, a Flax Linen module, or",)),
+        ("narrow", ("outputs of shape (2, 3); it must be (2, 10), a number for each class",)),
+        ("wide_input", ("does not run on images (8, 8, 1): ",)),
+        ("absent", ("has no function 'absent'",)),
+    ],
+)
+def test_what_is_no_network_for_the_data_is_refused(name, fragments, file):
+    examples, classes = training.load(groups.DataOptions())
+    network = f"{file}:{name}"
+    assert_refuses(lambda: training.given_network(network, examples, classes), *fragments)
+
+
+@pytest.mark.parametrize("module", [clipping, optimizer, regularization])
+def test_options_of_the_own_network_are_refused_beside_a_given_one(module, file):
+    given = module.Config(network=f"{file}:layer")
+    changed = "depth is 7, but --network brings a network of its own; leave one of them out."
+    assert_refuses(lambda: dataclasses.replace(given, depth=7), changed)
+    assert not set(module.Config.own_network) & set(given.question())
+    assert "network" not in module.Config().question()
+    assert module.Config(depth=7).question()["depth"] == 7
