@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers as jax_initializers
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 
-Initializer = jax_initializers.Initializer
+Initializer = jax_initializers.Initializer  # (key, shape, dtype) -> array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def _name(initializer: Initializer) -> str:
     return getattr(initializer, "__qualname__", repr(initializer))
 
 
-zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)
+zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)  # all zeros, the usual bias
 
 
 def lecun_normal() -> ZeroMean:
@@ -214,6 +215,7 @@ _FAMILIES = {
     for family, variance in _FANS.items()
     for distribution in ("normal", "uniform")
 }
+# By name, from the scales that some of them need.
 INITIALIZERS: dict[str, Callable[[Scales], Weights]] = {
     "zeros": lambda _: Weights(zeros),
     "constant": lambda s: Weights(jax_initializers.constant(s.scale)),
@@ -242,6 +244,5 @@ def by_name(name: str, scales: Scales = Scales()) -> Weights:
     >>> weights.bias_init(jax.random.key(0), (2,), jnp.float32)
     Array([0., 0.], dtype=float32)
     """
-    if name not in INITIALIZERS:
-        raise ValueError(f"initializer is {name!r}; it must be one of {', '.join(INITIALIZERS)}.")
+    _arguments.one_of("initializer", name, INITIALIZERS)
     return INITIALIZERS[name](scales)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import math
 import sys
 import traceback
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from experiments.common import machine
 from experiments.common.options import Options, option
 from vanishing import sweep
-from vanishing.sweep import parallel, run_folder, storage
+from vanishing.sweep import parallel, run_folder, sources, storage
 
 flags.disclaim_key_flags()  # `--help` then lists these flags under the experiment itself
 
@@ -143,11 +142,6 @@ def _config(defaults: OutputOptions) -> OutputOptions:
     return dataclasses.replace(defaults, **{name: flags.FLAGS[name].value for name in names})
 
 
-def _digest(path: Path) -> str:
-    """A short hash of a file's contents."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -174,8 +168,7 @@ def execute(
       OSError: the folder cannot be written to.
     """
     question = {"experiment": experiment, **config.question()}
-    code = run_folder.code_version(("vanishing", "experiments"))
-    code |= {name: _digest(path) for name, path in config.sources().items()}
+    code = run_folder.code_version([*_modules(measure), *config.sources().values()])
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
         stored = bool(parallel.broadcast_from_first(store.data.exists()))
         dataset = storage.load(store.data) if stored else None
@@ -187,7 +180,7 @@ def execute(
             run = functools.partial(sweep.run, store=store, progress=progress, **limits)
             with machine.precision(question.get("precision", "float32")):
                 dataset = measure(config, run)
-            dataset = dataset.assign_attrs(storage.provenance(question), **code)
+            dataset = dataset.assign_attrs(storage.provenance(question), **code.attributes())
             if jax.process_index() == 0:
                 store.finish(dataset, complete=not failures(dataset))
         if jax.process_index() == 0:
@@ -197,6 +190,12 @@ def execute(
             _say(f"\n{text}\n")
             _say(f"Dataset: {store.data}\nFigure:  {store.path / 'figure.png'}")
     return dataset
+
+
+def _modules(measure: Callable[..., xr.Dataset]) -> list[str | Path]:
+    """The modules that results depend on: this one, and that of the experiment."""
+    experiment = sources.module_of(measure)
+    return [__name__] if experiment is None else [experiment, __name__]
 
 
 def failures(dataset: xr.Dataset) -> list[str]:

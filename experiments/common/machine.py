@@ -12,7 +12,7 @@ import jax
 
 from experiments.common.options import Options, option
 from vanishing.sweep import parallel, run_folder
-from vanishing.sweep.run_folder import Folder
+from vanishing.sweep.run_folder import CodeVersion, Folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _join(options: MachineOptions) -> None:
 
 @contextlib.contextmanager
 def claimed(
-    path: Path, config: Mapping[str, Any], code: Mapping[str, str], overwrite: bool
+    path: Path, config: Mapping[str, Any], code: CodeVersion, overwrite: bool
 ) -> Iterator[Folder]:
     """A run folder for all processes, claimed by the first; see `run_folder.claimed`."""
     if jax.process_index() == 0:
