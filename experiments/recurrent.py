@@ -158,7 +158,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 def trained(config: Config, asked: Goal, cell: str, chrono: int) -> sweep.Cell:
     """One cell trained at every point of the numeric axes, watched through time as it learns."""
     network = networks.rnn(
-        asked.outputs, cell=cell, units=config.units, chrono=chrono, sequence=asked.sequence
+        asked.outputs, cell=cell, width=config.units, chrono=chrono, sequence=asked.sequence
     )
     recurrent = networks.recurrent_layer(cell, config.units, chrono, asked.sequence)
     read_out = layers.dense(asked.outputs)

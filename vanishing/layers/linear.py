@@ -196,7 +196,7 @@ def _affine(
     kept = sigma_w2 * (jnp.exp(signal.log_q - unit) if biased else 1.0)
     return signal.scaled(
         q=kept + sigma_b2 * jnp.exp(-unit) if biased else kept,
-        difference=kept * signal.share,  # both inputs get the same bias
+        difference=kept * signal.decorrelation,  # both inputs get the same bias
         mean=0.0,
         log_unit=unit,
         # the length of a Gaussian vector: Hanin, Which neural net architectures give rise to

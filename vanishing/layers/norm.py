@@ -65,16 +65,16 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
         return Applied(_normalised(params, x, mean, var, epsilon), state)
 
     def propagate(signal: Signal) -> Signal:
-        if not signal.train:
+        if not signal.walk.train:
             gain = 1 / (1 + epsilon)
             return signal.scaled(
                 q=gain,
-                difference=gain * signal.share,
+                difference=gain * signal.decorrelation,
                 mean=gain**0.5 * signal.relative_mean,
                 gain=linear_gain(signal, gain),
                 has_parameters=True,
             )
-        n = signal.batch
+        n = signal.walk.batch
         if not signal.gaussian:
             raise unknown(
                 "batch_norm meets a signal that is not normal, whose units differ in variance; "
@@ -92,7 +92,7 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
                 f"batch_norm has a finite gradient on average from a batch of 4, not of {n}.",
                 signal,
             )
-        variance = signal.share * (n - 1) / n  # within the batch, over the mean square
+        variance = signal.decorrelation * (n - 1) / n  # within the batch, over the mean square
         share = variance / (variance + epsilon * jnp.exp(-signal.log_q))
         return signal.then(
             q=share,
@@ -114,9 +114,9 @@ def _batch_norm_gain(before: Signal, epsilon: float) -> Gain:
     E[n / s^2] = n / (difference (n - 3)). With E[g^2] = a, E[g g'] = b, E[g^2 y^2] = c and
     E[g g' y y'] = d the projection keeps a - (a + (n - 1) b) / n - (c + (n - 1) d) / n.
     """
-    n, dtype = before.batch, before.log_q.dtype
+    n, dtype = before.walk.batch, before.log_q.dtype
     # over the mean square, which goes into the scale
-    inverse_variance = n / (before.share * (n - 3) + epsilon * n * jnp.exp(-before.log_q))
+    inverse_variance = n / (before.decorrelation * (n - 3) + epsilon * n * jnp.exp(-before.log_q))
     kept = jnp.array([1 - 1 / n, -(n - 1) / n, -1 / n, -(n - 1) / n], dtype)
     square = inverse_variance * kept
     product = -square / (n - 1)  # the batch's cotangents add up to 0
@@ -287,7 +287,7 @@ def _divided(signal: Signal, factor: jax.Array, q: jax.Array, mean: Scalar) -> S
     gain = linear_gain(signal, factor)
     return signal.then(
         q=q,
-        difference=factor * signal.share,
+        difference=factor * signal.decorrelation,
         mean=mean,
         gain=gain._replace(log_scale=gain.log_scale - signal.log_q),
         has_parameters=True,
@@ -337,7 +337,7 @@ def dropout(rate: float) -> Layer:
         return Applied(x * (kept / keep), state)
 
     def propagate(signal: Signal) -> Signal:
-        if not signal.train or rate == 0:
+        if not signal.walk.train or rate == 0:
             return signal
         one = jnp.ones_like(signal.log_q)
         return signal.scaled(

@@ -42,7 +42,7 @@ def multiplier(initial: Scalar = 1.0) -> Layer:
     def propagate(signal: Signal) -> Signal:
         return signal.scaled(
             q=jnp.square(initial),
-            difference=jnp.square(initial) * signal.share,
+            difference=jnp.square(initial) * signal.decorrelation,
             mean=initial * signal.relative_mean,
             gain=linear_gain(signal, jnp.square(initial)),
             has_parameters=True,

@@ -76,7 +76,7 @@ def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) 
         kept = square * jnp.exp(signal.log_q - unit)
         return signal.scaled(
             q=kept * (1 - signal.relative_mean**2) + jnp.exp(own.log_q - unit),
-            difference=kept * signal.share,  # two inputs have the same mean
+            difference=kept * signal.decorrelation,  # two inputs have the same mean
             mean=0.0,
             log_unit=unit,
             gain=linear_gain(signal, square, own.gain.log_variance),

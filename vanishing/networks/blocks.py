@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-
 from vanishing import initializers, layers
-from vanishing._types import Elementwise
 from vanishing.initializers import Weights
-from vanishing.layers import Activation, Layer
+from vanishing.layers import Layer
+from vanishing.layers.activations import Nonlinearity
 
 MakeWeight = Callable[[Weights], Layer]
 _OPEN_ENDED = ("pre_activation", "scaled", "skipinit")  # blocks that end in weights
@@ -20,7 +18,7 @@ def block(
     weight: MakeWeight,
     *,
     blocks: int,
-    activation: str | Elementwise | Activation = "relu",
+    activation: Nonlinearity = "relu",
     weights: Weights | None = None,
     norm: Layer | None = None,
     into: MakeWeight | None = None,
@@ -69,7 +67,7 @@ def block(
         _Parts(
             weight=weight,
             into=into or weight,
-            weights=weights or initializers.by_name(layers.facts_of(activation).initializer),
+            weights=weights or layers.facts_of(activation).weights,
             nonlinearity=layers.activation(activation),
             norm={"norm": norm} if norm else {},
             shortcut=shortcut,
@@ -154,7 +152,7 @@ class _Parts:
 
     def gate(self) -> Layer:
         """Weights and a sigmoid that starts nearly shut."""
-        opening = jax.nn.initializers.constant(self.gate_bias)
+        opening = initializers.constant(self.gate_bias)
         return layers.serial(
             weight=self.into(self.weights._replace(bias_init=opening)),
             activation=layers.activation("sigmoid"),

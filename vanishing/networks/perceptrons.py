@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from vanishing import layers
-from vanishing._types import Elementwise
-from vanishing.initializers import Weights, by_name
-from vanishing.layers import Activation, Layer
+from vanishing.initializers import Weights
+from vanishing.layers import Layer
+from vanishing.layers.activations import Nonlinearity
 
 
 def mlp(
@@ -13,9 +13,9 @@ def mlp(
     *,
     depth: int,
     width: int,
-    activation: str | Elementwise | Activation = "relu",
+    activation: Nonlinearity = "relu",
     weights: Weights | None = None,
-    output_activation: str | Elementwise | Activation = "identity",
+    output_activation: Nonlinearity = "identity",
     norm: Layer | None = None,
     wrap: Callable[[Layer], Layer] = lambda block: block,
     wrap_weights: Callable[[Layer], Layer] = lambda weights: weights,
@@ -59,7 +59,7 @@ def mlp(
     if width < 1:
         raise ValueError(f"mlp has width {width}; it must be at least 1.")
     if weights is None:
-        weights = by_name(layers.facts_of(activation).initializer)
+        weights = layers.facts_of(activation).weights
 
     block = layers.serial(
         dense=wrap_weights(layers.dense(width, *weights)),

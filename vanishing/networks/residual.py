@@ -1,9 +1,9 @@
 """The multilayer perceptron made of blocks: residual, gated, or plain for comparison."""
 
 from vanishing import layers
-from vanishing._types import Elementwise
-from vanishing.initializers import Weights, by_name
-from vanishing.layers import Activation, Layer
+from vanishing.initializers import Weights
+from vanishing.layers import Layer
+from vanishing.layers.activations import Nonlinearity
 from vanishing.networks.blocks import block, ends
 
 
@@ -13,7 +13,7 @@ def residual_mlp(
     kind: str,
     blocks: int,
     width: int,
-    activation: str | Elementwise | Activation = "relu",
+    activation: Nonlinearity = "relu",
     weights: Weights | None = None,
     norm: Layer | None = None,
     gate_bias: float = -2.0,
@@ -48,7 +48,7 @@ def residual_mlp(
     if width < 1:
         raise ValueError(f"residual_mlp has width {width}; it must be at least 1.")
     if weights is None:
-        weights = by_name(layers.facts_of(activation).initializer)
+        weights = layers.facts_of(activation).weights
     repeated = block(
         kind,
         lambda weights: layers.dense(width, *weights),
