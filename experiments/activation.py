@@ -18,13 +18,13 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import option
 from vanishing import figures, initializers, layers, networks, sweep
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.InitializedConfig):
+class Config(groups.ScaledInitializerOptions, groups.ClassifierOptions):
     """Which networks to train."""
 
     activations: tuple[str, ...] = option(

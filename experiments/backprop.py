@@ -21,29 +21,24 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.common import launch, training
-from experiments.common.launch import option
+from experiments.common import groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import _text, backprop, figures, initializers, layers, losses, networks, sweep
 from vanishing.backprop.dense import Params
 from vanishing.probing import check
-from vanishing.train.run import DTYPES
+from vanishing.train.steps import DTYPES
 
 SHOWN = 6  # layers at either end that the tables show
 QUANTITIES = ("z", "a", "f'(z)", "dC/da", "delta", "dC/dW", "dC/db")  # of every layer
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.DataConfig):
+class Config(groups.InitializerOptions, groups.WidthOptions, groups.DataOptions):
     """Which network to walk through."""
 
     activation: str = option("sigmoid", "Nonlinearity.", choices=tuple(backprop.SLOPES))
-    initializer: str = option(
-        "derived",
-        "How kernels and biases are drawn; `derived` is the one derived for the activation.",
-        choices=("derived", *(i for i in initializers.INITIALIZERS if i != "delta_orthogonal")),
-    )
     depth: int = option(4, "Number of hidden layers.", at_least=1)
-    width: int = option(16, "Units of every hidden layer.", at_least=1)
+    width: int = new_default(groups.WidthOptions, "width", 16)
     batch_size: int = option(32, "Examples in the batch.", at_least=1)
     seed: int = option(0, "Of the weights.", at_least=0)
     precision: str = option("float64", "Arithmetic.", choices=("float32", "float64"))
@@ -149,8 +144,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 def drawn(config: Config, classes: int, x: jax.Array) -> list[dict[str, jax.Array]]:
     """The kernel and bias of every layer of our multilayer perceptron."""
-    derived = layers.ACTIVATIONS[config.activation].initializer
-    name = derived if config.initializer == "derived" else config.initializer
+    name = training.initializer_name(config, config.activation)
     network = networks.mlp(
         classes,
         depth=config.depth,

@@ -16,15 +16,15 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import layers, networks, sweep
 
 NORMS = ("none", "batch_norm")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
+class Config(groups.ActivationOptions, groups.ClassifierOptions):
     """Which networks to train."""
 
     blocks: tuple[str, ...] = option(
@@ -33,14 +33,13 @@ class Config(training.Config):
     norms: tuple[str, ...] = option(NORMS, "With and without batch_norm.", choices=NORMS)
     depths: tuple[int, ...] = option((8, 20, 56), "Layers: 6 n + 2.", at_least=8)
     width: int = option(4, "Channels of the first of three stages.", at_least=1)
-    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
-    learning_rates: tuple[float, ...] = option(
-        (0.01, 0.03, 0.1), "Learning rates that every network may choose from.", more_than=0
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.01, 0.03, 0.1)
     )
-    batch_size: int = option(32, "Examples per step; 0 for all of them.", at_least=0)
-    steps: int = option(100, "Training steps.", at_least=1)
-    record_every: int = option(20, "Steps from one record to the next.", at_least=1)
-    seeds: int = option(2, "Independent runs of every network, side by side.", at_least=1)
+    batch_size: int = new_default(groups.RunOptions, "batch_size", 32)
+    steps: int = new_default(groups.RunOptions, "steps", 100)
+    record_every: int = new_default(groups.RunOptions, "record_every", 20)
+    seeds: int = new_default(groups.RunOptions, "seeds", 2)
 
     def __post_init__(self):
         super().__post_init__()

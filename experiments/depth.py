@@ -17,26 +17,26 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
-from vanishing import _text, figures, initializers, layers, losses, networks, optimizers, sweep
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
+from vanishing import _text, figures, initializers, networks, sweep
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
+class Config(groups.ActivationOptions, groups.ClassifierOptions):
     """Which networks to train."""
 
     depths: tuple[int, ...] = option((1, 2, 3, 4), "Numbers of hidden layers.", at_least=1)
-    activation: str = option("sigmoid", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
-    width: int = option(30, "Units of every hidden layer.", at_least=1)
-    loss: str = option("binary_cross_entropy", "Loss.", choices=tuple(losses.LOSSES))
-    optimizer: str = option("sgd", "Optimiser.", choices=tuple(optimizers.OPTIMIZERS))
-    learning_rates: tuple[float, ...] = option(
-        (0.1, 0.3, 1.0, 3.0), "Learning rates that every network may choose from.", more_than=0
+    activation: str = new_default(groups.ActivationOptions, "activation", "sigmoid")
+    width: int = new_default(groups.WidthOptions, "width", 30)
+    loss: str = new_default(groups.LossOptions, "loss", "binary_cross_entropy")
+    optimizer: str = new_default(groups.OptimizerOptions, "optimizer", "sgd")
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.1, 0.3, 1.0, 3.0)
     )
-    batch_size: int = option(0, "Examples per step; 0 for all of them.", at_least=0)
-    steps: int = option(2000, "Training steps.", at_least=1)
-    record_every: int = option(20, "Steps from one record to the next.", at_least=1)
+    batch_size: int = new_default(groups.RunOptions, "batch_size", 0)
+    steps: int = new_default(groups.RunOptions, "steps", 2000)
+    record_every: int = new_default(groups.RunOptions, "record_every", 20)
 
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:

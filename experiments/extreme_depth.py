@@ -20,8 +20,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import launch, training
-from experiments.common.launch import option
+from experiments.common import groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import figures, initializers, layers, losses, sweep, theory, train
 from vanishing.theory.roots import root
 
@@ -29,10 +29,10 @@ _FIRST = 100  # the depth that the learning rates are given for
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
+class Config(groups.ActivationOptions, groups.ClassifierOptions):
     """Which networks to train."""
 
-    activation: str = option("tanh", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    activation: str = new_default(groups.ActivationOptions, "activation", "tanh")
     depths: tuple[int, ...] = option((100, 1000, 10000), "Numbers of hidden layers.", at_least=2)
     spread: float = option(
         0.5,
@@ -49,9 +49,9 @@ class Config(training.Config):
         "adds its share to what a step changes.",
         more_than=0,
     )
-    steps: int = option(300, "Training steps.", at_least=1)
-    record_every: int = option(50, "Steps from one record to the next.", at_least=1)
-    seeds: int = option(1, "Independent runs of every network, side by side.", at_least=1)
+    steps: int = new_default(groups.RunOptions, "steps", 300)
+    record_every: int = new_default(groups.RunOptions, "record_every", 50)
+    seeds: int = new_default(groups.RunOptions, "seeds", 1)
 
 
 def variance(activation: str, depth: int, spread: float) -> float:
@@ -141,7 +141,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
         return training.cell(config, net, label, rate_scale=_FIRST / depth)
 
-    grid = sweep.Grid(structural={"depth": config.depths}, numeric=training.numeric_axes(config))
+    grid = sweep.Grid(structural={"depth": config.depths}, numeric=config.numeric_axes())
     dataset = run(grid, cell, shared=examples)
     return dataset.assign_coords(chance=training.chance(examples)).assign_attrs(
         checkpoint=str(config.checkpoint)
@@ -181,7 +181,7 @@ def verdict(dataset: xr.Dataset) -> str:
             for name in ("memory", "memory_with_checkpoint")
         )
         rate = float(best.sel(depth=depth)) * _FIRST / int(depth)
-        spread = training.share(float(ends.mean()), float(ends.std()), ends.sizes["seed"])
+        spread = training.mean_and_spread(float(ends.mean()), float(ends.std()), ends.sizes["seed"])
         lines.append(
             f"{int(depth):>6}  {rate:>8.2g}  {spread:>15}  {left:>11.3f}  {foreseen:>9.3f}  "
             f"{memory:>9}  {less:>10}"
@@ -192,7 +192,7 @@ def verdict(dataset: xr.Dataset) -> str:
         "initialisation; predicted: the same by mean-field theory, before a weight is drawn.",
         "memory: working space of a gradient; checkpoint: the same with jax.checkpoint "
         f"({'on' if dataset.attrs['checkpoint'] == 'True' else 'off'} in this run).",
-        f"test accuracy: {training.over(dataset.sizes['seed'])}, at the best of "
+        f"test accuracy: {training.over_seeds(dataset.sizes['seed'])}, at the best of "
         f"{dataset.sizes['learning_rate']} rates; chance is {float(dataset.chance):.1%}.",
     ]
     return "\n".join(lines)

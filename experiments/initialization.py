@@ -15,8 +15,8 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import initializers, layers, networks, sweep
 from vanishing.initializers import Scales, by_name
 
@@ -33,7 +33,7 @@ WEIGHTS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
+class Config(groups.ClassifierOptions):
     """Which weights to compare."""
 
     initializers: tuple[str, ...] = option(
@@ -46,10 +46,8 @@ class Config(training.Config):
         ("sigmoid", "tanh", "relu"), "Activations to try.", choices=tuple(layers.ACTIVATIONS)
     )
     depths: tuple[int, ...] = option((20,), "Numbers of hidden layers.", at_least=1)
-    learning_rates: tuple[float, ...] = option(
-        (0.0003, 0.001, 0.003, 0.01, 0.1),
-        "Learning rates that every network is allowed to choose from.",
-        more_than=0,
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.0003, 0.001, 0.003, 0.01, 0.1)
     )
 
 

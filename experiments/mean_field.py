@@ -26,8 +26,8 @@ import xarray as xr
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments.common import launch
-from experiments.common.launch import option
+from experiments.common import groups, launch
+from experiments.common.options import option
 from vanishing import comparison, figures, initializers, layers, sweep, theory
 from vanishing.layers import Layer
 from vanishing.probing import Trace
@@ -44,7 +44,7 @@ _QUANTITIES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(launch.Config):
+class Config(groups.DrawnOptions):
     """Which networks to predict and to measure."""
 
     activations: tuple[str, ...] = option(
@@ -63,8 +63,6 @@ class Config(launch.Config):
         choices=BLOCKS,
     )
     depth: int = option(16, "Number of blocks.", at_least=4)
-    width: int = option(512, "Units of every hidden layer.", at_least=2)
-    seeds: int = option(8, "Networks drawn of every kind.", at_least=1)
     batch_size: int = option(64, "Inputs at once.", at_least=4)
     correlation: float = option(0.5, "Cosine of the angle between two inputs.", at_least=0)
     skip: int = option(3, "Blocks at each end that the slope leaves out.", at_least=0)

@@ -18,28 +18,25 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import initializers, layers, networks, sweep
 
 NORMS = ("none", "batch_norm", "layer_norm", "rms_norm", "group_norm", "weight_standardization")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.InitializedConfig):
+class Config(groups.ActivationOptions, groups.ScaledInitializerOptions, groups.ClassifierOptions):
     """Which norms to compare."""
 
     norms: tuple[str, ...] = option(
         NORMS, "What stands between weights and nonlinearity.", choices=NORMS
     )
     depths: tuple[int, ...] = option((10, 30), "Numbers of hidden layers.", at_least=2)
-    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
-    groups: int = option(4, "Of group_norm; a divisor of the width.", at_least=1)
-    learning_rates: tuple[float, ...] = option(
-        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
-        "Learning rates that every network is allowed to choose from.",
-        more_than=0,
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     )
+    groups: int = option(4, "Groups of group_norm; must divide the width.", at_least=1)
 
     def __post_init__(self):
         super().__post_init__()

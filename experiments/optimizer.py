@@ -16,14 +16,26 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import initializers, layers, networks, optimizers, sweep
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.InitializedConfig):
+class Config(
+    groups.DataOptions,
+    groups.NetworkOptions,
+    groups.WidthOptions,
+    groups.ScaledInitializerOptions,
+    groups.LossOptions,
+    groups.PenaltyOptions,
+    groups.ClippingOptions,
+    groups.UpdateOptions,
+    groups.NumericsOptions,
+):
     """Which optimisers to compare."""
+
+    own_network = ("activations", "depth", "width", *groups.WEIGHTS)
 
     optimizers: tuple[str, ...] = option(
         tuple(optimizers.OPTIMIZERS),
@@ -34,10 +46,8 @@ class Config(training.InitializedConfig):
         ("sigmoid", "relu"), "Nonlinearities to train.", choices=tuple(layers.ACTIVATIONS)
     )
     depth: int = option(6, "Number of hidden layers.", at_least=1)
-    learning_rates: tuple[float, ...] = option(
-        (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
-        "Learning rates that every optimiser is allowed to choose from.",
-        more_than=0,
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     )
 
 
@@ -45,19 +55,30 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     """Every optimiser on every network, at every learning rate from every seed."""
     examples, classes = training.load(config)
 
-    def cell(optimizer: str, activation: str) -> sweep.Cell:
-        name = training.initializer_name(config, activation)
-        network = networks.mlp(
-            classes,
-            depth=config.depth,
-            width=config.width,
-            activation=activation,
-            weights=initializers.by_name(name, config.scales()),
-        )
-        return training.cell(dataclasses.replace(config, optimizer=optimizer), network)
+    if config.network:
+        given = training.given_network(config.network, examples, classes)
+        members = {"optimizer": config.optimizers}
+    else:
+        given = None
+        members = {"optimizer": config.optimizers, "activation": config.activations}
 
-    members = {"optimizer": config.optimizers, "activation": config.activations}
+    def cell(optimizer: str, activation: str = "") -> sweep.Cell:
+        network = given or mlp(config, classes, activation)
+        return training.cell(config, network, optimizer=optimizer)
+
     return families.measure(config, run, members, cell, examples)
+
+
+def mlp(config: Config, classes: int, activation: str) -> layers.Layer:
+    """The experiment's own network with this nonlinearity."""
+    name = training.initializer_name(config, activation)
+    return networks.mlp(
+        classes,
+        depth=config.depth,
+        width=config.width,
+        activation=activation,
+        weights=initializers.by_name(name, config.scales()),
+    )
 
 
 def verdict(dataset: xr.Dataset) -> str:

@@ -18,8 +18,8 @@ import xarray as xr
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments.common import launch
-from experiments.common.launch import option
+from experiments.common import groups, launch
+from experiments.common.options import new_default, option
 from vanishing import comparison, figures, initializers, layers, sweep, theory
 from vanishing.sweep.parallel import Task
 
@@ -27,10 +27,10 @@ _LEVELS = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the depth scale, in layers
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(launch.Config):
+class Config(groups.ActivationOptions, groups.DrawnOptions):
     """Which part of the plane to map, and which networks to measure on it."""
 
-    activation: str = option("tanh", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    activation: str = new_default(groups.ActivationOptions, "activation", "tanh")
     sigma_w_from: float = option(0.5, "Least scale of the weights.", more_than=0)
     sigma_w_to: float = option(3.0, "Greatest scale of the weights.", more_than=0)
     sigma_b_from: float = option(0.0, "Least scale of the biases.", at_least=0)
@@ -38,7 +38,7 @@ class Config(launch.Config):
     points: int = option(200, "Points of the map along each axis.", at_least=2)
     dots: int = option(5, "Measured networks along each axis; 0 for none.", at_least=0)
     depth: int = option(20, "Layers of a measured network.", at_least=8)
-    width: int = option(300, "Units of each of its layers.", at_least=2)
+    width: int = new_default(groups.DrawnOptions, "width", 300)
     seeds: int = option(8, "Networks drawn at every dot.", at_least=2)
 
     def __post_init__(self):

@@ -21,8 +21,8 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import launch, training
-from experiments.common.launch import option
+from experiments.common import groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import (
     _text,
     data,
@@ -45,7 +45,7 @@ STAYS, LEARNS = 0.9, 0.1  # test losses from and to which, in memoryless ones, a
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(launch.Config):
+class Config(groups.ClippingOptions, groups.RunOptions):
     """Which cells to train on what."""
 
     task: str = option(
@@ -65,19 +65,14 @@ class Config(launch.Config):
         10_000, "Sequences to train on; there are a tenth as many to test.", at_least=100
     )
     optimizer: str = option("adam", "Optimiser.", choices=("adam", "rmsprop", "sgd"))
-    learning_rates: tuple[float, ...] = option(
-        (0.001, 0.003, 0.01), "Learning rates that every cell may choose from.", more_than=0
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.001, 0.003, 0.01)
     )
-    clipping: str = option("global_norm", "Limit on the gradient.", choices=optimizers.CLIPPINGS)
-    clip_threshold: float = option(1.0, "What the limit compares with.", more_than=0)
-    batch_size: int = option(32, "Sequences per step; 0 for all of them.", at_least=0)
-    steps: int = option(3000, "Training steps.", at_least=1)
-    record_every: int = option(100, "Steps from one record to the next.", at_least=1)
-    seeds: int = option(2, "Independent runs of every cell, side by side.", at_least=1)
-
-    def __post_init__(self):
-        super().__post_init__()
-        training.require_whole_records(self.steps, self.record_every)
+    clipping: str = new_default(groups.ClippingOptions, "clipping", "global_norm")
+    batch_size: int = new_default(groups.RunOptions, "batch_size", 32)
+    steps: int = new_default(groups.RunOptions, "steps", 3000)
+    record_every: int = new_default(groups.RunOptions, "record_every", 100)
+    seeds: int = new_default(groups.RunOptions, "seeds", 2)
 
 
 class Goal(NamedTuple):
@@ -144,7 +139,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     chrono = asked.examples.x_train.shape[1]
     grid = sweep.Grid(
         structural={"cell": config.cells},
-        numeric={"learning_rate": config.learning_rates, "seed": range(config.seeds)},
+        numeric=config.numeric_axes(),
     )
     dataset = run(grid, lambda cell: trained(config, asked, cell, chrono), shared=asked.examples)
     power = float(jnp.mean(jnp.square(asked.examples.x_train)))
@@ -277,7 +272,7 @@ def verdict(dataset: xr.Dataset) -> str:
                 f"{float(row.decades_after):+.1f}",
                 f"{float(row.learning_rate):g}{mark}",
                 f"{float(row.loss):.3f}",
-                training.share(float(row.score), float(row.spread), seeds),
+                training.mean_and_spread(float(row.score), float(row.spread), seeds),
                 answer(float(row.loss), int(row.diverged), seeds),
             ]
         )
@@ -302,7 +297,7 @@ def verdict(dataset: xr.Dataset) -> str:
             "training loss; * the lowest or highest.",
             f"loss: test loss over {float(dataset.memoryless):.4g}, the loss of an answer without "
             "memory.",
-            f"score: {said}, {training.over(seeds)}.",
+            f"score: {said}, {training.over_seeds(seeds)}.",
             "",
             f"From the lowest test loss to the highest: {', '.join(order)}.",
         ]

@@ -11,48 +11,68 @@ units and 600 steps.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import figures, initializers, layers, sweep
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.InitializedConfig):
+class Config(
+    groups.DataOptions,
+    groups.NetworkOptions,
+    groups.WidthOptions,
+    groups.ActivationOptions,
+    groups.ScaledInitializerOptions,
+    groups.LossOptions,
+    groups.ClippingOptions,
+    groups.OptimizerOptions,
+    groups.NumericsOptions,
+):
     """What to regularise with, and how strongly."""
+
+    own_network = ("activation", "depth", "width", "dropout", *groups.WEIGHTS)
 
     l1: tuple[float, ...] = option((1e-4, 1e-3), "Weights of the penalty sum |w|.", more_than=0)
     l2: tuple[float, ...] = option((1e-3, 1e-2), "Weights of the penalty sum w^2 / 2.", more_than=0)
     dropout: tuple[float, ...] = option((0.2, 0.5), "Rates of dropout, under 1.", more_than=0)
     examples: int = option(200, "Training examples used; 0 for all of them.", at_least=0)
-    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
     depth: int = option(4, "Number of hidden layers.", at_least=1)
-    learning_rates: tuple[float, ...] = option(
-        (0.003, 0.01, 0.03), "Learning rates that every network may choose from.", more_than=0
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.003, 0.01, 0.03)
     )
-    seeds: int = option(5, "Independent runs of every network, side by side.", at_least=1)
+    seeds: int = new_default(groups.RunOptions, "seeds", 5)
 
     def __post_init__(self):
         super().__post_init__()
         if max(self.dropout) >= 1:
             raise ValueError(f"dropout has {max(self.dropout)}; a rate must be under 1.")
 
-    def members(self) -> dict[str, dict[str, Any]]:
-        """What is compared, by name, with the settings that each one changes."""
+    def members(self) -> dict[str, "Member"]:
+        """The regularisations that are compared, by name; a given network has its own dropout."""
+        rates = () if self.network else self.dropout
         return {
-            "none": {},
-            **{f"l1 {w:g}": {"penalty": "l1", "penalty_weight": w} for w in self.l1},
-            **{f"l2 {w:g}": {"penalty": "l2", "penalty_weight": w} for w in self.l2},
-            **{f"dropout {rate:g}": {"dropout": (rate,)} for rate in self.dropout},
+            "none": Member(),
+            **{f"l1 {w:g}": Member(penalty="l1", penalty_weight=w) for w in self.l1},
+            **{f"l2 {w:g}": Member(penalty="l2", penalty_weight=w) for w in self.l2},
+            **{f"dropout {rate:g}": Member(dropout_rate=rate) for rate in rates},
         }
 
 
-def network(config: Config, classes: int, rate: float) -> layers.Layer:
+class Member(NamedTuple):
+    """One of the regularisations that are compared."""
+
+    penalty: str = "none"
+    penalty_weight: float = 0.0
+    dropout_rate: float = 0.0
+
+
+def mlp(config: Config, classes: int, rate: float) -> layers.Layer:
     """The multilayer perceptron, with dropout behind every hidden nonlinearity."""
     name = training.initializer_name(config, config.activation)
     weights = initializers.by_name(name, config.scales())
@@ -71,22 +91,24 @@ def network(config: Config, classes: int, rate: float) -> layers.Layer:
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every way and strength, trained at every learning rate from every seed."""
-    if config.penalty != "none":
-        raise ValueError(
-            f"penalty is {config.penalty!r}, but here penalties are compared; give --l1 and --l2."
-        )
     examples, classes = training.load(config)
     if config.examples:
         first = slice(None, config.examples)
         few = {name: getattr(examples, name)[first] for name in ("x_train", "y_train")}
         examples = examples._replace(**few)
+    given = None
+    if config.network:
+        given = training.given_network(config.network, examples, classes)
     members = config.members()
 
     def cell(regularization: str) -> sweep.Cell:
-        changes = members[regularization]
-        (rate,) = changes.get("dropout", (0.0,))
-        changed = dataclasses.replace(config, **changes)
-        return training.cell(changed, network(config, classes, rate))
+        member = members[regularization]
+        return training.cell(
+            config,
+            given or mlp(config, classes, member.dropout_rate),
+            penalty=member.penalty,
+            penalty_weight=member.penalty_weight,
+        )
 
     return families.measure(config, run, {"regularization": tuple(members)}, cell, examples)
 

@@ -15,30 +15,27 @@ from collections.abc import Callable
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import layers, networks, sweep, train
 
 NORMS = {"none": None, "batch_norm": layers.batch_norm(), "layer_norm": layers.layer_norm()}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
+class Config(groups.ActivationOptions, groups.ClassifierOptions):
     """Which blocks to compare."""
 
     blocks: tuple[str, ...] = option(
         tuple(networks.BLOCKS), "Kinds of block to compare.", choices=tuple(networks.BLOCKS)
     )
     counts: tuple[int, ...] = option((8, 32), "Numbers of blocks, each of two layers.", at_least=1)
-    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
     norm: str = option("none", "What normalises in the blocks.", choices=tuple(NORMS))
     gate_bias: float = option(
         -4.0, "Of a highway's gates as training starts; the deeper it is, the lower."
     )
-    learning_rates: tuple[float, ...] = option(
-        (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
-        "Learning rates that every network is allowed to choose from.",
-        more_than=0,
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
     )
 
     def __post_init__(self):

@@ -21,8 +21,8 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import figures, initializers, layers, networks, sweep
 from vanishing import surrogate as steps
 
@@ -31,7 +31,7 @@ MEMBERS = (*steps.SURROGATES, "smooth")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.InitializedConfig):
+class Config(groups.ScaledInitializerOptions, groups.ClassifierOptions):
     """Which steps and surrogates to compare."""
 
     functions: tuple[str, ...] = option(
@@ -43,10 +43,8 @@ class Config(training.InitializedConfig):
         choices=MEMBERS,
     )
     depths: tuple[int, ...] = option((1, 3, 10), "Numbers of hidden layers.", at_least=1)
-    learning_rates: tuple[float, ...] = option(
-        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
-        "Learning rates that every network is allowed to choose from.",
-        more_than=0,
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
     )
     sharpness: float = option(1.0, "How much steeper and narrower the surrogates are.", more_than=0)
 

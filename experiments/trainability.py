@@ -18,16 +18,16 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import launch, training
-from experiments.common.launch import option
+from experiments.common import groups, launch, training
+from experiments.common.options import new_default, option
 from vanishing import figures, initializers, layers, networks, sweep, theory, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
+class Config(groups.ActivationOptions, groups.ClassifierOptions):
     """Which networks to train."""
 
-    activation: str = option("tanh", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
+    activation: str = new_default(groups.ActivationOptions, "activation", "tanh")
     depths: tuple[int, ...] = option(
         (5, 10, 20, 30, 40, 60, 80, 100), "Numbers of hidden layers.", at_least=1
     )
@@ -39,12 +39,12 @@ class Config(training.Config):
     sigma_b: float = option(0.05**0.5, "Initial scale of the biases: their std.", at_least=0)
     multiple: float = option(6.0, "How many depth scales to draw over the map.", more_than=0)
     learns_at: float = option(0.5, "Test accuracy from which a network is said to train.")
-    learning_rates: tuple[float, ...] = option(
-        (0.001, 0.01), "Learning rates that every network is allowed to choose from.", more_than=0
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (0.001, 0.01)
     )
-    steps: int = option(600, "Training steps.", at_least=1)
-    record_every: int = option(100, "Steps from one record to the next.", at_least=1)
-    seeds: int = option(2, "Independent runs of every network, side by side.", at_least=1)
+    steps: int = new_default(groups.RunOptions, "steps", 600)
+    record_every: int = new_default(groups.RunOptions, "record_every", 100)
+    seeds: int = new_default(groups.RunOptions, "seeds", 2)
 
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
@@ -65,7 +65,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
     grid = sweep.Grid(
         structural={"depth": config.depths},
-        numeric={"sigma_w": config.sigma_ws, **training.numeric_axes(config)},
+        numeric={"sigma_w": config.sigma_ws, **config.numeric_axes()},
     )
     dataset = run(grid, cell, shared=examples)
     line = jnp.linspace(min(config.sigma_ws), max(config.sigma_ws), 200)

@@ -1,7 +1,7 @@
 """How fast is a training step that records every layer, and how does compilation grow with depth?
 
     scripts/benchmark
-    scripts/benchmark --write=README.md
+    scripts/benchmark --write=scripts/README.md
     scripts/benchmark --versus=torch --device=gpu
 
 Prints, and writes between the two benchmark marks of a file, what `vanishing.probe` costs against
@@ -41,7 +41,9 @@ COMPILE_DEPTHS = flags.DEFINE_list(
     "compile_depths", ["10", "100", "1000", "10000"], "Depths whose compilation is timed."
 )
 PROBE_WIDTHS = flags.DEFINE_list("probe_widths", ["64", "128", "512"], "Widths of probed MLPs.")
-WRITE = flags.DEFINE_string("write", "", "File whose lines between the marks to replace.")
+WRITE = flags.DEFINE_string(
+    "write", "", "File whose lines between the marks to replace: scripts/README.md."
+)
 VERSUS = flags.DEFINE_enum("versus", None, ["torch"], "What to compare a sweep with.")
 DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where that comparison computes.")
 VERSUS_WIDTHS = flags.DEFINE_list("versus_widths", ["64", "128", "512"], "Its widths.")

@@ -109,14 +109,14 @@ def main(
     data = (x, jnp.arange(width) % 10)
     rates = 1e-3 * (1 + np.arange(networks) % 4)
     points = {"seed": np.arange(networks) // 4, "learning_rate": rates.astype(np.float32)}
-    built = parallel.build(task, points, data)
-    points = jax.tree.map(lambda values: values[: built.size], points)  # what fits at once
+    compiled = parallel.build(task, points, data)
+    points = jax.tree.map(lambda values: values[: compiled.size], points)  # what fits at once
     networks = len(points["seed"])
-    placed = parallel.place(built, points, data)
-    state, seconds, first = parallel.start(built, placed), [], 0.0
+    placed = parallel.place(compiled, points, data)
+    state, seconds, first = parallel.start(compiled, placed), [], 0.0
     for call in range(calls + 1):
         before = time.perf_counter()
-        state, _ = parallel.advance(built, state, placed)
+        state, _ = parallel.advance(compiled, state, placed)
         first = first or time.time() - started
         if call:
             seconds.append(time.perf_counter() - before)

@@ -19,7 +19,7 @@ MODULES = sorted(
     if path.name not in ("__init__.py", "__main__.py", "_types.py")
 )
 FLOORS = (  # from the ground up; a file imports from the floors below, or from its own package
-    "vanishing._types vanishing._extras vanishing._lazy",
+    "vanishing._types vanishing._extras vanishing._lazy vanishing._loading",
     "vanishing._text vanishing._numerics vanishing.figures vanishing.data",
     "vanishing._arguments vanishing.meanfield vanishing.initializers",
     "vanishing.probing vanishing.sweep vanishing.layers vanishing.losses",

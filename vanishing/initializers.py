@@ -11,7 +11,7 @@ from jax.nn import initializers as jax_initializers
 
 from vanishing._types import Scalar
 
-Initializer = jax_initializers.Initializer
+Initializer = jax_initializers.Initializer  # (key, shape, dtype) -> array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _name(initializer: Initializer) -> str:
     return getattr(initializer, "__qualname__", repr(initializer))
 
 
-zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)
+zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)  # all zeros, the usual bias
 
 
 def constant(value: Scalar) -> Initializer:
@@ -256,6 +256,7 @@ class Scales(NamedTuple):
     sigma_b: Scalar = 0.0  # of scaled
 
 
+# By name, from the scales that some of them need.
 INITIALIZERS: dict[str, Callable[[Scales], Weights]] = {
     "zeros": lambda _: Weights(zeros),
     "constant": lambda s: Weights(constant(s.scale)),

@@ -13,8 +13,9 @@ from vanishing.layers import depth_axes
 
 Scalar = float | int | Float[Array, ""]  # a traced scalar runs under `vmap`
 LearningRate = Scalar | Callable
-Transformation = optax.GradientTransformation
+Transformation = optax.GradientTransformation  # an optimiser, or a part of one
 
+# The optimisers by name.
 OPTIMIZERS: dict[str, Callable[[LearningRate, float, float], Transformation]] = {
     # name: (learning_rate, momentum, weight_decay) -> optimiser
     "gradient_descent": lambda rate, m, wd: optax.sgd(rate),  # the batch is then the whole data set
@@ -27,7 +28,9 @@ OPTIMIZERS: dict[str, Callable[[LearningRate, float, float], Transformation]] = 
     "adamw": lambda rate, m, wd: optax.adamw(rate, weight_decay=wd),
     "lion": lambda rate, m, wd: optax.lion(rate, weight_decay=wd),
 }
+# How a learning rate may change over a run.
 SCHEDULES = ("constant", "cosine", "warmup", "warmup_cosine")
+# The ways of bounding a gradient.
 CLIPPINGS = ("none", "value", "global_norm", "layer_norm", "adaptive", "normalize")
 
 

@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.common import training
+from experiments.common import groups, training
 from vanishing import _text, figures, sweep, theory, train
 from vanishing.layers import Layer
 
@@ -27,7 +27,7 @@ IN_PART_AT = 2  # times chance, from which it is said to learn in part
 
 
 def measure(
-    config: training.Config,
+    config: groups.RunOptions,
     run: Callable[..., xr.Dataset],
     members: Mapping[str, Sequence],
     cell: Callable[..., sweep.Cell],
@@ -35,7 +35,7 @@ def measure(
     numeric: Mapping[str, Sequence] | None = None,
 ) -> xr.Dataset:
     """Every combination of the members' axes, trained at every learning rate from every seed."""
-    grid = sweep.Grid(structural=members, numeric=numeric or training.numeric_axes(config))
+    grid = sweep.Grid(structural=members, numeric=numeric or config.numeric_axes())
     dataset = run(grid, cell, shared=examples)
     dataset = dataset.set_coords("explanation") if "explanation" in dataset else dataset
     return dataset.assign_coords(chance=training.chance(examples))
@@ -167,7 +167,7 @@ def table(dataset: xr.Dataset, columns: Mapping[str, xr.DataArray] | None = None
                 f"{10**factor:.3f}",
                 *(str(column.sel(_only(at, column)).item()) for column in (columns or {}).values()),
                 f"{float(row.learning_rate):g}{mark}",
-                training.share(float(row.accuracy), float(row.spread), seeds),
+                training.mean_and_spread(float(row.accuracy), float(row.spread), seeds),
                 answer(float(row.accuracy), chance, int(row.diverged), seeds),
             ]
         )
@@ -183,8 +183,8 @@ def table(dataset: xr.Dataset, columns: Mapping[str, xr.DataArray] | None = None
         "training; a layer: one layer's factor at initialisation.",
         f"rate: of {dataset.sizes['learning_rate']} learning rates, the one with the lowest "
         "training loss; * the lowest or highest of them.",
-        f"test accuracy: {training.over(seeds)}; chance is {chance:.1%}. To learn is to reach "
-        f"{LEARNS_AT:.0%},",
+        f"test accuracy: {training.over_seeds(seeds)}; chance is {chance:.1%}. "
+        f"To learn is to reach {LEARNS_AT:.0%},",
         f"to learn in part {IN_PART_AT * chance:.1%}, twice chance.",
     ]
 

@@ -24,9 +24,9 @@ def part(value):
 
 def test_the_same_configuration_finds_what_it_left(tmp_path):
     claim(tmp_path / "new").save_part("cell", range(0, 2), part(1.0))
-    found = claim(tmp_path / "new").parts("cell")
-    assert list(found) == [range(0, 2)]
-    xr.testing.assert_identical(storage.load(found[range(0, 2)]), part(1.0))
+    parts = claim(tmp_path / "new").parts("cell")
+    assert list(parts) == [range(0, 2)]
+    xr.testing.assert_identical(storage.load(parts[range(0, 2)]), part(1.0))
 
 
 def test_parts_come_in_order_of_their_points(tmp_path):
@@ -65,10 +65,10 @@ def test_a_file_or_a_strangers_folder_is_refused(tmp_path):
     assert_refuses(lambda: claim(tmp_path / "file"), "which is a file; name a folder")
     storage.save(part(1.0), tmp_path / "data.nc")
     assert_refuses(lambda: claim(tmp_path), "data.nc was not written by an experiment")
-    theirs = tmp_path / "project" / "checkpoints"
-    theirs.mkdir(parents=True)
+    strangers = tmp_path / "project" / "checkpoints"
+    strangers.mkdir(parents=True)
     assert_refuses(lambda: claim(tmp_path / "project"), "checkpoints was not written by an exp")
-    assert theirs.exists()
+    assert strangers.exists()
 
 
 def test_what_is_overwritten_is_what_was_finished(tmp_path):
@@ -84,23 +84,26 @@ def test_what_is_overwritten_is_what_was_finished(tmp_path):
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     with run_folder.claimed(tmp_path, {"depths": (2, 3)}, CODE) as store:
         store.save_part("cell", range(0, 2), part(1.0))
-    half = (tmp_path / "cells" / "cell" / f"{storage.DRAFT}abc.nc", tmp_path / "cache" / "3-cache")
+    drafts = (
+        tmp_path / "cells" / "cell" / f"{storage.DRAFT}abc.nc",
+        tmp_path / "cache" / "3-cache",
+    )
     (tmp_path / "cache").mkdir()
     for age in range(4):
         path = tmp_path / "cache" / f"{age}-cache"
         path.write_text("program")
         os.utime(path, (1000 + age, 1000 + age))
-    half[0].write_text("half")
-    theirs = tmp_path / "notes" / f"{storage.DRAFT}of mine.txt"
-    theirs.parent.mkdir()
-    theirs.write_text("a stranger's")
+    drafts[0].write_text("half")
+    strangers = tmp_path / "notes" / f"{storage.DRAFT}of mine.txt"
+    strangers.parent.mkdir()
+    strangers.write_text("a stranger's")
     claim(tmp_path)
-    assert all(path.exists() for path in half), "nobody was killed"
+    assert all(path.exists() for path in drafts), "nobody was killed"
     (tmp_path / ".running").touch()  # as a process leaves it that is killed
     assert list(claim(tmp_path).parts("cell")) == [range(0, 2)]
-    assert not any(path.exists() for path in half)
+    assert not any(path.exists() for path in drafts)
     assert {path.name for path in (tmp_path / "cache").iterdir()} == {"0-cache", "1-cache"}
-    assert theirs.exists()
+    assert strangers.exists()
     assert not (tmp_path / ".running").exists()
 
 
@@ -127,16 +130,26 @@ def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
     assert store.checkpoints("cell", range(0, 2)).latest() == 0
     store.checkpoints("cell", range(0, 2)).save(3, jax.tree.map(np.zeros_like, tree))
     store.checkpoints("cell", range(0, 2)).save(12, tree)
-    found = store.checkpoints("cell", range(0, 2))
-    assert found.latest() == 12
-    back = found.restore(12, specs)
+    checkpoints = store.checkpoints("cell", range(0, 2))
+    assert checkpoints.latest() == 12
+    back = checkpoints.restore(12, specs)
     assert_trees_identical(back, tree)
     assert [leaf.dtype for leaf in jax.tree.leaves(back)] == [
         leaf.dtype for leaf in jax.tree.leaves(tree)
     ]
     assert np.signbit(back["params"][2])
     store.save_part("cell", range(0, 2), part(1.0))
-    assert found.latest() == 0, "a finished part needs no checkpoint"
+    assert checkpoints.latest() == 0, "a finished part needs no checkpoint"
+
+
+def test_looking_for_the_last_checkpoint_removes_none(tmp_path):
+    checkpoints = Folder(tmp_path).checkpoints("cell", range(0, 2))
+    for chunks in (2, 3, 10):  # as a process leaves them that is killed between save and removal
+        (checkpoints.path / str(chunks)).mkdir(parents=True)
+    (checkpoints.path / "11.orbax-checkpoint-tmp").mkdir()
+    assert checkpoints.latest() == checkpoints.latest() == 10
+    checkpoints.remove_before(10)
+    assert {path.name for path in checkpoints.path.iterdir()} == {"10", "11.orbax-checkpoint-tmp"}
 
 
 def test_the_code_version_is_that_of_the_sources(tmp_path, monkeypatch):

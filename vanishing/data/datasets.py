@@ -101,6 +101,7 @@ def cifar10(data_dir: Path | None = None, subset: bool = False) -> Dataset:
     )
 
 
+# The readers that `load` offers: (folder of the files, accept fewer examples) -> data set.
 DATASETS: dict[str, Callable[[Path | None, bool], Dataset]] = {
     "digits": digits,
     "mnist": mnist,

@@ -40,6 +40,7 @@ Nonlinearity = str | Elementwise | Activation  # a name of `ACTIVATIONS`, or a n
 _NEVER = math.inf
 _PRELU_SLOPE = 0.25  # where He et al. start the learnt slope
 
+# The activations by name, with what is known of their slopes.
 ACTIVATIONS = {
     "identity": Activation(
         jax.nn.identity,

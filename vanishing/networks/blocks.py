@@ -167,6 +167,7 @@ class _Parts:
         return layers.serial(sum=self.sum(branch), activation=self.nonlinearity)
 
 
+# The kinds of block by name.
 BLOCKS: dict[str, Callable[[_Parts], Layer]] = {
     "plain": lambda p: p.post(),
     "post_activation": lambda p: p.closed_sum(p.post_open()),

@@ -25,6 +25,7 @@ def _irnn(features: int, sequence: bool) -> Layer:
     )
 
 
+# The kinds of recurrent layer by name.
 CELLS: dict[str, _Factory] = {
     # tanh, recurrent weights N(0, 1 / features)
     "rnn": lambda features, _, sequence: layers.rnn(

@@ -103,12 +103,16 @@ class Checkpoints:
 
     def latest(self) -> int:
         """How many chunks were done at the last checkpoint; 0 if there is none."""
-        *older, last = sorted(
-            [0, *map(int, filter(str.isdecimal, (p.name for p in self.path.glob("*"))))]
-        )
-        for chunks in older if jax.process_index() == 0 else ():
-            _remove(self.path / str(chunks))  # which a killed process was about to remove
-        return last
+        return max(self._chunks(), default=0)
+
+    def remove_before(self, chunks: int) -> None:
+        """Remove the checkpoints of fewer chunks."""
+        for number in self._chunks():
+            if number < chunks:
+                _remove(self.path / str(number))
+
+    def _chunks(self) -> list[int]:
+        return [int(path.name) for path in self.path.glob("*") if path.name.isdecimal()]
 
     def save(self, chunks: int, tree: PyTree) -> None:
         """Keep a tree of NumPy arrays; the checkpoint before it is removed after."""
