@@ -54,7 +54,7 @@ def multiplier(initial: Scalar = 1.0) -> Layer:
 def shift(initial: Scalar = 0.0) -> Layer:
     """A learnt scalar that is added to its input: the parameter `bias`, of shape ().
 
-    Theory follows it from its usual start, 0, where it does nothing.
+    Theory follows it from its usual start, 0, where it changes nothing.
 
     Args:
       initial: the value that training starts at.

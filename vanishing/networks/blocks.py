@@ -27,7 +27,7 @@ def block(
 ) -> Layer:
     """One of a network's `blocks` blocks, with two layers of weights and a nonlinearity.
 
-    What it makes of its input x, with weights W1 and W2, nonlinearity f, and norm N (if any):
+    Its output for an input x, with weights W1 and W2, nonlinearity f, and norm N (if any):
 
     - plain: f(N(W2 f(N(W1 x))))
     - post_activation: f(x + N(W2 f(N(W1 x)))) (He et al., CVPR 2016, fig. 2)
@@ -78,7 +78,7 @@ def block(
 
 
 class Ends(NamedTuple):
-    """What stands around the blocks of a network, by name."""
+    """The layers around the blocks of a network, by name."""
 
     before: dict[str, Layer]  # between the layer that reads the input and the blocks
     after: dict[str, Layer]  # between the blocks and the read-out
@@ -86,9 +86,9 @@ class Ends(NamedTuple):
 
 
 def ends(kind: str, nonlinearity: Layer, norm: Layer | None, weights: Weights) -> Ends:
-    """What such blocks want around them: one nonlinearity, before or after, and a read-out.
+    """The layers that such blocks need around them: a nonlinearity before or after, a read-out.
 
-    With fixup the read-out starts at zero, as its authors have it.
+    With fixup the read-out starts at zero, as in its paper.
     """
     end = {**({"norm": norm} if norm else {}), "activation": nonlinearity}
     read_out = Weights(initializers.zeros) if kind == "fixup" else weights
@@ -97,7 +97,7 @@ def ends(kind: str, nonlinearity: Layer, norm: Layer | None, weights: Weights) -
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """What blocks are made of."""
+    """The parts of a block."""
 
     weight: MakeWeight
     into: MakeWeight
@@ -159,7 +159,7 @@ class _Parts:
         )
 
     def sum(self, branch: Layer, scale: float = 1.0) -> Layer:
-        """The input and what the branch makes of it."""
+        """The sum of the input and the branch."""
         return layers.residual(branch, shortcut=self.shortcut, branch_scale=scale)
 
     def closed_sum(self, branch: Layer) -> Layer:

@@ -123,12 +123,12 @@ def resnet(
 
 
 def plain_cnn(outputs: int, **options) -> Layer:
-    """The twin of `resnet` without shortcuts; it takes the same options but `kind`."""
+    """`resnet` without shortcuts; it takes the same options but `kind`."""
     return resnet(outputs, kind="plain", **options)
 
 
 def subsample(channels: int, strides: int = 2) -> Layer:
-    """Every second place of an image, and zeros in the channels that it had not.
+    """Every second place of an image, with zeros in the added channels.
 
     Reference: He et al., Deep residual learning for image recognition, CVPR 2016, sec. 4.1, (A).
     """

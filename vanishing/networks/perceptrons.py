@@ -34,7 +34,7 @@ def mlp(
       weights: initialisers of all kernels and biases; by default those derived for the
         activation (`Activation.initializer`), LeCun's for a function.
       output_activation: follows the read-out; the losses of `vanishing.losses` with "cross_entropy"
-        in their name want none.
+        in their name need none.
       norm: stands between the weights and the nonlinearity of every hidden layer, for instance
         `layers.batch_norm()`.
       wrap: applied to every hidden layer but the first, for instance `layers.residual`.

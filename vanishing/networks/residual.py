@@ -21,7 +21,7 @@ def residual_mlp(
     """A dense layer that reads the input, blocks of two dense layers, and a linear read-out.
 
     Parameters are `{"first": ..., "hidden": Stacked, "output": ...}`, where `hidden` holds the
-    blocks. What stands around them is that of `networks.blocks.ends`.
+    blocks; around them are the layers of `networks.blocks.ends`.
 
     Args:
       outputs: width of the output, such as the number of classes; at least 1.
