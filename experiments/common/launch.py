@@ -153,7 +153,7 @@ def execute(
     figure: Callable[[xr.Dataset], Figure],
     experiment: str,
 ) -> xr.Dataset:
-    """Measure what the folder does not hold already; then save, draw and say it.
+    """Measure what the folder does not hold yet; then save the dataset, draw and print the answer.
 
     Leaves `data.nc`, `config.json`, `verdict.txt`, `figure.png` and `figure.svg` in the folder
     `config.out`.
@@ -170,8 +170,8 @@ def execute(
     question = {"experiment": experiment, **config.question()}
     code = run_folder.code_version([*_modules(measure), *config.sources().values()])
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
-        found = bool(parallel.broadcast_from_first(store.data.exists()))
-        dataset = storage.load(store.data) if found else None
+        stored = bool(parallel.broadcast_from_first(store.data.exists()))
+        dataset = storage.load(store.data) if stored else None
         if dataset is not None and not failures(dataset):
             _say(f"Reusing {store.data} (--overwrite starts afresh).")
         else:
@@ -185,9 +185,9 @@ def execute(
                 store.finish(dataset, complete=not failures(dataset))
         if jax.process_index() == 0:
             _draw(figure(dataset), store.path)
-            said = "\n".join([verdict(dataset), *(f"FAILED {why}" for why in failures(dataset))])
-            storage.write(store.path / "verdict.txt", lambda draft: draft.write_text(said + "\n"))
-            _say(f"\n{said}\n")
+            text = "\n".join([verdict(dataset), *(f"FAILED {why}" for why in failures(dataset))])
+            storage.write(store.path / "verdict.txt", lambda draft: draft.write_text(text + "\n"))
+            _say(f"\n{text}\n")
             _say(f"Dataset: {store.data}\nFigure:  {store.path / 'figure.png'}")
     return dataset
 
@@ -199,7 +199,7 @@ def _modules(measure: Callable[..., xr.Dataset]) -> list[str | Path]:
 
 
 def failures(dataset: xr.Dataset) -> list[str]:
-    """What each failed cell of a sweep was, and why it failed."""
+    """Each failed cell of a sweep, with the reason."""
     if "failure" not in dataset:
         return []
     reasons = dataset.failure
@@ -215,13 +215,13 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _draw(drawing: Figure, place: Path) -> None:
+def _draw(drawing: Figure, folder: Path) -> None:
     for suffix in ("svg", "png"):
         storage.write(
-            place / f"figure.{suffix}",
+            folder / f"figure.{suffix}",
             lambda draft: drawing.savefig(draft, dpi=150, metadata=_undated(draft)),
         )
-        drawing.set_layout_engine("none")  # it is laid out now, and stays so
+        drawing.set_layout_engine("none")  # the layout of the first file holds for the second
 
 
 def progress(items: Iterable, label: str = "") -> Iterable:

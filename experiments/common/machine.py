@@ -114,7 +114,7 @@ def claimed(
             parallel.wait_for_all()
     else:
         if not parallel.broadcast_from_first(False):
-            raise ValueError("the first process stopped; it says why.")
+            raise ValueError("the first process stopped; its message says why.")
         if not (path / "config.json").exists():
             raise ValueError(
                 f"{path} of the first process is not seen by process {jax.process_index()}; "
