@@ -17,14 +17,25 @@ import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
 
-from experiments.common import families, launch, training
-from experiments.common.launch import option
-from vanishing import initializers, layers, networks, optimizers, sweep, train
+from experiments.common import families, groups, launch, training
+from experiments.common.options import new_default, option
+from vanishing import initializers, networks, optimizers, sweep, train
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(training.Config):
-    """Which ways of clipping to compare, and on what."""
+class Config(
+    groups.DataOptions,
+    groups.NetworkOptions,
+    groups.WidthOptions,
+    groups.ActivationOptions,
+    groups.LossOptions,
+    groups.PenaltyOptions,
+    groups.OptimizerOptions,
+    groups.NumericsOptions,
+):
+    """The ways of clipping to compare, and the network."""
+
+    own_network = ("activation", "depth", "width", "sigma_w")
 
     clippings: tuple[str, ...] = option(
         optimizers.CLIPPINGS, "Ways of clipping to compare.", choices=optimizers.CLIPPINGS
@@ -32,35 +43,35 @@ class Config(training.Config):
     thresholds: tuple[float, ...] = option(
         (0.1, 1.0, 10.0), "Thresholds that each is allowed to choose from.", more_than=0
     )
-    activation: str = option("relu", "Nonlinearity.", choices=tuple(layers.ACTIVATIONS))
     depth: int = option(10, "Number of hidden layers.", at_least=1)
     sigma_w: float = option(
         2.4,
         "Initial std of the weights, times sqrt(fan_in); ReLU keeps its signal at 1.41.",
         more_than=0,
     )
-    learning_rates: tuple[float, ...] = option(
-        (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-        "Learning rates that every network is allowed to choose from.",
-        more_than=0,
+    learning_rates: tuple[float, ...] = new_default(
+        groups.RunOptions, "learning_rates", (1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     )
 
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every way of clipping at every threshold and learning rate, from every seed."""
     examples, classes = training.load(config)
-    network = networks.mlp(
-        classes,
-        depth=config.depth,
-        width=config.width,
-        activation=config.activation,
-        weights=initializers.scaled(config.sigma_w),
-    )
+    if config.network:
+        network = training.given_network(config.network, examples, classes)
+    else:
+        network = networks.mlp(
+            classes,
+            depth=config.depth,
+            width=config.width,
+            activation=config.activation,
+            weights=initializers.scaled(config.sigma_w),
+        )
 
     def cell(clipping: str) -> sweep.Cell:
-        return training.cell(dataclasses.replace(config, clipping=clipping), network)
+        return training.cell(config, network, clipping=clipping)
 
-    numeric = {"clip_threshold": config.thresholds, **training.numeric_axes(config)}
+    numeric = {"clip_threshold": config.thresholds, **config.numeric_axes()}
     return families.measure(config, run, {"clipping": config.clippings}, cell, examples, numeric)
 
 
@@ -84,19 +95,15 @@ def survivors(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each way of clipping did, and the best of them."""
+    """A table of the outcomes with each way of clipping, and the best of them."""
     best = at_best_threshold(dataset)
     finite = xr.apply_ufunc("{:g}".format, survivors(best), vectorize=True)
-    return "\n".join(
-        [
-            *families.table(best, {"finite up to": finite}),
-            f"threshold: of {dataset.sizes['clip_threshold']}, the one with the lowest training "
-            "loss. finite up to: the largest",
-            "learning rate at which every seed's loss stayed finite at that threshold.",
-            "",
-            *families.ranking(best, "clipping"),
-        ]
-    )
+    notes = [
+        f"threshold: of {dataset.sizes['clip_threshold']}, the one with the lowest training "
+        "loss. finite up to: the largest",
+        "learning rate at which every seed's loss stayed finite at that threshold.",
+    ]
+    return families.verdict(best, "clipping", {"finite up to": finite}, notes)
 
 
 def figure(dataset: xr.Dataset) -> Figure:

@@ -2,7 +2,7 @@
 
 python scripts/sweep_jax.py STARTED ARRANGEMENT DEVICE DEPTH WIDTH NETWORKS STEPS CALLS
 
-STARTED is the time at which the process was asked for, in seconds since the epoch.
+STARTED is the time at which the process was started, in seconds since the epoch.
 """
 
 import json
@@ -96,7 +96,7 @@ def main(
     steps: int,
     calls: int,
 ):
-    """Time the calls and print what was found."""
+    """Time the calls and print the rates, the time of the first result and the memory."""
     jax.config.update("jax_default_matmul_precision", "highest")  # float32, as PyTorch's
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
@@ -109,14 +109,14 @@ def main(
     data = (x, jnp.arange(width) % 10)
     rates = 1e-3 * (1 + np.arange(networks) % 4)
     points = {"seed": np.arange(networks) // 4, "learning_rate": rates.astype(np.float32)}
-    built = parallel.build(task, points, data)
-    points = jax.tree.map(lambda values: values[: built.size], points)  # what fits at once
+    compiled = parallel.build(task, points, data)
+    points = jax.tree.map(lambda values: values[: compiled.size], points)  # what fits at once
     networks = len(points["seed"])
-    placed = parallel.place(built, points, data)
-    state, seconds, first = parallel.start(built, placed), [], 0.0
+    placed = parallel.place(compiled, points, data)
+    state, seconds, first = parallel.start(compiled, placed), [], 0.0
     for call in range(calls + 1):
         before = time.perf_counter()
-        state, _ = parallel.advance(built, state, placed)
+        state, _ = parallel.advance(compiled, state, placed)
         first = first or time.time() - started
         if call:
             seconds.append(time.perf_counter() - before)

@@ -20,6 +20,17 @@ os.environ.setdefault("NPROC", "1")
 gc.set_threshold(100_000, 20, 100)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the long evidence, and nothing else")
+
+
+def pytest_collection_modifyitems(config, items):
+    slow = config.getoption("--slow")
+    unwanted = [item for item in items if bool(item.get_closest_marker("slow")) != slow]
+    config.hook.pytest_deselected(items=unwanted)
+    items[:] = [item for item in items if bool(item.get_closest_marker("slow")) == slow]
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _keep_what_is_traced():
     """Garbage is looked for in what the module itself has made."""

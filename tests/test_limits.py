@@ -1,4 +1,4 @@
-"""The limits matrix of the README, cell by cell: what is recorded inside of each transformation."""
+"""The limits matrix of vanishing/README.md, cell by cell: what is recorded where."""
 
 import functools
 import re
@@ -149,7 +149,7 @@ def test_a_probe_inside_of_shard_map_measures_every_shard(devices):
 
 
 def test_the_readme_has_the_matrix():
-    readme = Path(__file__).parent.parent.joinpath("README.md").read_text()
+    readme = Path(__file__).parent.parent.joinpath("vanishing", "README.md").read_text()
     for name, (_, _, left_out) in INSIDE.items():
         (row,) = re.findall(rf"^\| `?{name}`? .*$", readme, flags=re.MULTILINE)
         assert ("not recorded" in row) == left_out, row

@@ -1,4 +1,4 @@
-"""An experiment that compiles in no time: descent with momentum and noise, for tests to disturb.
+"""An experiment that compiles quickly, for tests to disturb: descent with momentum and noise.
 
 python -m tests.walks --out=FOLDER
 """
@@ -13,14 +13,15 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from experiments.common import launch
+from experiments.common.options import option
 from vanishing import sweep
 from vanishing.sweep.parallel import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(launch.Config):
-    sizes: tuple[int, ...] = launch.option(tuple(range(2, 10)), "Dimensions.", at_least=1)
-    chunks: int = launch.option(8, "Chunks of a walk.", at_least=1)
+class Config(launch.SweepOptions):
+    sizes: tuple[int, ...] = option(tuple(range(2, 10)), "Dimensions.", at_least=1)
+    chunks: int = option(8, "Chunks of a walk.", at_least=1)
 
 
 def measure(config, run=sweep.run):

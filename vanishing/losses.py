@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int
 from vanishing import _arguments
 from vanishing._types import PyTree
 
-Labels = Int[Array | np.ndarray, "*batch"]
-Outputs = Float[Array | np.ndarray, "*batch features"]
-Loss = Callable[[Outputs, Labels], Float[Array, ""]]
+Labels = Int[Array | np.ndarray, "*batch"]  # a class for each example
+Outputs = Float[Array | np.ndarray, "*batch features"]  # of a network, such as logits
+Loss = Callable[[Outputs, Labels], Float[Array, ""]]  # the mean over a batch
 
 
 def mean_squared_error(outputs: Outputs, targets: Outputs) -> Float[Array, ""]:

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._numerics import norm
 from vanishing.layers import depth_axes
 
 Scalar = float | int | Float[Array, ""]  # a traced scalar runs under `vmap`
 LearningRate = Scalar | Callable
-Transformation = optax.GradientTransformation
+Transformation = optax.GradientTransformation  # an optimiser, or a part of one
 
+# The optimisers by name.
 OPTIMIZERS: dict[str, Callable[[LearningRate, float, float], Transformation]] = {
     # name: (learning_rate, momentum, weight_decay) -> optimiser
     "gradient_descent": lambda rate, m, wd: optax.sgd(rate),  # the batch is then the whole data set
@@ -27,7 +29,9 @@ OPTIMIZERS: dict[str, Callable[[LearningRate, float, float], Transformation]] = 
     "adamw": lambda rate, m, wd: optax.adamw(rate, weight_decay=wd),
     "lion": lambda rate, m, wd: optax.lion(rate, weight_decay=wd),
 }
+# How a learning rate may change over a run.
 SCHEDULES = ("constant", "cosine", "warmup", "warmup_cosine")
+# The ways of bounding a gradient.
 CLIPPINGS = ("none", "value", "global_norm", "layer_norm", "adaptive", "normalize")
 
 
@@ -66,7 +70,7 @@ def by_name(
     >>> print(f"{jnp.linalg.norm(updates['kernel']):.3f}")  # norm 5 clipped to 1, times 0.1
     0.100
     """
-    _require(name, "optimizer", tuple(OPTIMIZERS))
+    _arguments.one_of("optimizer", name, OPTIMIZERS)
     rate = _schedule(schedule, learning_rate, steps, warmup_steps)
     return optax.chain(
         clip(clipping, clip_threshold), OPTIMIZERS[name](rate, momentum, weight_decay)
@@ -94,7 +98,7 @@ def clip(clipping: str, threshold: Scalar) -> Transformation:
     normalization, ICML 2021, eq. 3 (adaptive); Hazan et al., Beyond convexity: stochastic
     quasi-convex optimization, NeurIPS 2015, algorithm 1 (normalize).
     """
-    _require(clipping, "clipping", CLIPPINGS)
+    _arguments.one_of("clipping", clipping, CLIPPINGS)
     return {
         "none": optax.identity,
         "value": lambda: optax.clip(threshold),
@@ -142,7 +146,7 @@ def _per_layer(function: Callable) -> Transformation:
 
 
 def _schedule(name: str, peak: Scalar, steps: int, warmup_steps: int) -> LearningRate:
-    _require(name, "schedule", SCHEDULES)
+    _arguments.one_of("schedule", name, SCHEDULES)
     if name.startswith("warmup") and not 1 <= warmup_steps < steps:
         raise ValueError(
             f"warmup_steps is {warmup_steps}; the schedule {name!r} takes 1 to steps - 1 "
@@ -159,8 +163,3 @@ def _schedule(name: str, peak: Scalar, steps: int, warmup_steps: int) -> Learnin
         return main
     rise = optax.schedules.linear_schedule(0.0, peak, warmup_steps)
     return optax.schedules.join_schedules([rise, main], [warmup_steps])
-
-
-def _require(value: str, what: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{what} is {value!r}; it must be one of {', '.join(allowed)}.")

@@ -1,47 +1,61 @@
-"""The machine an experiment runs on: its devices and processes, and the folder they share."""
+"""The machine that an experiment runs on: devices and processes, and the folder they share."""
 
 import contextlib
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Protocol, runtime_checkable
+from typing import Any, NoReturn
 
 import jax
 
+from experiments.common.options import Options, option
 from vanishing.sweep import parallel, run_folder
-from vanishing.sweep.run_folder import Folder
+from vanishing.sweep.run_folder import CodeVersion, Folder
 
 
-@runtime_checkable
-class Config(Protocol):
-    """The part of a launched configuration that is about the machine."""
+@dataclasses.dataclass(frozen=True)
+class MachineOptions(Options):
+    """Devices and processes that an experiment is spread over."""
 
-    @property
-    def out(self) -> str: ...
-    @property
-    def host_devices(self) -> int: ...
-    @property
-    def distributed(self) -> bool: ...
-    @property
-    def coordinator(self) -> str: ...
-    @property
-    def num_processes(self) -> int: ...
-    @property
-    def process_id(self) -> int: ...
+    host_devices: int = option(
+        0,
+        "Devices that a CPU is presented as, which runs are dealt out to; 0: one a core.",
+        at_least=0,
+        in_question=False,
+    )
+    distributed: bool = option(
+        False,
+        "Work together with the other processes that the cluster (Slurm, Kubernetes, Open MPI, "
+        "Cloud TPU) has started, in a folder that all of them can reach.",
+        in_question=False,
+    )
+    coordinator: str = option(
+        "", "The first process's host:port, without a cluster that knows it.", in_question=False
+    )
+    num_processes: int = option(
+        0, "How many processes work together; 0: unknown.", at_least=0, in_question=False
+    )
+    process_id: int = option(
+        -1, "The number of this process, from 0; -1: unknown.", at_least=-1, in_question=False
+    )
 
 
-def set_up(config: Config) -> None:
-    """Tell JAX of devices and processes, and where to keep what it compiles; before all else.
+def set_up(options: MachineOptions, cache: Path) -> None:
+    """Configure JAX before anything else uses it: devices, processes, compilation cache.
+
+    Args:
+      options: devices and processes.
+      cache: folder of compiled programs, unless $JAX_COMPILATION_CACHE_DIR names another.
 
     Raises:
-      ValueError: the processes are not told apart, or cannot find each other.
+      ValueError: a process has no number, or the processes cannot find each other.
     """
-    jax.config.update("jax_num_cpu_devices", config.host_devices or _cores())
-    _join(config)
+    jax.config.update("jax_num_cpu_devices", options.host_devices or _cores())
+    _join(options)
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        cache = Path(config.out, "cache").absolute()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
@@ -60,29 +74,32 @@ def stop(message: str) -> NoReturn:
     sys.exit(message)
 
 
-def _join(config: Config) -> None:
-    named = (config.coordinator, config.num_processes, config.process_id >= 0)
+def _join(options: MachineOptions) -> None:
+    """Join the other processes, if there are any."""
+    named = (options.coordinator, options.num_processes, options.process_id >= 0)
     if any(named) and not all(named):
         raise ValueError(
             "coordinator, num_processes and process_id belong together; give all three, or "
-            "--distributed where a cluster tells them."
+            "--distributed where a cluster knows them."
         )
-    if not (any(named) or config.distributed):
+    if not (any(named) or options.distributed):
         return
     try:
-        if config.distributed:
+        if options.distributed:
             jax.distributed.initialize()
         else:
-            jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
+            jax.distributed.initialize(
+                options.coordinator, options.num_processes, options.process_id
+            )
     except RuntimeError as error:
         raise ValueError(f"the processes did not find each other: {error}") from None
 
 
 @contextlib.contextmanager
 def claimed(
-    path: Path, config: Mapping[str, Any], code: Mapping[str, str], overwrite: bool
+    path: Path, config: Mapping[str, Any], code: CodeVersion, overwrite: bool
 ) -> Iterator[Folder]:
-    """A run folder for all processes, claimed by the first; see `folder.claimed`."""
+    """A run folder for all processes, claimed by the first; see `run_folder.claimed`."""
     if jax.process_index() == 0:
         with contextlib.ExitStack() as stack:
             try:
@@ -90,14 +107,14 @@ def claimed(
                     run_folder.claimed(path, config, code, overwrite=overwrite)
                 )
             except BaseException:
-                parallel.agreed(False)
+                parallel.broadcast_from_first(False)
                 raise
-            parallel.agreed(True)
+            parallel.broadcast_from_first(True)
             yield store
             parallel.wait_for_all()
     else:
-        if not parallel.agreed(False):
-            raise ValueError("the first process stopped; it says why.")
+        if not parallel.broadcast_from_first(False):
+            raise ValueError("the first process stopped; its message says why.")
         if not (path / "config.json").exists():
             raise ValueError(
                 f"{path} of the first process is not seen by process {jax.process_index()}; "

@@ -43,6 +43,41 @@ def test_half_of_the_patients_are_healthy_and_every_illness_is_there():
     assert 0.4 <= len(sick) / len(names) <= 0.6
 
 
+# One patient for each kind, and a healthy one for each way of writing a network.
+FEW = {
+    "vanishing": "sigmoid, 12 layers",
+    "exploding": "relu, 20 layers, too large",
+    "forward_drift": "linear, 10 layers, too large",
+    "saturated": "tanh, N(0, 1) at width 512",
+    "dead_units": "dead relus by their bias",
+    "rank_collapse": "attention without skips",
+    "dead_gradient": "an unused head",
+    "non_finite": "a nan born in a log",
+    "update_ratio": "a step that replaces the weights",
+    "": "relu, 20 layers, He",
+    "healthy, Linen": "linen batch norm, 3 layers",
+    "healthy, NNX": "nnx elu, 5 layers",
+    "healthy, Equinox": "equinox tanh, 2 layers",
+}
+
+
+@pytest.mark.parametrize("kind", FEW)
+def test_each_kind_is_found_in_one_patient_and_nothing_in_a_healthy_one(examine, kind):
+    patient, findings = examine(FEW[kind])
+    kind = "" if kind.startswith("healthy") else kind
+    places = [f.where for f in findings if f.kind == kind]
+    assert {f.kind for f in findings} <= {patient.kind} | patient.also
+    assert patient.kind == kind or kind in patient.also
+    assert bool(places) == bool(kind), findings
+    if patient.kind == kind:
+        assert not kind or any(patient.where in where for where in places)
+
+
+def test_the_few_patients_have_every_kind():
+    assert {kind for kind in FEW if kind and not kind.startswith("healthy")} == set(REMEDIES)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("half", ["looked at", "scored"])
 def test_precision_and_recall(examine, half):
     names = list(PATIENTS)[half == "scored" :: 2]
@@ -65,6 +100,7 @@ def test_precision_and_recall(examine, half):
     assert len(kinds) >= 5
 
 
+@pytest.mark.slow
 def test_every_kind_has_a_patient_and_a_remedy(examine):
     kinds = {patient.kind or None for patient, _ in map(examine, PATIENTS)} - {None}
     accompanying = {kind for patient, _ in map(examine, PATIENTS) for kind in patient.also}

@@ -45,16 +45,16 @@ def test_every_value_lands_in_its_place():
             {"x": np.array([x], np.float32), "seed": np.array([seed])},
             jnp.float32(1.0),
         )
-        found = dataset.place.sel(size=size, kind=kind, x=x, seed=seed)
-        np.testing.assert_allclose(found, alone[0] + (kind == "b"), rtol=1e-5)
+        result = dataset.place.sel(size=size, kind=kind, x=x, seed=seed)
+        np.testing.assert_allclose(result, alone[0] + (kind == "b"), rtol=1e-5)
 
 
 def test_each_cell_is_compiled_once_and_the_next_one_while_it_runs(monkeypatch):
-    build, built, second = parallel.build, [], threading.Event()
+    build, threads, second = parallel.build, [], threading.Event()
 
     def counted(*arguments):
-        built.append(threading.get_ident())
-        if len(built) == 2:
+        threads.append(threading.get_ident())
+        if len(threads) == 2:
             second.set()
         return build(*arguments)
 
@@ -65,13 +65,13 @@ def test_each_cell_is_compiled_once_and_the_next_one_while_it_runs(monkeypatch):
 
     monkeypatch.setattr(parallel, "build", counted)
     sweep.run(GRID, walks, shared=jnp.float32(1.0), progress=progress)
-    assert len(built) == 4
-    assert threading.get_ident() not in built
+    assert len(threads) == 4
+    assert threading.get_ident() not in threads
 
 
-def test_what_was_interrupted_goes_on_where_it_was_and_ends_the_same(tmp_path):
+def test_an_interrupted_sweep_goes_on_where_it_was_and_ends_the_same(tmp_path):
     options = {"shared": jnp.float32(1.0), "checkpoint_every": 0.0}
-    whole = sweep.run(GRID, walks, shared=jnp.float32(1.0))
+    uninterrupted = sweep.run(GRID, walks, shared=jnp.float32(1.0))
     with pytest.raises(KeyboardInterrupt):
         sweep.run(GRID, walks, store=Folder(tmp_path), progress=in_chunks, **options)
     seen = []
@@ -83,14 +83,14 @@ def test_what_was_interrupted_goes_on_where_it_was_and_ends_the_same(tmp_path):
     resumed = sweep.run(GRID, walks, store=Folder(tmp_path), progress=progress, **options)
     every = [0, 1, 2, 3]
     assert seen == [("2, b", [2, 3]), ("3, a", every), ("3, b", every)]
-    xr.testing.assert_identical(resumed, whole)
+    xr.testing.assert_identical(resumed, uninterrupted)
     again = sweep.run(GRID, walks, store=Folder(tmp_path), progress=progress, **options)
     assert len(seen) == 3, "nothing finished is done again"
-    xr.testing.assert_identical(again, whole)
+    xr.testing.assert_identical(again, uninterrupted)
 
 
 def test_batches_are_kept_one_by_one(tmp_path, monkeypatch):
-    whole = sweep.run(GRID, walks, shared=jnp.float32(1.0))
+    uninterrupted = sweep.run(GRID, walks, shared=jnp.float32(1.0))
     build = parallel.build
     monkeypatch.setattr(
         parallel,
@@ -122,38 +122,40 @@ def test_batches_are_kept_one_by_one(tmp_path, monkeypatch):
         progress=lambda chunks, label: seen.append(label) or chunks,
     )
     assert seen == ["2, b", "3, a", "3, a", "3, b", "3, b"]
-    xr.testing.assert_allclose(resumed, whole, rtol=1e-6)
+    xr.testing.assert_allclose(resumed, uninterrupted, rtol=1e-6)
 
 
-def test_a_cell_that_fails_is_said_and_tried_again_and_the_others_go_on(tmp_path):
+def test_a_failed_cell_is_recorded_and_tried_again_and_the_others_go_on(tmp_path):
     broken = True
 
     def cell(size, kind):
         if broken and (size, kind) == (2, "b"):
             raise ValueError("b is too small\nfor 2")
-        made = walks(size, kind)
+        walk_cell = walks(size, kind)
         if broken and (size, kind) == (3, "a"):
-            return made._replace(inspect=_refuse)
-        return made
+            return walk_cell._replace(inspect=_refuse)
+        return walk_cell
 
     def _refuse(output):
         raise FloatingPointError("it exploded.")
 
-    whole = sweep.run(GRID, walks, shared=jnp.float32(1.0))
+    uninterrupted = sweep.run(GRID, walks, shared=jnp.float32(1.0))
     dataset = sweep.run(GRID, cell, shared=jnp.float32(1.0), store=Folder(tmp_path))
     assert dataset.failure.values.tolist() == [["", "b is too small"], ["it exploded.", ""]]
     np.testing.assert_array_equal(
         dataset.place.isnull().any(("x", "seed", "step")), [[0, 1], [1, 0]]
     )
-    xr.testing.assert_equal(dataset.place.sel(size=2, kind="a"), whole.place.sel(size=2, kind="a"))
+    xr.testing.assert_equal(
+        dataset.place.sel(size=2, kind="a"), uninterrupted.place.sel(size=2, kind="a")
+    )
     storage.save(dataset, tmp_path / "data.nc")
     xr.testing.assert_identical(storage.load(tmp_path / "data.nc"), dataset)
     broken = False
     mended = sweep.run(GRID, cell, shared=jnp.float32(1.0), store=Folder(tmp_path))
-    xr.testing.assert_identical(mended, whole)
+    xr.testing.assert_identical(mended, uninterrupted)
 
 
-def test_a_sweep_of_which_nothing_is_left_says_why():
+def test_a_sweep_whose_cells_all_fail_raises_the_first_reason():
     def cell(size, kind):
         raise ValueError(f"{size} is too small.")
 

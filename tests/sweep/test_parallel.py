@@ -33,7 +33,7 @@ def points(count):
 
 
 def one_by_one(task, points, shared):
-    """The same, each point alone and without any of the fleet's code."""
+    """The same, each point alone and without the code under test."""
     outputs = []
     for x, seed in zip(points["x"], points["seed"], strict=True):
         point = {"x": x, "seed": seed}
@@ -45,7 +45,7 @@ def one_by_one(task, points, shared):
     return np.stack(outputs)
 
 
-def test_a_fleet_does_what_each_point_does_alone():
+def test_points_together_give_what_each_gives_alone():
     task, shared = walk(), jnp.float32(2.0)
     together = parallel.gather(task, points(7), shared)
     np.testing.assert_allclose(together, one_by_one(task, points(7), shared), rtol=1e-6)
@@ -55,14 +55,14 @@ def test_a_fleet_does_what_each_point_does_alone():
 def test_batches_that_fit_in_memory_lose_nothing_and_double_nothing(size, monkeypatch):
     monkeypatch.setattr(parallel, "CORE_CACHE_BYTES", 20_000)
     task, shared = walk(size=size), jnp.float32(2.0)
-    whole = parallel.build(task, points(7), shared)
-    assert whole.size == 7
-    needed_by_all = 7 * (4 * size + 40) + whole.advance.memory_analysis().temp_size_in_bytes
+    unlimited = parallel.build(task, points(7), shared)
+    assert unlimited.size == 7
+    needed_by_all = 7 * (4 * size + 40) + unlimited.advance.memory_analysis().temp_size_in_bytes
     limit = 0.75 * needed_by_all
-    cut = parallel.build(task, points(7), shared, memory=limit)
-    assert 1 <= cut.size < 7
-    assert cut.size * 4 * size < limit
-    monkeypatch.setattr(parallel, "device_memory", lambda device: limit / parallel.MEMORY_SHARE)
+    limited = parallel.build(task, points(7), shared, memory=limit)
+    assert 1 <= limited.size < 7
+    assert limited.size * 4 * size < limit
+    monkeypatch.setattr(parallel, "device_memory", lambda device: limit / parallel.MEMORY_FRACTION)
     seen = []
 
     def progress(chunks):
@@ -70,7 +70,7 @@ def test_batches_that_fit_in_memory_lose_nothing_and_double_nothing(size, monkey
         return chunks
 
     in_batches = parallel.gather(task, points(7), shared, progress=progress)
-    assert seen == [3] * -(-7 // cut.size)
+    assert seen == [3] * -(-7 // limited.size)
     np.testing.assert_allclose(in_batches, one_by_one(task, points(7), shared), rtol=2e-5)
 
 
@@ -102,15 +102,15 @@ def test_states_come_back_from_the_host_as_they_were():
         }
 
     task = Task(init, lambda state, point, shared: (state, jax.random.bits(state["key"])))
-    built = parallel.build(task, points(3), ())
-    placed = parallel.place(built, points(3), ())
-    state = parallel.start(built, placed)
-    kept = parallel.to_host(state)
-    back = parallel.to_devices(built, jax.tree.map(lambda leaf: leaf[:3], kept))
+    compiled = parallel.build(task, points(3), ())
+    placed = parallel.place(compiled, points(3), ())
+    state = parallel.start(compiled, placed)
+    on_host = parallel.to_host(state)
+    back = parallel.to_devices(compiled, jax.tree.map(lambda leaf: leaf[:3], on_host))
     assert jax.random.key_impl(back["key"]) == jax.random.key_impl(state["key"])
-    assert_trees_identical(parallel.to_host(back), kept)
+    assert_trees_identical(parallel.to_host(back), on_host)
     expected = parallel.gather(task, points(3), ())
-    np.testing.assert_array_equal(parallel.advance(built, back, placed)[1], expected)
+    np.testing.assert_array_equal(parallel.advance(compiled, back, placed)[1], expected)
 
 
 def test_a_device_has_its_share_of_the_machine_and_no_more():

@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tests.train.test_labelled import made_record
+from tests.train.test_labelled import recognisable_history
 from vanishing import train
 from vanishing.sweep import grid, storage
 
 
 def test_a_dataset_comes_back_whole_and_opens_with_xarray_alone(tmp_path):
-    made = made_record()
-    made.loss[0, 1:] = np.inf, np.nan, 1e-30
+    history = recognisable_history()
+    history.loss[0, 1:] = np.inf, np.nan, 1e-30
     attributes = storage.provenance({"depths": [2, 3], "data": "digits"})
     axes = {"activation": ["tanh"], "seed": range(6)}
-    dataset = grid.spread(train.to_dataset(made), axes).assign_attrs(attributes)
+    dataset = grid.spread(train.to_dataset(history), axes).assign_attrs(attributes)
     storage.save(dataset, tmp_path / "data.nc")
     xr.testing.assert_identical(storage.load(tmp_path / "data.nc"), dataset)
     with xr.open_dataset(tmp_path / "data.nc") as opened:
@@ -58,3 +58,9 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"data\.nc is damaged or no dataset") as caught:
         storage.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_is_not_installed_has_no_known_version():
+    assert storage.version("jax") == jax.__version__
+    assert storage.version("no-such-package") == "unknown"
+    assert "vanishing" in json.loads(storage.provenance({})["versions"])

@@ -7,32 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from tests.helpers import assert_trees_close, assert_trees_identical
-from vanishing import initializers, layers, losses, networks, optimizers, train
-
-EXAMPLES, CLASSES = 50, 3
-
-
-def examples(dtype=np.float32):
-    rng = np.random.default_rng(0)
-    centres = 2 * rng.normal(size=(CLASSES, 6))
-    y = rng.integers(CLASSES, size=2 * EXAMPLES)
-    x = (centres[y] + rng.normal(size=(len(y), 6))).astype(dtype)
-    return train.Data(
-        jnp.asarray(x[:EXAMPLES]),
-        jnp.asarray(y[:EXAMPLES]),
-        jnp.asarray(x[EXAMPLES:]),
-        jnp.asarray(y[EXAMPLES:]),
-    )
-
-
-def problem(settings):
-    weights = initializers.scaled(settings.get("sigma_w", 1.0), 0.1)
-    return train.Problem(
-        network=networks.mlp(CLASSES, depth=3, width=8, activation="tanh", weights=weights),
-        loss=losses.softmax_cross_entropy,
-        optimizer=optimizers.by_name("momentum", settings["learning_rate"]),
-    )
+from tests.helpers import assert_refuses, assert_trees_close, assert_trees_identical
+from tests.train.setting import CLASSES, EXAMPLES, examples, problem
+from vanishing import initializers, layers, losses, networks, train
 
 
 def fit(records=4, record_every=5, rates=(0.05,), seeds=1, **more):
@@ -99,9 +76,9 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(plain):
 
 
 def test_cutting_a_run_into_chunks_changes_nothing():
-    whole = fit(records=6, record_every=7, chunks=1)
+    unbroken = fit(records=6, record_every=7, chunks=1)
     for chunks in (2, 20):
-        assert_trees_identical(fit(records=6, record_every=7, chunks=chunks), whole)
+        assert_trees_identical(fit(records=6, record_every=7, chunks=chunks), unbroken)
 
 
 def test_recording_less_often_does_not_change_the_training(plain):
@@ -138,32 +115,11 @@ def test_it_learns():
     assert history.loss[0, -1] < 0.2 * history.loss[0, 0]
 
 
-def epoch_batches(batch_size, records, record_every):
-    """The examples that each step sees, told by a loss that is their index."""
-    run = train.make_run(problem, batch_size=batch_size, record_every=record_every)
-    state = run.init(jax.random.key(3), {"learning_rate": 0.1}, examples())
-    batches = np.asarray(run.batches(state, examples(), records))
-    return batches.reshape(records * record_every, -1)
-
-
-def test_an_epoch_sees_every_example_once_in_an_order_of_its_own():
-    batches = epoch_batches(10, 2, 5)
-    first, second = batches[:5].ravel(), batches[5:].ravel()
-    assert sorted(first) == sorted(second) == list(range(EXAMPLES))
-    assert first.tolist() != second.tolist()
-
-
-def test_a_batch_that_would_be_short_is_left_out():
-    batches = epoch_batches(20, 1, 2)
-    assert batches.shape == (2, 20)
-    assert len(set(batches.ravel())) == 40
-
-
 def test_batch_size_0_is_gradient_descent_on_all_examples():
-    assert sorted(epoch_batches(0, 1, 1)[0]) == list(range(EXAMPLES))
     run = train.make_run(problem, batch_size=0)
     data = examples()
     state = run.init(jax.random.key(0), {"learning_rate": 0.1}, data)
+    assert sorted(run.batches(state, data, 1)[0, 0].tolist()) == list(range(EXAMPLES))
     record = run.advance(state, {"learning_rate": 0.1}, data, 1)[1]
     outputs = problem({"learning_rate": 0.1}).network.apply(
         state.params, state.layer_state, data.x_train
@@ -333,3 +289,22 @@ def test_targets_may_be_numbers_with_a_score_of_their_own():
         np.testing.assert_allclose(history.loss[0, i], np.mean(error**2), rtol=1e-5)
         np.testing.assert_allclose(history.accuracy[0, i], np.mean(np.abs(error) < 1.0))
         weights = weights - 0.1 * 2 / 50 * design.T @ error
+
+
+def test_settings_may_be_numbers_for_all_runs_and_a_problem_without_any(plain):
+    run = train.make_run(problem, batch_size=10, record_every=5)
+    settings = {"learning_rate": 0.05, "seed": range(2)}
+    both = train.fit(run, settings, examples(), records=4)
+    np.testing.assert_allclose(both.loss[0], plain.loss[0], rtol=1e-4)
+    assert both.loss[0, 0] != both.loss[1, 0]
+    fixed = train.make_run(problem({"learning_rate": 0.05}), batch_size=10, record_every=5)
+    np.testing.assert_allclose(
+        train.fit(fixed, {}, examples(), records=4).loss, plain.loss, rtol=1e-4
+    )
+
+
+def test_settings_for_different_numbers_of_runs_are_refused():
+    run = train.make_run(problem, batch_size=10)
+    settings = {"learning_rate": [0.1, 0.2, 0.3], "seed": [0, 1]}
+    message = "settings has 2 of seed, 3 of learning_rate; give a value for each run, or one num"
+    assert_refuses(lambda: train.fit(run, settings, examples(), records=1), message)

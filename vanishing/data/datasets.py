@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from vanishing import _arguments
 from vanishing._extras import needs
 from vanishing.data.download import fetch
 from vanishing.data.readers import DataError, read_cifar_binary, read_cifar_pickle, read_idx
@@ -31,7 +32,7 @@ class Dataset(NamedTuple):
 
 
 class _Published(NamedTuple):
-    """What the published files of a data set hold, by which a wrong file is found out."""
+    """Contents of a data set's published files, against which a file is checked."""
 
     folders: tuple[str, ...]  # where the files may lie below the data folder
     train_per_class: tuple[int, ...]
@@ -101,6 +102,7 @@ def cifar10(data_dir: Path | None = None, subset: bool = False) -> Dataset:
     )
 
 
+# The readers that `load` offers: (folder of the files, accept fewer examples) -> data set.
 DATASETS: dict[str, Callable[[Path | None, bool], Dataset]] = {
     "digits": digits,
     "mnist": mnist,
@@ -130,8 +132,7 @@ def load(name: str, data_dir: str | Path | None = None, subset: bool = False) ->
     >>> digits.train.x.shape, digits.test.x.shape, digits.classes
     ((1437, 8, 8, 1), (360, 8, 8, 1), 10)
     """
-    if name not in DATASETS:
-        raise ValueError(f"data is {name!r}; it must be one of {', '.join(DATASETS)}.")
+    _arguments.one_of("data", name, DATASETS)
     folder = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     return DATASETS[name](Path(folder).expanduser() if folder else None, subset)
 
@@ -165,10 +166,8 @@ def synthetic(
       ValueError: an argument is out of range.
     """
     for name, value in [("examples", examples), ("features", features), ("classes", classes)]:
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
-    if q < 0:
-        raise ValueError(f"q is {q}; a mean square is at least 0.")
+        _arguments.at_least(name, value, 1)
+    _arguments.at_least("q", q, 0)
     generator = np.random.default_rng(seed)
 
     def split() -> Split:
@@ -238,18 +237,18 @@ def _split(
         raise DataError(
             f"{path} holds the label {labels.max()}; expected 0 to {len(per_class) - 1}."
         )
-    found, expected = np.bincount(labels, minlength=len(per_class)), np.array(per_class)
-    if subset and len(labels) > 0 and np.all(found <= expected):
+    counts, expected = np.bincount(labels, minlength=len(per_class)), np.array(per_class)
+    if subset and len(labels) > 0 and np.all(counts <= expected):
         return _as_split(images, labels)
     if len(labels) != expected.sum():
         raise DataError(
             f"{path} holds {len(labels)} records; expected the published {expected.sum()}"
             + ("." if subset else " (--subset accepts fewer).")
         )
-    if np.any(found != expected):
-        worst = int(np.argmax(found != expected))
+    if np.any(counts != expected):
+        worst = int(np.argmax(counts != expected))
         raise DataError(
-            f"{path} holds {found[worst]} records of class {worst}, but the published file "
+            f"{path} holds {counts[worst]} records of class {worst}, but the published file "
             f"{expected[worst]}; it belongs to another data set."
         )
     return _as_split(images, labels)

@@ -8,14 +8,12 @@ else. Prints a table of signal and gradient, layer by layer, who lost the gradie
 with their remedies.
 """
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from absl import flags
 
+from vanishing._loading import load_function
 from vanishing.diagnosis.rules import diagnose
 from vanishing.probing import LEVELS, SUMMARIES, probe
 
@@ -36,35 +34,11 @@ def run(options: flags.FlagValues) -> str:
     Raises:
       ValueError: there is no such model, or it is not what it must be.
     """
-    made = load(options.model)()
-    if not (isinstance(made, tuple) and len(made) == 3):
+    result = load_function(options.model, "model")()
+    if not (isinstance(result, tuple) and len(result) == 3):
         raise ValueError(f"{options.model} must return (loss_fn, params, args).")
-    loss, params, args = made
+    loss, params, args = result
     return report(loss, params, tuple(args), options)
-
-
-def load(model: str) -> Callable[[], tuple[Callable, Any, tuple]]:
-    """The function named by "path/to/file.py:name".
-
-    Raises:
-      ValueError: there is no such file, or no such function in it.
-    """
-    file, colon, name = model.rpartition(":")
-    if not colon or not file or not name:
-        raise ValueError(f"model is {model!r}; write it as path/to/file.py:function.")
-    path = Path(file)
-    if not path.is_file():
-        raise ValueError(f"model names {file}, which is no file.")
-    sys.path.insert(0, str(path.parent.resolve()))  # as `python path/to/file.py` would
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"model names {file}, which is no Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses and pickles look for it there
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, name, None)):
-        raise ValueError(f"{file} has no function {name!r}.")
-    return getattr(module, name)
 
 
 def report(loss: Callable, params: Any, args: tuple, options: flags.FlagValues) -> str:

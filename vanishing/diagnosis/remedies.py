@@ -45,6 +45,7 @@ SLOPE = Remedy(
     "its own derivative is 0 wherever it was asked for",
     "Bengio et al. 2013",
 )
+# What to try for each kind of finding, best first.
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "non_finite": (
         Remedy(

@@ -1,9 +1,9 @@
-"""Sweeps: a computation over a grid, each program compiled once, and nothing finished ever lost.
+"""Runs a grid of computations: each program is compiled once, and finished parts are kept.
 
 The axes of a grid are of two kinds. A structural axis changes the program (activation, depth,
 width): each combination is a cell, compiled while the cell before it runs. A numeric axis is an
 argument of the program (seed, learning rate, sigma_w): all its points run inside the cell's one
-program, dealt out to the devices.
+program, spread over the devices.
 
     >>> import jax, xarray as xr
     >>> from vanishing.sweep import Grid, once, run
@@ -18,33 +18,34 @@ program, dealt out to the devices.
 
 import collections
 import contextlib
-import functools
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
+import numpy as np
 
 from vanishing._extras import needs
 from vanishing._types import PyTree
 from vanishing.sweep import parallel, run_folder, storage
-from vanishing.sweep.grid import Cell, Grid, assembled
-from vanishing.sweep.parallel import Fleet
+from vanishing.sweep.grid import Cell, Grid, assemble
+from vanishing.sweep.parallel import CompiledTask, Placed
 from vanishing.sweep.run_folder import Checkpoints, Folder
 
 with needs("sweeps"):
     import xarray as xr
 
 Item = TypeVar("Item")
-# What ends a cell and not the sweep: values that do not fit together, memory, and what XLA reports.
+# These end a cell and not the sweep: values that do not fit together, memory, and errors of XLA.
 FAILURES = (ValueError, FloatingPointError, MemoryError, jax.errors.JaxRuntimeError)
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Maps items to themselves, and may show how far they are, under a label."""
+    """Maps items to themselves, and may show how many are done, under a label."""
 
     def __call__(self, items: Iterable[Item], label: str) -> Iterable[Item]: ...
 
@@ -62,20 +63,23 @@ def run(
 ) -> xr.Dataset:
     """Every cell of a grid at all its points, as one labelled dataset.
 
-    With a folder, what was finished there is not done again, whatever ended the process: a cell's
-    points are kept as soon as they are done, and a long cell takes its last checkpoint up again.
+    Each cell is compiled while the one before it runs. Its points run in batches as large as the
+    memory allows, and a batch is kept in the folder as soon as it is finished; a long one keeps
+    checkpoints on its way. A cell that fails is recorded with its reason, and the others go on.
+    Whatever ended the process, a second call with the same folder does only what is missing.
+
     Under `jax.distributed`, all processes call this alike and get the same dataset; the folder must
     be one that they all see.
 
     Args:
       grid: the axes.
-      cell: maps the values of the structural axes, by name, to what is done.
+      cell: maps the values of the structural axes, by name, to the cell's computation.
       shared: a tree of arrays that all points of all cells use, such as the data.
       store: the folder to keep finished parts in; a temporary one if None.
-      name: sets this sweep's parts apart from those of another in the same folder.
+      name: distinguishes this sweep's parts from those of another in the same folder.
       memory: bytes that one device may use, if less than what it has.
-      checkpoint_every: seconds after which a cell in flight keeps a checkpoint; inf for never.
-      progress: sees the chunks of each batch of points, and what to call it.
+      checkpoint_every: seconds after which a running cell keeps a checkpoint; inf for never.
+      progress: called with the chunks of each batch of points and a label for them.
 
     Returns:
       The dataset. If cells failed, their values are nan, and the variable `failure` gives the
@@ -84,131 +88,209 @@ def run(
     Raises:
       ValueError: every cell failed, or there is no folder under several processes.
     """
-    points, cells = grid.points(), grid.cells()
-    count = len(next(iter(points.values())))
-    names = [run_folder.cell_name(axes, name) for axes in cells]
-    reasons = [""] * len(cells)
     if store is None and jax.process_count() > 1:
         raise ValueError("store is None; several processes need a folder that all of them see.")
-    with contextlib.nullcontext(store) if store else run_folder.temporary() as store:
-        done = parallel.agreed([_done(store, name) for name in names])
-
-        def prepare(i: int) -> tuple[Cell, Fleet]:
-            made = cell(**cells[i])
-            return made, parallel.build(made.task, points, shared, memory)
-
-        unfinished = [i for i in range(len(cells)) if done[i] < count]
-        with contextlib.closing(_ahead(prepare, unfinished)) as prepared:
-            for i, future in prepared:
-                label = ", ".join(map(str, cells[i].values()))
-                failed = future.exception()
-                if failed and not isinstance(failed, FAILURES):
-                    raise failed
-                if not parallel.everywhere(failed is None):
-                    reasons[i] = _reason(failed) if failed else "it failed on another process."
-                    continue
-                made, built = future.result()
-                try:
-                    for start in range(done[i], count, built.size):
-                        part = range(start, min(start + built.size, count))
-                        here = {
-                            axis: values[part.start : part.stop] for axis, values in points.items()
-                        }
-                        checkpoints = store.checkpoints(names[i], part)
-                        chunks = functools.partial(progress, label=label)
-                        output = _work(
-                            made, built, here, shared, checkpoints, checkpoint_every, chunks
-                        )
-                        if jax.process_index() == 0:
-                            store.save_part(names[i], part, made.label(output))
-                except FAILURES as error:
-                    if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
-                        raise  # the other processes may be waiting for this one
-                    reasons[i] = _reason(error)
-        parallel.wait_for_all()
-        found = [
-            None if reason else _load(store, name)
-            for name, reason in zip(names, reasons, strict=True)
-        ]
-        parallel.wait_for_all()  # before the first process goes on to remove the parts
-    if all(reasons):
-        raise ValueError(f"every cell failed, the first because {reasons[0]}")
-    return assembled(grid, found, reasons)
+    with contextlib.nullcontext(store) if store else run_folder.temporary() as folder:
+        sweep = _Sweep(
+            cell=cell,
+            points=grid.points(),
+            shared=shared,
+            folder=folder,
+            memory=memory,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+        )
+        places = _places(grid, name, folder)
+        missing = [place for place in places if place.finished < sweep.count]
+        reasons = {}
+        with contextlib.closing(_ahead(sweep.prepare, missing)) as prepared:
+            for place, future in prepared:
+                reasons[place.name] = _run_cell(sweep, place, future)
+        datasets, failures = _collect(folder, places, reasons)
+    if all(failures):
+        raise ValueError(f"every cell failed, the first because {failures[0]}")
+    return assemble(grid, datasets, failures)
 
 
-def _work(
-    made: Cell,
-    built: Fleet,
-    points: PyTree,
-    shared: PyTree,
-    checkpoints: Checkpoints,
-    every: float,
-    progress: Callable[[Iterable[int]], Iterable[int]],
-) -> PyTree:
-    """The outputs of a part, from its last checkpoint on."""
-    task, count = made.task, len(next(iter(points.values())))
-    done = int(parallel.agreed(checkpoints.latest()))
-    placed = parallel.place(built, points, shared)
-    if done:
-        state, output = checkpoints.restore(done, _specs(built, count, done))
-        state, history = parallel.to_devices(built, state), [output]
-    else:
-        state, history = parallel.start(built, placed), []
-    kept = time.monotonic()
-    for chunk in progress(range(done, task.chunks)):
-        state, output = parallel.advance(built, state, placed)
-        made.inspect(output)
-        history.append(output)
-        if chunk + 1 < task.chunks and parallel.agreed(time.monotonic() - kept >= every):
-            history = [parallel.joined(history, axis=1)]
-            ours = jax.tree.map(lambda leaf: leaf[:count], parallel.to_host(state))
-            checkpoints.save(chunk + 1, (ours, history[0]))
-            kept = time.monotonic()
-    return parallel.joined(history, axis=1)
+class _Place(NamedTuple):
+    """A cell's place in the grid and in the folder."""
+
+    axes: Mapping[str, Any]  # the values of the structural axes
+    name: str  # of its folder
+    finished: int  # points whose results the folder holds already
 
 
-def _specs(built: Fleet, count: int, chunks: int) -> tuple[PyTree, PyTree]:
-    """Shapes of what a checkpoint holds: the state of so many points, and the outputs so far."""
-    state, output = jax.eval_shape(lambda tree: jax.tree.map(parallel.plain, tree), built.specs)
+class _Prepared(NamedTuple):
+    """A cell, and its task compiled for as many points as fit into memory."""
 
-    def spec(leaf, chunks=1):
-        after = leaf.shape[1:] if chunks == 1 else (chunks * leaf.shape[1], *leaf.shape[2:])
-        return jax.ShapeDtypeStruct((count, *after), leaf.dtype)
-
-    return jax.tree.map(spec, state), jax.tree.map(lambda leaf: spec(leaf, chunks), output)
+    cell: Cell
+    compiled: CompiledTask
 
 
-def _ahead(function: Callable[[int], Any], items: Sequence[int]) -> Generator[tuple[int, Future]]:
-    """Each item and what the function makes of it, the next one's being made meanwhile."""
+@dataclasses.dataclass(frozen=True)
+class _Sweep:
+    """The arguments of `run` that all cells share."""
+
+    cell: Callable[..., Cell]
+    points: Mapping[str, np.ndarray]
+    shared: PyTree
+    folder: Folder
+    memory: float
+    checkpoint_every: float
+    progress: Progress
+
+    @property
+    def count(self) -> int:
+        """The number of points."""
+        return len(next(iter(self.points.values())))
+
+    def prepare(self, place: _Place) -> _Prepared:
+        """Build the cell of a place and compile its task."""
+        cell = self.cell(**place.axes)
+        return _Prepared(cell, parallel.build(cell.task, self.points, self.shared, self.memory))
+
+
+def _places(grid: Grid, name: str, folder: Folder) -> list[_Place]:
+    """The cells of a grid, with the progress of each as the first process sees it."""
+    names = [run_folder.cell_name(axes, name) for axes in grid.cells()]
+    finished = parallel.broadcast_from_first([_finished(folder, name) for name in names])
+    return [
+        _Place(axes=axes, name=name, finished=count)
+        for axes, name, count in zip(grid.cells(), names, finished.tolist(), strict=True)
+    ]
+
+
+def _finished(folder: Folder, name: str) -> int:
+    """The number of a cell's points that are finished; its parts follow one another."""
+    finished = 0
+    for part in folder.parts(name):
+        finished = part.stop if part.start == finished else finished
+    return finished
+
+
+def _ahead(
+    function: Callable[[_Place], _Prepared], places: Sequence[_Place]
+) -> Generator[tuple[_Place, Future]]:
+    """Each place with the function's result, while that of the next place is computed."""
     names = ("jax_enable_x64", "jax_default_matmul_precision")
     x64, precision = (getattr(jax.config, name) for name in names)
 
-    def in_our_context(item):  # JAX keeps these for each thread apart
+    def in_callers_context(place):  # JAX keeps these settings for each thread separately
         with jax.enable_x64(x64), jax.default_matmul_precision(precision):
-            return function(item)
+            return function(place)
 
     with ThreadPoolExecutor(max_workers=1) as executor:
-        futures = collections.deque(executor.submit(in_our_context, item) for item in items[:1])
-        for i, item in enumerate(items):
-            futures.extend(executor.submit(in_our_context, item) for item in items[i + 1 : i + 2])
-            yield item, futures.popleft()
+        futures = collections.deque(executor.submit(in_callers_context, p) for p in places[:1])
+        for i, place in enumerate(places):
+            futures.extend(executor.submit(in_callers_context, p) for p in places[i + 1 : i + 2])
+            yield place, futures.popleft()
 
 
-def _done(store: Folder, name: str) -> int:
-    """How many of a cell's points are finished: parts are, one after another."""
-    done = 0
-    for part in store.parts(name):
-        done = part.stop if part.start == done else done
-    return done
+def _run_cell(sweep: _Sweep, place: _Place, future: Future[_Prepared]) -> str:
+    """Run a cell's missing points and keep their results; the reason if it failed, else "".
+
+    An error that is not one of `FAILURES`, or that leaves other processes waiting, is raised.
+    """
+    error = future.exception()
+    if error and not isinstance(error, FAILURES):
+        raise error
+    if not parallel.all_processes(error is None):
+        return _reason(error) if error else "it failed on another process."
+    prepared = future.result()
+    size = prepared.compiled.size
+    try:
+        for start in range(place.finished, sweep.count, size):
+            part = range(start, min(start + size, sweep.count))
+            output = _run_part(sweep, place, prepared, part)
+            if jax.process_index() == 0:
+                sweep.folder.save_part(place.name, part, prepared.cell.label(output))
+    except FAILURES as error:
+        if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
+            raise  # the other processes may be waiting for this one
+        return _reason(error)
+    return ""
 
 
-def _load(store: Folder, name: str) -> xr.Dataset:
-    parts = [storage.load(path) for path in store.parts(name).values()]
+def _run_part(sweep: _Sweep, place: _Place, prepared: _Prepared, part: range) -> PyTree:
+    """The outputs at a range of points, from their last checkpoint on."""
+    cell, compiled = prepared
+    points = {axis: values[part.start : part.stop] for axis, values in sweep.points.items()}
+    placed = parallel.place(compiled, points, sweep.shared)
+    checkpoints = sweep.folder.checkpoints(place.name, part)
+    state, outputs, finished = _start_or_resume(compiled, placed, checkpoints)
+    label = ", ".join(map(str, place.axes.values()))
+    last_kept = time.monotonic()
+    for chunk in sweep.progress(range(finished, cell.task.chunks), label=label):
+        state, output = parallel.advance(compiled, state, placed)
+        cell.inspect(output)
+        outputs.append(output)
+        due = time.monotonic() - last_kept >= sweep.checkpoint_every
+        if chunk + 1 < cell.task.chunks and parallel.broadcast_from_first(due):
+            outputs = [parallel.concatenate(outputs, axis=1)]
+            host_state = jax.tree.map(lambda leaf: leaf[: len(part)], parallel.to_host(state))
+            checkpoints.save(chunk + 1, (host_state, outputs[0]))
+            last_kept = time.monotonic()
+    return parallel.concatenate(outputs, axis=1)
+
+
+class _InProgress(NamedTuple):
+    """How far the computation at some points is."""
+
+    state: PyTree  # on the devices
+    outputs: list[PyTree]  # of the chunks so far
+    chunks: int  # that are finished
+
+
+def _start_or_resume(
+    compiled: CompiledTask, placed: Placed, checkpoints: Checkpoints
+) -> _InProgress:
+    """The beginning of the computation, or the last checkpoint of it that the folder holds."""
+    chunks = int(parallel.broadcast_from_first(checkpoints.latest()))
+    if not chunks:
+        return _InProgress(parallel.start(compiled, placed), outputs=[], chunks=0)
+    if jax.process_index() == 0:
+        checkpoints.remove_before(chunks)  # which a killed process was about to remove
+    state, output = checkpoints.restore(chunks, _checkpoint_specs(compiled, placed.number, chunks))
+    return _InProgress(parallel.to_devices(compiled, state), [output], chunks)
+
+
+def _checkpoint_specs(compiled: CompiledTask, count: int, chunks: int) -> tuple[PyTree, PyTree]:
+    """Shapes of a checkpoint: the state of `count` points, and their outputs of `chunks` chunks."""
+
+    def without_keys(tree):
+        return jax.tree.map(parallel.without_keys, tree)
+
+    def spec(leaf, chunks=1):
+        shape = leaf.shape[1:] if chunks == 1 else (chunks * leaf.shape[1], *leaf.shape[2:])
+        return jax.ShapeDtypeStruct((count, *shape), leaf.dtype)
+
+    state, output = jax.eval_shape(without_keys, compiled.specs)
+    return jax.tree.map(spec, state), jax.tree.map(lambda leaf: spec(leaf, chunks), output)
+
+
+def _collect(
+    folder: Folder, places: Sequence[_Place], reasons: Mapping[str, str]
+) -> tuple[list[xr.Dataset | None], list[str]]:
+    """The dataset of each cell, None if it failed, and the reason, "" if it did not."""
+    failures = [reasons.get(place.name, "") for place in places]
+    parallel.wait_for_all()  # until the first process has written all parts
+    datasets = [
+        None if reason else _load(folder, place.name)
+        for place, reason in zip(places, failures, strict=True)
+    ]
+    parallel.wait_for_all()  # before the first process goes on to remove the parts
+    return datasets, failures
+
+
+def _load(folder: Folder, name: str) -> xr.Dataset:
+    """The parts of a finished cell as one dataset."""
+    parts = [storage.load(path) for path in folder.parts(name).values()]
     if len(parts) == 1:
         return parts[0]
     return xr.concat(parts, "point", data_vars="minimal", coords="minimal", compat="override")
 
 
 def _reason(error: BaseException) -> str:
+    """The first line of an error's message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:300]

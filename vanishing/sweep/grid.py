@@ -1,4 +1,4 @@
-"""Grids: the axes of a sweep, what is done in each cell, and the cells put together again."""
+"""Grids: the axes of a sweep, the computation of each cell, and the dataset of all cells."""
 
 import dataclasses
 import itertools
@@ -32,9 +32,9 @@ class Grid:
         for name, values in (*self.structural.items(), *self.numeric.items()):
             if not len(values):
                 raise ValueError(f"axis {name} is empty; it takes at least one value.")
-        both = set(self.structural) & set(self.numeric)
-        if both:
-            raise ValueError(f"axis {min(both)} is both structural and numeric; name it once.")
+        repeated = set(self.structural) & set(self.numeric)
+        if repeated:
+            raise ValueError(f"axis {min(repeated)} is both structural and numeric; name it once.")
 
     def cells(self) -> list[dict[str, Any]]:
         """Every combination of the structural axes."""
@@ -51,11 +51,12 @@ class Grid:
 
 
 class Cell(NamedTuple):
-    """What is done in one cell of a grid.
+    """The computation of one cell of a grid.
 
-    `label(output)` maps the outputs at some points, the points being the first axis and the chunks
-    joined along the next, to a dataset with the dimension `point`; `inspect(output)` looks at those
-    of each chunk, and may end the cell with a FloatingPointError that says why.
+    `label(output)` maps the outputs at a batch of points, with the points as first axis and the
+    chunks concatenated along the second, to a dataset with the dimension `point`; `inspect(output)`
+    is called with the outputs of each chunk, and may end the cell with a FloatingPointError whose
+    message is the reason.
     """
 
     task: Task
@@ -64,33 +65,66 @@ class Cell(NamedTuple):
 
 
 def once(function: Callable[[Any, Any], PyTree], label: Callable[[Any], xr.Dataset]) -> Cell:
-    """A cell that calls `function(point, shared)` once at every point."""
-    return Cell(
-        Task(lambda point, shared: (), lambda s, p, shared: (s, function(p, shared))), label
-    )
+    """A cell that calls `function(point, shared)` once at every point.
+
+    Args:
+      function: a pure function of the point's values, by name, and the tree that all points share.
+      label: as for `Cell`.
+    """
+
+    def init(point, shared):
+        del point, shared  # all of the work is the only chunk
+        return ()
+
+    def advance(state, point, shared):
+        return state, function(point, shared)
+
+    return Cell(Task(init, advance), label)
 
 
-def assembled(grid: Grid, found: Sequence[xr.Dataset | None], reasons: Sequence[str]) -> xr.Dataset:
-    """The cells' datasets as one, with nothing but nan where one is missing."""
-    whole = [None if cell is None else spread(cell, grid.numeric) for cell in found]
-    some = next(cell for cell in whole if cell is not None)
-    missing = xr.merge(
-        some[[name]].where(False, "" if some[name].dtype == object else np.nan) for name in some
-    )
-    dataset = _along(list(grid.structural.items()), [missing if c is None else c for c in whole])
-    if any(reasons):
+def assemble(grid: Grid, cells: Sequence[xr.Dataset | None], failures: Sequence[str]) -> xr.Dataset:
+    """The dataset of a whole grid, from those of its cells.
+
+    Args:
+      grid: the axes.
+      cells: the dataset of each cell, in the order of `grid.cells()`; None for one that failed.
+      failures: the reason why each cell failed; "" where it did not.
+
+    Returns:
+      A dataset with the grid's axes in front; nan where a cell failed, and then with the variable
+      `failure`.
+
+    Raises:
+      ValueError: no cell has a dataset.
+    """
+    layout = next((cell for cell in cells if cell is not None), None)
+    if layout is None:
+        raise ValueError("cells holds no dataset; at least one cell must have succeeded.")
+    empty = _empty(spread(layout, grid.numeric))
+    datasets = [empty if cell is None else spread(cell, grid.numeric) for cell in cells]
+    dataset = _stack(list(grid.structural.items()), datasets)
+    if any(failures):
         sizes = [len(values) for values in grid.structural.values()]
-        table = np.array(reasons, dtype=object).reshape(sizes)
+        table = np.array(failures, dtype=object).reshape(sizes)
         dataset["failure"] = (tuple(grid.structural), table, {"long_name": "why the cell failed"})
     return dataset
 
 
-def _along(axes: Sequence[tuple[str, Sequence]], cells: Sequence[xr.Dataset]) -> xr.Dataset:
+def _empty(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset of the same shape with nan for every number and "" for every text."""
+    return xr.merge(
+        dataset[[name]].where(False, "" if dataset[name].dtype == object else np.nan)
+        for name in dataset
+    )
+
+
+def _stack(axes: Sequence[tuple[str, Sequence]], cells: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Datasets along new axes, of which the last one varies fastest."""
     if not axes:
         return cells[0]
     (name, values), *inner = axes
-    each = len(cells) // len(values)
-    rows = [_along(inner, cells[i : i + each]) for i in range(0, len(cells), each)]
+    size = len(cells) // len(values)
+    rows = [_stack(inner, cells[i : i + size]) for i in range(0, len(cells), size)]
     return xr.concat(rows, xr.Variable(name, list(values)), join="outer")
 
 
@@ -98,23 +132,28 @@ def spread(dataset: xr.Dataset, axes: Mapping[str, Sequence | np.ndarray]) -> xr
     """A dataset whose dimension `point` is replaced by the axes that the points are the product of.
 
     Args:
-      dataset: what is known of every point.
+      dataset: variables with or without the dimension `point`.
       axes: name and coordinates of each axis, the last one varying fastest.
 
     Raises:
       ValueError: the axes do not multiply up to the number of points.
+
+    >>> dataset = xr.Dataset({"y": ("point", [1, 2, 3, 4, 5, 6])})
+    >>> spread(dataset, {"rate": [0.1, 0.2], "seed": range(3)}).y.values
+    array([[1, 2, 3],
+           [4, 5, 6]])
     """
     sizes = {name: len(values) for name, values in axes.items()}
     if math.prod(sizes.values()) != dataset.sizes["point"]:
         raise ValueError(f"axes {sizes} for {dataset.sizes['point']} points.")
 
-    def variable(found: xr.Variable) -> xr.Variable:
-        if "point" not in found.dims:
-            return found
-        found = found.transpose("point", ...)
-        values = found.values.reshape((*sizes.values(), *found.shape[1:]))
-        return xr.Variable((*sizes, *found.dims[1:]), values, found.attrs)
+    def reshaped(variable: xr.Variable) -> xr.Variable:
+        if "point" not in variable.dims:
+            return variable
+        variable = variable.transpose("point", ...)
+        values = variable.values.reshape((*sizes.values(), *variable.shape[1:]))
+        return xr.Variable((*sizes, *variable.dims[1:]), values, variable.attrs)
 
-    variables = {name: variable(found) for name, found in dataset.variables.items()}
+    variables = {name: reshaped(variable) for name, variable in dataset.variables.items()}
     variables |= {name: (name, list(values), {"units": "1"}) for name, values in axes.items()}
     return xr.Dataset(variables, attrs=dataset.attrs).set_coords([*dataset.coords, *axes])

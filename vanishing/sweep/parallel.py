@@ -1,7 +1,7 @@
-"""Fleets: one computation at many points at once, dealt out to all devices of all processes.
+"""One computation at many points at once, spread over all devices of all processes.
 
-A point is a tree of scalars (a seed, a learning rate, ...): what differs between the members of a
-fleet that share one program.
+A point is a tree of scalars (a seed, a learning rate, ...): the arguments of one program that all
+points share.
 """
 
 import math
@@ -25,16 +25,16 @@ from vanishing._types import PyTree
 # MB a state) 0.23 one by one, 0.18 eight at a time, 0.21 thirty-two; at width 64 (1.6 MB) 0.83,
 # 0.89 for two, 1.01 for eight; at widths 128 and 512 one by one is faster by 4 and by 14 %.
 CORE_CACHE_BYTES = 2**20
-MEMORY_SHARE = 0.8  # the rest is for the host's arrays, and for what the estimate leaves out
+MEMORY_FRACTION = 0.8  # the rest is for the host's arrays, and for what the estimate leaves out
 
 
 class Task(NamedTuple):
-    """What is computed at a point, as pure functions of one point.
+    """The computation at one point, as pure functions.
 
     `init(point, shared)` returns the state that the point starts from;
     `advance(state, point, shared)` returns the state a chunk of the work later, and the chunk's
-    output. What takes much room, such as drawn weights, belongs into the state: its size decides
-    how many points are worked on together. `shared` is the same for all points.
+    output. Large arrays, such as drawn weights, belong in the state: its size decides how many
+    points are worked on together. `shared` is the same for all points.
     """
 
     init: Callable[[Any, Any], PyTree]
@@ -42,8 +42,8 @@ class Task(NamedTuple):
     chunks: int = 1
 
 
-class Fleet(NamedTuple):
-    """A task compiled for so many points at once."""
+class CompiledTask(NamedTuple):
+    """A task compiled for `size` points at once."""
 
     size: int  # points that are worked on together, a multiple of the number of devices
     mesh: Mesh
@@ -52,11 +52,11 @@ class Fleet(NamedTuple):
     advance: jax.stages.Compiled
 
 
-def build(task: Task, points: PyTree, shared: PyTree, memory: float = math.inf) -> Fleet:
+def build(task: Task, points: PyTree, shared: PyTree, memory: float = math.inf) -> CompiledTask:
     """Compile a task for as many of the points at once as the devices have memory for.
 
     Args:
-      task: what is computed at every point.
+      task: the computation at every point.
       points: a tree of arrays whose first axis is the points.
       shared: a tree of arrays that all points use.
       memory: bytes that one device may use, if less than what it has.
@@ -68,44 +68,47 @@ def build(task: Task, points: PyTree, shared: PyTree, memory: float = math.inf) 
     devices = jax.devices()[:count] if jax.process_count() == 1 else jax.devices()
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((len(devices),), ("points",), axis_types=auto, devices=devices)
-    limit = min(memory, MEMORY_SHARE * device_memory(jax.local_devices()[0]))
-    share = math.ceil(count / len(devices))
+    limit = min(memory, MEMORY_FRACTION * device_memory(jax.local_devices()[0]))
+    per_device = math.ceil(count / len(devices))
     while True:
-        fleet, need, need_of_one_more = _compile(task, points, shared, mesh, share)
-        if need <= limit:
-            return fleet
-        if share == 1:
+        attempt = _compile(task, points, shared, mesh, per_device)
+        if attempt.bytes_needed <= limit:
+            return attempt.compiled
+        if per_device == 1:
             raise MemoryError(
-                f"one point needs {need / 1e9:.3g} GB of memory on a device that has "
-                f"{limit / 1e9:.3g} GB to give; make the network, the batch or its records smaller."
+                f"one point needs {attempt.bytes_needed / 1e9:.3g} GB of memory on a device that "
+                f"has {limit / 1e9:.3g} GB to give; make the network, the batch or its records "
+                "smaller."
             )
-        too_many = math.ceil((need - limit) / need_of_one_more)
-        share = max(1, share - max(1, too_many))
+        too_many = math.ceil((attempt.bytes_needed - limit) / attempt.bytes_per_point)
+        per_device = max(1, per_device - max(1, too_many))
 
 
 class Placed(NamedTuple):
-    """At most `Fleet.size` points, and what they share, on the devices."""
+    """At most `CompiledTask.size` points, and the arrays that they share, on the devices."""
 
     points: PyTree
     shared: PyTree
-    number: int  # of the points; the last one is repeated where some are missing
+    number: int  # of points; the last one is repeated to fill up the devices
 
 
-def place(fleet: Fleet, points: PyTree, shared: PyTree) -> Placed:
-    """Put at most `fleet.size` points, and what they share, on the devices."""
-    whole = NamedSharding(fleet.mesh, P())
-    on_all = jax.tree.map(lambda leaf: _put(leaf, whole), shared)
-    return Placed(_dealt_out(fleet, points), on_all, len(jax.tree.leaves(points)[0]))
+def place(compiled: CompiledTask, points: PyTree, shared: PyTree) -> Placed:
+    """Put at most `compiled.size` points, and the arrays that they share, on the devices."""
+    replicated = NamedSharding(compiled.mesh, P())
+    on_all = jax.tree.map(lambda leaf: _put(leaf, replicated), shared)
+    return Placed(
+        points=_split(compiled, points), shared=on_all, number=len(jax.tree.leaves(points)[0])
+    )
 
 
-def start(fleet: Fleet, placed: Placed) -> PyTree:
+def start(compiled: CompiledTask, placed: Placed) -> PyTree:
     """The states that the points start from, on the devices."""
-    return fleet.init(placed.points, placed.shared)
+    return compiled.init(placed.points, placed.shared)
 
 
-def advance(fleet: Fleet, state: PyTree, placed: Placed) -> tuple[PyTree, PyTree]:
+def advance(compiled: CompiledTask, state: PyTree, placed: Placed) -> tuple[PyTree, PyTree]:
     """The states a chunk later, whose buffers are reused, and the points' outputs on the host."""
-    state, output = fleet.advance(state, placed.points, placed.shared)
+    state, output = compiled.advance(state, placed.points, placed.shared)
     return state, jax.tree.map(lambda leaf: leaf[: placed.number], to_host(output))
 
 
@@ -119,44 +122,51 @@ def gather(
     """The outputs of a task at all points, as NumPy arrays in memory.
 
     Args:
-      task: what is computed at every point.
+      task: the computation at every point.
       points: a tree of arrays whose first axis is the points.
       shared: a tree of arrays that all points use.
       progress: maps the numbers of a batch's chunks to themselves, such as `tqdm.tqdm`.
 
     Returns:
       The tree of an output, whose leaves have the points as first axis; of more than one chunk,
-      the chunks are joined along the axis after it.
+      the chunks are concatenated along the axis after it.
+
+    Raises:
+      MemoryError: a single point needs more than a device has.
+
+    >>> square = Task(lambda point, _: (), lambda state, point, _: (state, point["x"] ** 2))
+    >>> gather(square, {"x": np.arange(4)}, ()).tolist()
+    [0, 1, 4, 9]
     """
     count = len(jax.tree.leaves(points)[0])
-    fleet = build(task, points, shared)
+    compiled = build(task, points, shared)
     batches = []
-    for first in range(0, count, fleet.size):
-        batch = jax.tree.map(lambda leaf, f=first: leaf[f : f + fleet.size], points)
-        placed = place(fleet, batch, shared)
-        state, outputs = start(fleet, placed), []
+    for first in range(0, count, compiled.size):
+        batch = jax.tree.map(lambda leaf, i=first: leaf[i : i + compiled.size], points)
+        placed = place(compiled, batch, shared)
+        state, outputs = start(compiled, placed), []
         for _ in progress(range(task.chunks)):
-            state, output = advance(fleet, state, placed)
+            state, output = advance(compiled, state, placed)
             outputs.append(output)
-        batches.append(joined(outputs, axis=1))
-    return joined(batches, axis=0)
+        batches.append(concatenate(outputs, axis=1))
+    return concatenate(batches, axis=0)
 
 
-def joined(trees: Sequence[PyTree], axis: int) -> PyTree:
-    """Trees of the same structure as one, their leaves joined along an axis; one stays as it is."""
+def concatenate(trees: Sequence[PyTree], axis: int) -> PyTree:
+    """Trees of one structure as one tree, each leaf concatenated along an axis."""
     if len(trees) == 1:
         return trees[0]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=axis), *trees)
 
 
-def agreed(value: Any) -> np.ndarray:
+def broadcast_from_first(value: Any) -> np.ndarray:
     """The value that the first process has, on all of them."""
     if jax.process_count() == 1:
         return np.asarray(value)
     return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
-def everywhere(holds: bool) -> bool:
+def all_processes(holds: bool) -> bool:
     """Whether something holds on every process."""
     if jax.process_count() == 1:
         return holds
@@ -170,29 +180,29 @@ def wait_for_all() -> None:
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """NumPy arrays of a tree of device arrays, whole on every process; keys as their data."""
-    tree = jax.tree.map(plain, tree)
+    """NumPy arrays of a tree of device arrays, complete on every process; keys as their data."""
+    tree = jax.tree.map(without_keys, tree)
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def plain(leaf: jax.Array) -> jax.Array:
-    """An array as it is, and random keys as the numbers that they are made of."""
+def without_keys(leaf: jax.Array) -> jax.Array:
+    """An array as it is, or the integers that an array of random keys consists of."""
     return jax.random.key_data(leaf) if _is_key(leaf) else leaf
 
 
-def to_devices(fleet: Fleet, state: PyTree) -> PyTree:
-    """States from their arrays on the host (as `to_host` gives them), for at most `fleet.size`."""
+def to_devices(compiled: CompiledTask, state: PyTree) -> PyTree:
+    """Device arrays of at most `compiled.size` states, from what `to_host` gave of them."""
 
-    def typed(leaf, spec):
-        return jax.random.wrap_key_data(leaf, impl=_impl(spec)) if _is_key(spec) else leaf
+    def with_keys(leaf, spec):
+        return jax.random.wrap_key_data(leaf, impl=_key_impl(spec)) if _is_key(spec) else leaf
 
-    return jax.tree.map(typed, _dealt_out(fleet, state), fleet.specs[0])
+    return jax.tree.map(with_keys, _split(compiled, state), compiled.specs[0])
 
 
 def device_memory(device: Any) -> float:
-    """Bytes of memory of a device: its own, or its share of the host's."""
+    """Bytes of memory of a device: its own, or its part of the host's."""
     own = (device.memory_stats() or {}).get("bytes_limit")
     if own:
         return own
@@ -206,10 +216,18 @@ def device_memory(device: Any) -> float:
     return host / jax.local_device_count()
 
 
-def _compile(task: Task, points, shared, mesh: Mesh, share: int):
-    """The fleet of `share` points a device, the bytes each device needs, and of one point more."""
-    split, whole = NamedSharding(mesh, P("points")), NamedSharding(mesh, P())
-    size = share * mesh.size
+class _Attempt(NamedTuple):
+    """A compiled task, and XLA's estimate of the memory that each device needs for it."""
+
+    compiled: CompiledTask
+    bytes_needed: float
+    bytes_per_point: float  # that one point more, or less, would change it by
+
+
+def _compile(task: Task, points, shared, mesh: Mesh, per_device: int) -> _Attempt:
+    """A task compiled for `per_device` points on each device of the mesh."""
+    size = per_device * mesh.size
+    split, replicated = NamedSharding(mesh, P("points")), NamedSharding(mesh, P())
 
     def specs(tree, sharding, leading=None):
         def spec(leaf):
@@ -218,36 +236,49 @@ def _compile(task: Task, points, shared, mesh: Mesh, share: int):
 
         return jax.tree.map(spec, tree)
 
-    points, shared = specs(points, split, size), specs(shared, whole)
+    points, shared = specs(points, split, size), specs(shared, replicated)
     state = specs(jax.eval_shape(jax.vmap(task.init, (0, None)), points, shared), split)
-    platform = mesh.devices.flat[0].platform
-    at_once, drawn_at_once = share, share
-    if platform == "cpu":
-        at_once = min(share, max(1, CORE_CACHE_BYTES * size // max(1, _bytes(state))))
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    at_once, drawn_at_once = per_device, per_device
+    if on_cpu:
+        at_once = min(per_device, max(1, CORE_CACHE_BYTES * size // max(1, _bytes(state))))
         drawn_at_once = 1  # vectorised random draws take more than twice as long to compile
     init = _side_by_side(task.init, 1, mesh, drawn_at_once).lower(points, shared)
     lowered = _side_by_side(task.advance, 2, mesh, at_once).lower(state, points, shared)
     output = lowered.out_info[1]
-    fleet = Fleet(size, mesh, (state, output), init.compile(), lowered.compile())
-    analyses = [program.memory_analysis() for program in (fleet.init, fleet.advance)]
-    drawing, working = (found.temp_size_in_bytes if found else 0 for found in analyses)
-    each_output = _bytes(output) / size
-    if platform == "cpu":
-        each_output *= task.chunks  # the host keeps them all, in the same memory
-    each = (_bytes(state) + _bytes(points)) / size + each_output
-    need = _bytes(shared) + share * each + max(drawing, working)
-    return fleet, need, each + (working / share if at_once == share else 0)
+    compiled = CompiledTask(
+        size=size,
+        mesh=mesh,
+        specs=(state, output),
+        init=init.compile(),
+        advance=lowered.compile(),
+    )
+    # On a CPU the host keeps the outputs of all chunks in the same memory.
+    output_bytes = _bytes(output) * (task.chunks if on_cpu else 1)
+    each = (_bytes(state) + _bytes(points) + output_bytes) / size
+    drawing, working = map(_working_bytes, (compiled.init, compiled.advance))
+    return _Attempt(
+        compiled=compiled,
+        bytes_needed=_bytes(shared) + per_device * each + max(drawing, working),
+        bytes_per_point=each + (working / per_device if at_once == per_device else 0),
+    )
+
+
+def _working_bytes(program: jax.stages.Compiled) -> int:
+    """Bytes that a program needs while it runs, besides arguments and results; 0 if unknown."""
+    analysis = program.memory_analysis()
+    return analysis.temp_size_in_bytes if analysis else 0
 
 
 def _side_by_side(function: Callable, split: int, mesh: Mesh, at_once: int):
-    """A function of one point, jitted over the points that its first `split` arguments hold."""
+    """A function of one point, jitted over the points in its first `split` arguments."""
 
     def on_one_device(*args):
-        ours, shared = args[:split], args[split]
-        if 1 < at_once == len(jax.tree.leaves(ours)[0]):
-            return jax.vmap(lambda *one: function(*one, shared))(*ours)
-        together = at_once if at_once > 1 else None
-        return jax.lax.map(lambda one: function(*one, shared), ours, batch_size=together)
+        per_point, shared = args[:split], args[split]
+        if 1 < at_once == len(jax.tree.leaves(per_point)[0]):
+            return jax.vmap(lambda *one: function(*one, shared))(*per_point)
+        batch_size = at_once if at_once > 1 else None
+        return jax.lax.map(lambda one: function(*one, shared), per_point, batch_size=batch_size)
 
     mapped = jax.shard_map(
         on_one_device,
@@ -259,14 +290,14 @@ def _side_by_side(function: Callable, split: int, mesh: Mesh, at_once: int):
     return jax.jit(mapped, donate_argnums=0 if split == 2 else ())
 
 
-def _dealt_out(fleet: Fleet, tree: PyTree) -> PyTree:
-    """At most `fleet.size` rows on the devices; the last one is repeated where rows are missing."""
-    split = NamedSharding(fleet.mesh, P("points"))
+def _split(compiled: CompiledTask, tree: PyTree) -> PyTree:
+    """At most `compiled.size` rows over the devices; the last one is repeated to fill them up."""
+    sharding = NamedSharding(compiled.mesh, P("points"))
 
-    def deal(leaf):
-        return _put(leaf[np.minimum(np.arange(fleet.size), len(leaf) - 1)], split)
+    def put(leaf):
+        return _put(leaf[np.minimum(np.arange(compiled.size), len(leaf) - 1)], sharding)
 
-    return jax.tree.map(deal, tree)
+    return jax.tree.map(put, tree)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -286,11 +317,11 @@ def _is_key(leaf) -> bool:
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _impl(spec: jax.ShapeDtypeStruct) -> str:
-    """How the random numbers of keys are made, told from their shape and dtype alone."""
-    found = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), spec)
-    return found[0]
+def _key_impl(spec: jax.ShapeDtypeStruct) -> str:
+    """The random number generator of keys, from their shape and dtype alone."""
+    implementations = []
+    jax.eval_shape(lambda key: implementations.append(jax.random.key_impl(key)), spec)
+    return implementations[0]
 
 
 def _bytes(tree: PyTree) -> int:

@@ -5,34 +5,26 @@ from typing import TYPE_CHECKING
 from vanishing._lazy import attach
 
 if TYPE_CHECKING:
+    from vanishing.train.history import History, Outcome, outcome
     from vanishing.train.labelled import profiles, to_dataset, trunk
-    from vanishing.train.run import (
-        DTYPES,
-        Data,
-        History,
-        Outcome,
-        Problem,
-        Run,
-        State,
-        fit,
-        make_run,
-        outcome,
-        task,
-    )
+    from vanishing.train.problem import Data, Problem, State
+    from vanishing.train.run import Run, fit, make_run, task
+    from vanishing.train.steps import DTYPES, Recipe
 
 __getattr__, __dir__ = attach(
     __name__,
     {
-        "DTYPES": "run",
-        "Data": "run",
-        "Outcome": "run",
-        "Problem": "run",
-        "History": "run",
+        "DTYPES": "steps",
+        "Data": "problem",
+        "History": "history",
+        "Outcome": "history",
+        "Problem": "problem",
+        "Recipe": "steps",
         "Run": "run",
-        "State": "run",
+        "State": "problem",
         "fit": "run",
         "make_run": "run",
-        "outcome": "run",
+        "outcome": "history",
         "profiles": "labelled",
         "task": "run",
         "to_dataset": "labelled",
@@ -45,6 +37,7 @@ __all__ = [
     "History",
     "Outcome",
     "Problem",
+    "Recipe",
     "Run",
     "State",
     "fit",

@@ -1,10 +1,10 @@
-"""Records: the runs of an experiment as one labelled dataset, written whole or not at all."""
+"""Labelled datasets of training runs: curves by step, and profiles by step and layer."""
 
 import numpy as np
 
-from vanishing import train
 from vanishing._extras import needs
 from vanishing.probing import SiteKind, Trace
+from vanishing.train.history import History, Outcome, outcome
 
 with needs("sweeps"):
     import xarray as xr
@@ -29,13 +29,13 @@ _LAYER = "1 is the layer next to the input, the last is the read-out; nan beyond
 
 
 def profiles(trace: Trace) -> dict[str, np.ndarray]:
-    """What a trace says of each layer (each matrix product), in forward order.
+    """The quantities of each layer (each matrix product) of a trace, in forward order.
 
     Args:
       trace: a trace as NumPy arrays, with any axes in front.
 
     Returns:
-      Arrays with a last axis of layers, nan where a layer has no such thing.
+      Arrays with a last axis of layers, nan where a layer lacks the quantity.
     """
     rows, names = trace.sites, trace.names
     places = {path: leaf for leaf, path in enumerate(trace.layout.param_names)}
@@ -46,9 +46,8 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
     ]
 
     def columns(values, indices) -> np.ndarray:
-        nothing = np.full(values.shape[:-1], np.nan)
-        picked = [nothing if i is None else values[..., i] for i in indices]
-        return np.stack(picked, axis=-1)
+        absent = np.full(values.shape[:-1], np.nan)
+        return np.stack([absent if i is None else values[..., i] for i in indices], axis=-1)
 
     def leaf(name: str) -> list[int | None]:
         return [places.get(f"{names[row]}.{name}") for row in products]
@@ -65,30 +64,30 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
 
 
 def trunk(trace: Trace) -> dict[str, np.ndarray]:
-    """What a trace says of the outputs of a network's blocks, in forward order.
+    """The RMS of signal and cotangent at the ends of a network's blocks, in forward order.
 
-    The first is what goes into the first of the repeated blocks, the last what the network puts
-    out; between them each block has one, whatever it is made of.
+    The first is the input of the first repeated block and the last the network's output; between
+    them there is the output of each block, whatever layers it consists of.
 
     Args:
       trace: a trace as NumPy arrays, with any axes in front.
 
     Returns:
-      Arrays with a last axis of these places.
+      Arrays with a last axis of blocks.
     """
     block = [instance.indices[:1] for instance in trace.layout.instances]
     ends = [row for row in range(len(block)) if block[row : row + 1] != block[row + 1 : row + 2]]
     return {
-        "trunk_rms": trace.forward.rms[..., ends],
-        "trunk_cotangent_rms": trace.backward.rms[..., ends],
+        "trunk_rms": np.asarray(trace.forward.rms)[..., ends],
+        "trunk_cotangent_rms": np.asarray(trace.backward.rms)[..., ends],
     }
 
 
-def to_dataset(record: train.History) -> xr.Dataset:
-    """A dataset of what `train.fit` returned.
+def to_dataset(history: History) -> xr.Dataset:
+    """A dataset of the runs of `train.fit`.
 
     Args:
-      record: leaves of shape (runs, step), and (runs, step, row) in the trace.
+      history: leaves of shape (runs, step), and (runs, step, row) in the trace.
 
     Returns:
       A dataset with dimensions (point, step) and (point, step, layer), where the points are the
@@ -99,19 +98,19 @@ def to_dataset(record: train.History) -> xr.Dataset:
         dims = ("point", "step", "layer")[: value.ndim]
         return xr.Variable(dims, value, {"long_name": long_name, "units": unit})
 
-    of_layers = profiles(record.trace)
-    variables = {name: variable(getattr(record, name), *rest) for name, rest in _CURVES.items()}
+    of_layers = profiles(history.trace)
+    variables = {name: variable(getattr(history, name), *rest) for name, rest in _CURVES.items()}
     variables |= {name: variable(of_layers[name], rest, "1") for name, rest in _PROFILES.items()}
     variables["outcome"] = xr.Variable(
         "point",
-        train.outcome(record),
+        outcome(history),
         {
             "long_name": "how the run ended",
-            "flag_values": np.array(list(train.Outcome), np.int8),
-            "flag_meanings": " ".join(o.name.lower() for o in train.Outcome),
+            "flag_values": np.array(list(Outcome), np.int8),
+            "flag_meanings": " ".join(o.name.lower() for o in Outcome),
         },
     )
-    step = xr.Variable("step", record.step[0], {"long_name": "training step", "units": "1"})
+    step = xr.Variable("step", history.step[0], {"long_name": "training step", "units": "1"})
     layer = xr.Variable(
         "layer",
         np.arange(1, of_layers["signal_rms"].shape[-1] + 1),

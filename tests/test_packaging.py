@@ -1,0 +1,91 @@
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import vanishing
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "--target=wheel", f"--directory={out}"]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    (path,) = out.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+def test_the_wheel_holds_the_library_alone_and_no_pictures(wheel):
+    names = wheel.namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "vanishing",
+        f"vanishing-{vanishing.__version__}.dist-info",
+    }
+    assert {Path(name).suffix for name in names if name.startswith("vanishing/")} <= {
+        *(".py", ".typed", ".md", ".json"),
+    }
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "vanishing").rglob("*.py")}
+    assert files <= set(names), "every module is in it"
+    assert "vanishing/py.typed" in names
+
+
+def test_the_wheel_brings_the_command_line(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
+    assert "vanishing = vanishing.__main__:main" in wheel.read(name).decode()
+
+
+def test_the_core_is_what_predicts_probes_diagnoses_and_trains():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    core = {requirement.partition(">")[0] for requirement in project["dependencies"]}
+    assert core == {"absl-py", "flax", "jax", "jaxlib", "jaxtyping", "numpy", "optax"}
+    capped = {name.partition(">")[0] for name in project["dependencies"] if "<" in name}
+    assert capped == {"jax", "jaxlib"}, "an upper bound stands only where an internal is met"
+
+
+CORE_ALONE = """
+import importlib.abc, sys
+
+ABSENT = {"matplotlib", "xarray", "h5netcdf", "h5py", "filelock", "tqdm", "sklearn", "pooch"}
+ABSENT |= {"chex", "equinox", "beartype", "hypothesis"}
+
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+sys.meta_path.insert(0, Absent())
+import jax, jax.numpy as jnp, optax, vanishing
+from vanishing import losses, networks, train
+
+net = networks.mlp(3, depth=6, width=8, activation="sigmoid")
+x, y = jax.random.normal(jax.random.key(0), (12, 4)), jnp.arange(12) % 3
+params, state = net.init(jax.random.key(1), x)
+loss = lambda p: losses.softmax_cross_entropy(net.apply(p, state, x).output, y)
+probed = vanishing.probe(loss)(params)
+print(probed.trace)
+print(probed.trace.budget())
+print(vanishing.diagnose(probed.trace))
+print(vanishing.predict(net, x))
+problem = lambda s: train.Problem(net, losses.softmax_cross_entropy, optax.sgd(s["rate"]))
+run = train.make_run(problem, batch_size=4)
+settings = {"seed": jnp.arange(2), "rate": jnp.full(2, 0.1)}
+print(train.fit(run, settings, train.Data(x, y, x, y), records=2).loss.shape)
+"""
+
+
+def test_the_core_alone_predicts_probes_diagnoses_and_trains():
+    cheap = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles much, runs little
+    program = [sys.executable, "-c", CORE_ALONE]
+    ended = subprocess.run(program, capture_output=True, text=True, env=cheap)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.rstrip().endswith("(2, 3)")

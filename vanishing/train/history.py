@@ -1,0 +1,42 @@
+"""Histories: the recorded steps of training runs, and how each run ended."""
+
+import enum
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from vanishing.probing import Trace
+
+
+class History(NamedTuple):
+    """The recorded steps of a run, each measured before the step is taken."""
+
+    step: Int[Array, "*record"]
+    loss: Float[Array, "*record"]  # of the step's batch, penalty included
+    accuracy: Float[Array, "*record"]  # of the step's batch, 0 to 1
+    test_loss: Float[Array, "*record"]
+    test_accuracy: Float[Array, "*record"]
+    trace: Trace  # of the step's batch, with the record axis in front of the row axis
+
+    def at(self, *index: int) -> "History":
+        """The part at an index of the leading axes.
+
+        `history.at(0, -1)` is the last record of the first run of `train.fit`: its `trace` prints
+        as a table, and `vanishing.diagnose` takes it.
+        """
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+
+class Outcome(enum.IntEnum):
+    """How a run ended."""
+
+    FINITE = 0
+    DIVERGED = 1  # the loss became infinite or nan
+
+
+def outcome(history: History) -> np.ndarray:
+    """The `Outcome` of each run of a `fit`, as an int8 array with one entry a run."""
+    finite = np.isfinite(history.loss).all(axis=-1)
+    return np.where(finite, Outcome.FINITE, Outcome.DIVERGED).astype(np.int8)
