@@ -22,10 +22,10 @@ def number(x: float, digits: int = 2) -> str:
     return f"{x:.{digits}g}" if 1e-3 <= abs(x) < 1e4 else f"{x:.{digits - 1}e}"
 
 
-def share(x: float) -> str:
+def percent(x: float) -> str:
     """A share as a percentage; nothing for nan.
 
-    >>> share(0.5), share(0.0), share(float("nan"))
+    >>> percent(0.5), percent(0.0), percent(float("nan"))
     ('50%', '0%', '')
     """
     return "" if np.isnan(x) else f"{x:.0%}" if x in (0, 1) or 0.01 <= x <= 0.99 else f"{x:.1%}"

@@ -40,7 +40,7 @@ def test_from_zeros_no_gradient_reaches_a_hidden_weight_ever(run):
     assert not of_zeros.kernel_gradient_norm.sel(layer=slice(1, 20)).any()
 
 
-def test_theory_foretells_what_is_measured(run):
+def test_theory_predicts_what_is_measured(run):
     found = families.summary(run[1]).log10_share
     predicted = run[1].predicted_log10_share
     names = ["too_small", "xavier_normal", "he_normal"]

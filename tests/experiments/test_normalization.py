@@ -42,7 +42,7 @@ def test_batch_norm_explodes_at_initialisation_as_published_and_the_others_do_no
     assert float(factor.sel(norm="weight_standardization")) == pytest.approx(1.0, rel=0.05)
 
 
-def test_theory_foretells_it(relu):
+def test_theory_predicts_it(relu):
     found = families.summary(relu).log10_share / 29
     off = found - relu.predicted_log10_share / 29
     assert float(abs(off).max()) < 0.02  # 5 % a layer, as above

@@ -2,13 +2,13 @@ import jax
 import jax.numpy as jnp
 
 from vanishing.probing import dependence, jaxpr
-from vanishing.probing.dependence import Fact, Kind, Use
+from vanishing.probing.dependence import Dependence, Kind, Use
 
 
 def known(function, param, data):
-    """Facts of a loss of one parameter and other data, and the outputs of its primitives."""
+    """Dependences of a loss of one parameter and other data, and the outputs of its primitives."""
     program, _ = jaxpr.read(function, param, data)
-    inputs = [Fact(Kind.PARAM, True, frozenset({Use(0, ())})), Fact(Kind.DATA)]
+    inputs = [Dependence(Kind.PARAM, True, frozenset({Use(0, ())})), Dependence(Kind.DATA)]
     found = dependence.gather(program, inputs, program.frame.outputs[:1])
     nodes = {node.primitive: node.outputs[0] for _, node in jaxpr.walk(program.frame)}
     return program, found, nodes
@@ -30,22 +30,22 @@ def test_what_a_value_is_made_of():
     assert not found.on_path(nodes["cos"])
 
 
-def test_nothing_is_felt_behind_stop_gradient_or_rounding():
+def test_nothing_behind_stop_gradient_or_rounding_reaches_the_loss_differentiably():
     def loss(w, x):
         return jnp.sum(jax.lax.stop_gradient(jnp.sin(w)) + jnp.round(jnp.cos(w)) + w) * jnp.sum(x)
 
     _, found, nodes = known(loss, jnp.ones(3), jnp.ones(3))
     for name in ("sin", "cos"):
-        assert nodes[name] not in found.felt
+        assert nodes[name] not in found.reaches_loss
         assert nodes[name] in found.used
     assert found.on_path(nodes["add"])
 
 
-def test_what_a_scan_carries_is_felt_and_its_stacked_parameters_are_known():
+def test_what_a_scan_carries_reaches_the_loss_and_its_stacked_parameters_are_known():
     def loss(w, x):
         def step(carry, w):
             a, b = carry
-            return (jnp.sin(b), a * w), None  # what is felt of b shows only a turn later
+            return (jnp.sin(b), a * w), None  # whether b reaches the loss shows only a turn later
 
         (a, _), _ = jax.lax.scan(step, (x, x), w)
         return jnp.sum(a)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tests.helpers import assert_trees_close
-from vanishing.probing.plan import make_plan
+from vanishing.probing.plan import make_plan, tapped
 
 PARAMS = {"w": jnp.ones((3, 4)), "b": jnp.zeros(4), "unused": jnp.ones(2), "stopped": jnp.ones(4)}
 X = jnp.arange(6.0).reshape(2, 3)
@@ -16,7 +16,7 @@ def loss(x, params, *, scale=1.0, name="tanh"):
 
 
 def plan_of(**kwargs):
-    return make_plan(loss, 1, False, "layer", lambda site: True, (X, PARAMS), kwargs)
+    return make_plan(loss, (X, PARAMS), kwargs, argnums=1)
 
 
 def test_the_flat_loss_is_the_loss_of_its_leaves():
@@ -43,3 +43,17 @@ def test_what_becomes_of_every_leaf_is_known():
         "unused": "unused",
         "stopped": "without a gradient",
     }
+
+
+def test_a_tapped_loss_is_the_loss_and_hands_out_what_its_taps_measure():
+    plan = plan_of()
+
+    def tap(number, x, slot, local):
+        return x + slot, jnp.sum(x)
+
+    slots = {s.value: jnp.zeros(s.site.shape) for s in plan.selected}
+    value, (_, measured) = tapped(plan, tap)(plan.params, slots, plan.others)
+    np.testing.assert_allclose(value, loss(X, PARAMS), rtol=1e-6)
+    assert measured.keys() == slots.keys()
+    moved = tapped(plan, tap)(plan.params, {n: slot + 1 for n, slot in slots.items()}, plan.others)
+    assert float(moved[0]) != float(value)

@@ -5,9 +5,9 @@ import pytest
 
 from tests.probing.test_jaxpr import nodes, read
 from tests.zoo import ZOO
-from vanishing.probing.replay import Taps, replay
+from vanishing.probing.replay import Callbacks, replay
 
-NO_TAPS = Taps(lambda number, x, slot, local: (x, x), {})
+NO_CALLBACKS = Callbacks(lambda number, x, slot, local: (x, x), {})
 
 
 @pytest.mark.parametrize("name", ["nested scans", "branching", "equinox lstm", "own mlp"])
@@ -16,7 +16,7 @@ def test_a_replay_without_taps_is_the_function(x64, name):
         model = ZOO[name]()
         args = (model.params, *model.args)
         program = read(lambda *args: model.loss(*args), *args)
-        (value, *_), measured = replay(program.frame, jax.tree.leaves(args), NO_TAPS, {})
+        (value, *_), measured = replay(program.frame, jax.tree.leaves(args), NO_CALLBACKS, {})
         np.testing.assert_allclose(value, model.loss(*args), rtol=1e-12)
     assert measured == {}
 
@@ -30,7 +30,7 @@ def test_taps_in_a_scan_see_every_iteration_at_its_own_index(reverse):
     xs = jnp.arange(5.0)
     program = read(function, xs)
     (sine,) = (node.outputs[0] for node in nodes(program.frame) if node.primitive == "sin")
-    doubled = Taps(lambda number, x, slot, local: (2 * x + slot, x), {})
+    doubled = Callbacks(lambda number, x, slot, local: (2 * x + slot, x), {})
     slots = {sine: 100 * xs}
     (total, ys), measured = replay(program.frame, [xs], doubled, slots)
     assert float(total) == 10

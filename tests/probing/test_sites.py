@@ -16,7 +16,7 @@ def test_a_row_is_named_by_its_parameter_else_its_scope_else_its_line():
     assert trace.names[:3] == ("w", "trunk", "v")
     assert trace.names[3].startswith("test_sites.py:")
     assert trace.sites[0].scope == "trunk"
-    assert all(site.source.startswith("tests/test_sites.py:") for site in trace.sites)
+    assert all(site.source.startswith("tests/probing/test_sites.py:") for site in trace.sites)
     assert trace.sites[1].place.startswith("tanh at test_sites.py:")
 
 

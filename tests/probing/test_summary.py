@@ -18,20 +18,20 @@ def signal(size, shape=(40, 8)):
 def test_summaries_are_those_of_numpy_in_float64(size, transform):
     x = signal(size)
     wide = np.asarray(x, np.float64)
-    found = transform(lambda x: summary.forward(x, summary.Forward._fields))(x)
+    found = transform(lambda x: summary.forward(x, summary.ForwardSummary._fields))(x)
     rms = np.sqrt(np.mean((wide / size) ** 2)) * size
     np.testing.assert_allclose(found.rms, rms, rtol=1e-5)
     np.testing.assert_allclose(found.mean, wide.mean(), rtol=1e-4)
     np.testing.assert_allclose(found.largest, np.abs(wide).max(), rtol=1e-6)
     np.testing.assert_allclose(found.zeros, np.mean(x == 0), rtol=1e-6)
     assert found.zeros > 0.1
-    back = transform(lambda x: summary.backward(x, summary.Forward._fields))(x)
+    back = transform(lambda x: summary.backward(x, summary.ForwardSummary._fields))(x)
     np.testing.assert_allclose(back.rms, rms, rtol=1e-5)
 
 
 def test_what_is_not_finite_is_counted_and_shows():
     x = jnp.array([1.0, jnp.inf, -jnp.inf, jnp.nan])
-    found = summary.backward(x, summary.Forward._fields)
+    found = summary.backward(x, summary.ForwardSummary._fields)
     assert float(found.non_finite) == 3
     assert not np.isfinite(found.rms)
 
@@ -39,14 +39,14 @@ def test_what_is_not_finite_is_counted_and_shows():
 def test_what_is_not_wanted_is_nan():
     found = summary.forward(jnp.ones((2, 2)), ("rms",))
     assert float(found.rms) == 1
-    assert np.isnan([getattr(found, n) for n in summary.Forward._fields if n != "rms"]).all()
+    assert np.isnan([getattr(found, n) for n in summary.ForwardSummary._fields if n != "rms"]).all()
 
 
 @pytest.mark.parametrize("shape", [(7,), (300, 400), (2**24 + 2**20,)])
-def test_a_share_is_exact_also_of_more_elements_than_float32_counts(shape):
+def test_a_fraction_is_exact_also_of_more_elements_than_float32_counts(shape):
     mask = np.random.default_rng(0).random(shape) < 0.9
-    np.testing.assert_allclose(summary.share(jnp.asarray(mask)), np.mean(mask), rtol=1e-7)
-    assert float(summary.share(jnp.ones(shape, bool))) == 1
+    np.testing.assert_allclose(summary.fraction(jnp.asarray(mask)), np.mean(mask), rtol=1e-7)
+    assert float(summary.fraction(jnp.ones(shape, bool))) == 1
 
 
 def test_dead_units_are_dead_for_the_whole_batch():
@@ -89,7 +89,7 @@ def test_the_largest_slope_of_a_function_is_found_where_it_has_one(function, lar
     np.testing.assert_allclose(found, largest, rtol=1e-4)
 
 
-def test_saturated_is_the_share_of_slopes_under_a_hundredth():
+def test_saturated_is_the_fraction_of_slopes_under_a_hundredth():
     x = jnp.linspace(-10, 10, 2001)
     slope = summary.slope(jax.nn.sigmoid, x)
     found = summary.forward(x, ("saturated",), slope, 0.25).saturated
@@ -100,10 +100,10 @@ def test_saturated_is_the_share_of_slopes_under_a_hundredth():
 def test_under_vmap_one_tiny_signal_does_not_blur_the_others():
     x = np.stack([signal(size) for size in SIZES])
     x[2, 0, :3] = np.inf
-    found = jax.jit(jax.vmap(lambda x: summary.backward(x, summary.Forward._fields)))(
+    found = jax.jit(jax.vmap(lambda x: summary.backward(x, summary.ForwardSummary._fields)))(
         jnp.asarray(x)
     )
-    alone = [summary.backward(jnp.asarray(one), summary.Forward._fields) for one in x]
+    alone = [summary.backward(jnp.asarray(one), summary.ForwardSummary._fields) for one in x]
     for name, together in found._asdict().items():
         np.testing.assert_allclose(together, [getattr(one, name) for one in alone], rtol=1e-6)
     assert found.non_finite.tolist() == [0, 0, 3, 0, 0, 0, 0]

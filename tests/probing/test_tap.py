@@ -8,7 +8,7 @@ from vanishing.probing import summary
 from vanishing.probing.tap import SLOT_SIZE, watch
 
 X = jnp.linspace(-2, 2, 10).reshape(2, 5)
-NAMES = summary.Forward._fields
+NAMES = summary.ForwardSummary._fields
 
 
 def test_the_value_and_its_gradient_are_untouched_and_the_slot_gets_the_summary():

@@ -1,7 +1,7 @@
 """The diagnosis: what a trace says is wrong with a network, with evidence and remedies."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,20 +179,21 @@ def _cut(trace: Trace, budget: Budget) -> Iterator[Finding]:
 
 
 def _dead_units(trace: Trace) -> Iterator[Finding]:
-    for row in _worst_of_each_site(trace, trace.forward.dead_units):
-        site, share = trace.sites[row], trace.forward.dead_units[row]
+    shares = np.asarray(trace.forward.dead_units)
+    for row in _worst_of_each_site(trace, shares):
+        site, share = trace.sites[row], float(shares[row])
         examples = math.prod(site.shape[:-1])
         if (
             site.kind == SiteKind.NONLINEARITY
             and share > DEAD_SHARE
             and examples >= FEWEST_EXAMPLES
         ):
-            evidence = {"dead_share": float(share), "examples": examples}
+            evidence = {"dead_share": share, "examples": examples}
             yield _finding("dead_units", trace.names[row], share > 0.9, **evidence)
 
 
 def _saturated(trace: Trace) -> Iterator[Finding]:
-    # What a rectifier leaves at 0 has no slope either, but half of its units being off is its way.
+    # What a rectifier leaves at 0 has no slope either, but half of its units are off by design.
     share = np.where(trace.forward.zeros > 0.01, np.nan, trace.forward.saturated)
     for row in _worst_of_each_site(trace, share):
         if share[row] > SATURATED_SHARE:
@@ -219,7 +220,8 @@ class _Fit(NamedTuple):
     allowed: float  # decades that chance explains
 
 
-def _fit(trace: Trace, rows: list[int], sizes: np.ndarray) -> _Fit | None:
+def _fit(trace: Trace, rows: Sequence[int], sizes: Any) -> _Fit | None:
+    sizes = np.asarray(sizes)
     rows = [row for row in rows if sizes[row] > 0 and np.isfinite(sizes[row])]
     if len(rows) < 3:
         return None
@@ -234,7 +236,7 @@ def _fit(trace: Trace, rows: list[int], sizes: np.ndarray) -> _Fit | None:
     return _Fit(float(y[0] - y[-1]), float(10**-slope), float(r_squared), len(rows), allowed)
 
 
-def _path(trace: Trace, budget: Budget) -> list[int]:
+def _path(trace: Trace, budget: Budget) -> Sequence[int]:
     """The layers on the gradient's way back, in forward order; else all rows on it."""
     rows = [charge.row for charge in budget.charges]
     if rows:
@@ -273,7 +275,7 @@ def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
     smallest = min(trace.backward.rms[row] for row in stream)
     if smallest < BRANCH_SHARE * largest:
         return  # the stream itself vanishes, which is another finding
-    for row in _worst_of_each_site(trace, -trace.backward.rms):
+    for row in _worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
         share = trace.backward.rms[row] / largest
         is_layer = trace.sites[row].kind == SiteKind.MATMUL
         if row not in stream and is_layer and 0 < share < BRANCH_SHARE:

@@ -4,7 +4,7 @@ from vanishing.probing.budget import Budget, Charge
 from vanishing.probing.check import Check, Checked
 from vanishing.probing.grouping import SiteKind
 from vanishing.probing.sites import Site
-from vanishing.probing.summary import Backward, Forward
+from vanishing.probing.summary import BackwardSummary, ForwardSummary
 from vanishing.probing.trace import ParamNorms, Trace
 from vanishing.probing.transform import LEVELS, SUMMARIES, USUAL, Probe, Probed, probe
 
@@ -12,12 +12,12 @@ __all__ = [
     "LEVELS",
     "SUMMARIES",
     "USUAL",
-    "Backward",
+    "BackwardSummary",
     "Budget",
     "Charge",
     "Check",
     "Checked",
-    "Forward",
+    "ForwardSummary",
     "ParamNorms",
     "Probe",
     "Probed",

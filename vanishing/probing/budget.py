@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vanishing.probing.lineage import Instance
+from vanishing.probing.lineage import Instance, RowId
 from vanishing.probing.sites import Site
 
 
 class Charge(NamedTuple):
     """What one row did to the gradient on its way back."""
 
-    row: int
+    row: RowId
     name: str
     gain: float  # decades: log10 of cotangent RMS before the row's op over that after it
 
@@ -90,15 +90,16 @@ def budget(
         groups = (site.kind, site.param or "ops without a parameter", site.place)
         for total, group in zip(sums, groups, strict=True):
             total[group] += charge.gain
+    by_kind, by_param, by_place = map(dict, sums)
     return Budget(
-        charges,
-        names[path[0]] if path else "",
-        names[path[-1]] if path else "",
-        sum(charge.gain for charge in charges),
-        dict(sums[0]),
-        dict(sums[1]),
-        dict(sums[2]),
-        stopped,
+        charges=charges,
+        first=names[path[0]] if path else "",
+        last=names[path[-1]] if path else "",
+        total=sum(charge.gain for charge in charges),
+        by_kind=by_kind,
+        by_param=by_param,
+        by_place=by_place,
+        stopped=stopped,
     )
 
 
@@ -106,9 +107,9 @@ def _verb(gain: float) -> str:
     return "lost" if gain < 0 else "gained"
 
 
-def _path(instances, names, rms, norms) -> tuple[list[int], str]:
-    """Rows from the first to the last, found from the last one back."""
-    alive = [row for row in range(len(instances)) if rms[row] > 0 and np.isfinite(rms[row])]
+def _path(instances, names, rms, norms) -> tuple[list[RowId], str]:
+    """Rows from the first to the last, searched from the last one back."""
+    alive = [RowId(row) for row in range(len(instances)) if rms[row] > 0 and np.isfinite(rms[row])]
     if not alive:
         return [], "No row has a finite gradient other than 0."
     path, row, stopped = [], max(alive), ""

@@ -1,12 +1,16 @@
-"""The check of a trace: its numbers beside those of perturbation gradients."""
+"""The check of a trace: its numbers beside those of gradients of perturbations."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vanishing import _text
+from vanishing._types import PyTree
+from vanishing.probing.lineage import RowId
+from vanishing.probing.plan import Plan, tapped
 from vanishing.probing.trace import Trace
 
 
@@ -61,47 +65,109 @@ def relative_error(measured: float, expected: float, scale: float) -> float:
     return abs(measured - expected) / abs(scale)
 
 
-def compare(
-    trace: Trace,
-    grads: Any,
-    places: Sequence[tuple[int, int, tuple[int, ...]]],
-    signals: Mapping[int, Any],
-    cotangents: Mapping[int, Any],
-    value: Any,
-    expected_grads: Any,
-) -> Check:
-    """Compare a trace with whole signals and cotangents.
+class Perturbed(NamedTuple):
+    """The whole signal and cotangent of one row, from a perturbation."""
+
+    signal: np.ndarray
+    cotangent: np.ndarray
+
+    @property
+    def ran(self) -> bool:
+        """Was the branch taken that the row is in?"""
+        return not np.isnan(self.signal).all() or not np.any(self.cotangent == 0)
+
+
+class Expected(NamedTuple):
+    """What a trace should say, found without any part of the tap or of the summaries."""
+
+    rows: Mapping[RowId, Perturbed]  # those to check
+    value: Any  # of the loss, by `jax.value_and_grad`
+    grads: PyTree  # likewise
+
+
+def spread(count: int, wanted: int) -> list[RowId]:
+    """Evenly spread rows.
 
     Args:
-      trace: what is checked.
-      grads: the gradients that came with it.
-      places: (row, number of the value, indices of its loops) of each row to check.
-      signals: by number, with axes of loops in front.
-      cotangents: the same.
-      value: of the loss, by `jax.value_and_grad`.
-      expected_grads: the same.
+      count: how many rows there are.
+      wanted: how many to choose; 0 for all of them.
+
+    >>> spread(9, 3), spread(2, 0)
+    ([0, 4, 8], [0, 1])
     """
+    rows = np.unique(np.linspace(0, count - 1, min(wanted or count, count)).astype(int))
+    return [RowId(int(row)) for row in rows]
+
+
+def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:
+    """What the trace of a plan should say of these rows.
+
+    The loss is replayed with a perturbation of zeros added to the signal of each row; the gradient
+    of a perturbation is the cotangent.
+    """
+    watched = {plan.layout.instances[row].site for row in rows}
+    zeros = {
+        s.value: jnp.zeros((*s.site.lengths, *s.site.shape), s.site.dtype)
+        for i, s in enumerate(plan.selected)
+        if i in watched
+    }
+
+    def add(number, x, slot, local):
+        del number, local
+        return x + slot, jax.lax.stop_gradient(x)
+
+    perturbed_loss = jax.jit(jax.value_and_grad(tapped(plan, add), (0, 1), has_aux=True))
+    (_, (_, signals)), (_, cotangents) = perturbed_loss(plan.params, zeros, plan.others)
+    plain_loss = jax.jit(jax.value_and_grad(plan.flat_loss, has_aux=plan.has_aux))
+    output, grads = plain_loss(plan.params, plan.others[: plan.arguments])
+    perturbed = {}
+    for row in rows:
+        instance = plan.layout.instances[row]
+        value = plan.selected[instance.site].value
+        perturbed[row] = Perturbed(
+            signal=_element(signals[value], instance.indices),
+            cotangent=_element(cotangents[value], instance.indices),
+        )
+    value = output[0] if plan.has_aux else output
+    return Expected(rows=perturbed, value=value, grads=plan.grads_like(grads))
+
+
+def _element(x: Any, indices: tuple[int, ...]) -> np.ndarray:
+    return np.asarray(np.asarray(x, np.float64)[indices])
+
+
+def verify(trace: Trace, grads: PyTree, expected: Expected) -> Check:
+    """The check of a trace, and of the gradients that came with it, against what they should be."""
     numbers = []
-    for row, number, indices in places:
-        signal = np.asarray(np.asarray(signals[number], np.float64)[indices])
-        cotangent = np.asarray(np.asarray(cotangents[number], np.float64)[indices])
-        ran = not np.isnan(signal).all() or not np.any(cotangent == 0)
-        for what, summary, x in (
-            ("forward", trace.forward, signal),
-            ("backward", trace.backward, cotangent),
-        ):
-            found = summarise(x)
-            for quantity in set(found).intersection(summary._fields):
-                measured = float(np.asarray(getattr(summary, quantity))[row])
-                expected = found[quantity] if ran else float("nan")
-                scale = found["rms"] if quantity == "mean" else expected
-                label = f"{what} {quantity}"
-                numbers.append(Checked(trace.names[row], label, measured, expected, scale))
+    for row, perturbed in expected.rows.items():
+        numbers += _numbers(trace, row, "forward", perturbed.signal, perturbed.ran)
+        numbers += _numbers(trace, row, "backward", perturbed.cotangent, perturbed.ran)
     return Check(
-        tuple(numbers),
-        relative_error(float(trace.value), float(value), float(value)),
-        _tree_error(grads, expected_grads),
+        numbers=tuple(numbers),
+        value_error=relative_error(
+            float(trace.value), float(expected.value), float(expected.value)
+        ),
+        grads_error=_tree_error(grads, expected.grads),
     )
+
+
+def _numbers(trace: Trace, row: RowId, way: str, x: np.ndarray, ran: bool) -> list[Checked]:
+    """The numbers of one row and one pass beside those of the whole signal or cotangent."""
+    summary = trace.forward if way == "forward" else trace.backward
+    numbers = []
+    for quantity, exact in (plain := summarise(x)).items():
+        if quantity in summary._fields:
+            expected = exact if ran else float("nan")
+            numbers.append(
+                Checked(
+                    row=trace.names[row],
+                    quantity=f"{way} {quantity}",
+                    measured=float(np.asarray(getattr(summary, quantity))[row]),
+                    expected=expected,
+                    scale=plain["rms"] if quantity == "mean" else expected,
+                )
+            )
+    return numbers
 
 
 def summarise(x: np.ndarray) -> dict[str, float]:

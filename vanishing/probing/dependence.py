@@ -1,11 +1,12 @@
-"""What is known of every value of a program: where it comes from and whether the loss feels it."""
+"""Dataflow analysis: what each value depends on, and whether the loss depends on it."""
 
 import dataclasses
 import enum
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, is_float
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, is_float
+from vanishing.probing.leaf_names import LeafId
 
 # Names of JAX's primitives, by what they do to a signal.
 PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"})
@@ -37,114 +38,122 @@ class Kind(enum.IntEnum):
 class Use(NamedTuple):
     """A parameter leaf, and which of the loops around it walk along its leading axes."""
 
-    leaf: int
+    leaf: LeafId
     levels: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Fact:
-    """What is known of one value."""
+class Dependence:
+    """What one value depends on."""
 
     kind: Kind = Kind.NOTHING
     sensitive: bool = False  # a change of a parameter changes it differentiably
-    uses: frozenset[Use] = frozenset()  # of a PARAM: which leaves it is made of
+    uses: frozenset[Use] = frozenset()  # of a PARAM: the leaves that it is computed from
 
-    def join(self, other: "Fact") -> "Fact":
-        """What holds where a value may be either."""
+    def join(self, other: "Dependence") -> "Dependence":
+        """The dependence of a value that may be either of two."""
         kind = self.kind if self.kind == other.kind else Kind.SIGNAL
         if Kind.NOTHING in (self.kind, other.kind):
             kind = max(self.kind, other.kind)
-        return Fact(kind, self.sensitive or other.sensitive, self.uses | other.uses)
+        return Dependence(kind, self.sensitive or other.sensitive, self.uses | other.uses)
 
 
-class Facts(NamedTuple):
-    """The facts of a whole program."""
+class Dependences(NamedTuple):
+    """The dependences of a whole program."""
 
-    of: Mapping[int, Fact]
-    felt: frozenset[int]  # values with a differentiable way to the loss
-    used: frozenset[int]  # values with any way to the loss
-    loops: Mapping[int, tuple[Node, ...]]  # by value: the scans around it, outermost first
+    of: Mapping[ValueId, Dependence]
+    reaches_loss: frozenset[ValueId]  # values with a differentiable way to the loss
+    used: frozenset[ValueId]  # values with any way to the loss
+    loops: Mapping[ValueId, tuple[Node, ...]]  # by value: the scans around it, outermost first
 
-    def get(self, atom: Atom) -> Fact:
-        """The fact of a value; a literal is a constant."""
-        return Fact() if isinstance(atom, Literal) else self.of[atom]
+    def get(self, atom: Atom) -> Dependence:
+        """The dependence of a value; a literal is a constant."""
+        return Dependence() if isinstance(atom, Literal) else self.of[atom]
 
-    def on_path(self, value: int) -> bool:
+    def on_path(self, value: ValueId) -> bool:
         """Does the backward pass come through this value?"""
-        return self.of[value].sensitive and value in self.felt
+        return self.of[value].sensitive and value in self.reaches_loss
 
 
-def gather(program: Program, inputs: Sequence[Fact], losses: Sequence[Atom]) -> Facts:
-    """The facts of a program, given those of its inputs and the values that are the loss."""
+def gather(program: Program, inputs: Sequence[Dependence], losses: Sequence[Atom]) -> Dependences:
+    """The dependences of a program, given those of its inputs and the values that are the loss."""
     reading = _Reading(program)
     reading.frame(program.frame, inputs, ())
-    felt, used = (_reaching(program, losses, differentiably) for differentiably in (True, False))
-    return Facts(reading.of, felt, used, reading.loops)
+    return Dependences(
+        of=reading.of,
+        reaches_loss=_reaching(program, losses, differentiably=True),
+        used=_reaching(program, losses, differentiably=False),
+        loops=reading.loops,
+    )
 
 
 class _Reading:
-    """Facts from the inputs of a program on, forward."""
+    """Collects dependences from the inputs of a program on, forward."""
 
     def __init__(self, program: Program):
-        self.program, self.of, self.loops = program, {}, {}
+        self.program = program
+        self.of: dict[ValueId, Dependence] = {}
+        self.loops: dict[ValueId, tuple[Node, ...]] = {}
 
-    def frame(self, frame: Frame, inputs: Sequence[Fact], loops: tuple[Node, ...]) -> list[Fact]:
-        """Note the facts of a frame's values; returns those of its outputs."""
+    def frame(
+        self, frame: Frame, inputs: Sequence[Dependence], loops: tuple[Node, ...]
+    ) -> list[Dependence]:
+        """Note the dependences of a frame's values; returns those of its outputs."""
         self.of.update(zip(frame.inputs, inputs, strict=True))
-        self.of.update((number, Fact()) for number, _ in frame.constants)
+        self.of.update((number, Dependence()) for number, _ in frame.constants)
         for number in (*frame.inputs, *(number for number, _ in frame.constants)):
             self.loops[number] = loops
         for node in frame.nodes:
-            facts = [self.get(atom) for atom in node.inputs]
-            outputs = self.node(node, facts, loops)
-            for number, fact in zip(node.outputs, outputs, strict=True):
-                sensitive = fact.sensitive and is_float(self.program.specs[number])
-                self.of[number] = dataclasses.replace(fact, sensitive=sensitive)
+            arguments = [self.get(atom) for atom in node.inputs]
+            outputs = self.node(node, arguments, loops)
+            for number, output in zip(node.outputs, outputs, strict=True):
+                sensitive = output.sensitive and is_float(self.program.specs[number])
+                self.of[number] = dataclasses.replace(output, sensitive=sensitive)
                 self.loops[number] = loops
         return [self.get(atom) for atom in frame.outputs]
 
-    def get(self, atom: Atom) -> Fact:
-        return Fact() if isinstance(atom, Literal) else self.of[atom]
+    def get(self, atom: Atom) -> Dependence:
+        return Dependence() if isinstance(atom, Literal) else self.of[atom]
 
-    def node(self, node: Node, facts: list[Fact], loops) -> list[Fact]:
+    def node(self, node: Node, inputs: list[Dependence], loops) -> list[Dependence]:
         if node.loop:
-            return self.scan(node, facts, loops)
+            return self.scan(node, inputs, loops)
         if node.primitive == "cond":
-            branches = [self.frame(frame, facts[1:], loops) for frame in node.frames]
+            branches = [self.frame(frame, inputs[1:], loops) for frame in node.frames]
             outputs = branches[0]
             for branch in branches[1:]:
                 outputs = [a.join(b) for a, b in zip(outputs, branch, strict=True)]
             return outputs
         if node.frames:
-            return self.frame(node.frames[0], facts, loops)
-        return [self.operation(node, facts)] * len(node.outputs)
+            return self.frame(node.frames[0], inputs, loops)
+        return [self.operation(node, inputs)] * len(node.outputs)
 
-    def operation(self, node: Node, facts: list[Fact]) -> Fact:
-        kinds = {fact.kind for fact in facts}
-        sensitive = any(f.sensitive for f in facts) and node.primitive not in NO_GRADIENT
+    def operation(self, node: Node, inputs: list[Dependence]) -> Dependence:
+        kinds = {one.kind for one in inputs}
+        sensitive = any(f.sensitive for f in inputs) and node.primitive not in NO_GRADIENT
         kind = max(kinds, default=Kind.NOTHING)
         if kind == Kind.PARAM and Kind.DATA in kinds:
             kind = Kind.SIGNAL
         if (
             kind == Kind.PARAM
             and node.primitive in PRODUCTS
-            and not all(fact.kind == Kind.PARAM for fact in facts)
+            and not all(one.kind == Kind.PARAM for one in inputs)
         ):
             kind = Kind.SIGNAL  # data that the loss closes over look like constants
         if kind != Kind.PARAM:
-            return Fact(kind, sensitive)
-        return Fact(kind, sensitive, frozenset().union(*(fact.uses for fact in facts)))
+            return Dependence(kind, sensitive)
+        return Dependence(kind, sensitive, frozenset().union(*(one.uses for one in inputs)))
 
-    def scan(self, node: Node, facts: list[Fact], loops) -> list[Fact]:
+    def scan(self, node: Node, inputs: list[Dependence], loops) -> list[Dependence]:
         loop = node.loop
         assert loop is not None
-        consts, carry = facts[: loop.consts], facts[loop.consts : loop.consts + loop.carry]
+        consts, carry = inputs[: loop.consts], inputs[loop.consts : loop.consts + loop.carry]
         level = len(loops)
         xs = [
             dataclasses.replace(
-                fact, uses=frozenset(Use(u.leaf, (*u.levels, level)) for u in fact.uses)
+                one, uses=frozenset(Use(u.leaf, (*u.levels, level)) for u in one.uses)
             )
-            for fact in facts[loop.consts + loop.carry :]
+            for one in inputs[loop.consts + loop.carry :]
         ]
         while True:  # what is carried may become more after a turn, never less
             outputs = self.frame(node.frames[0], [*consts, *carry, *xs], (*loops, node))
@@ -154,7 +163,7 @@ class _Reading:
             carry = after
 
 
-def _reaching(program: Program, losses: Sequence[Atom], differentiably: bool) -> frozenset[int]:
+def _reaching(program: Program, losses: Sequence[Atom], differentiably: bool) -> frozenset[ValueId]:
     """The values that the loss depends on, found from the loss back."""
     reached = {atom for atom in losses if not isinstance(atom, Literal)}
 

@@ -1,354 +1,209 @@
-"""The rows of a network layer by layer: which operations make a layer, and what follows them."""
+"""Grouping: the rows of a network layer by layer, each of the operations that make up a layer."""
 
 import dataclasses
-import enum
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
-from vanishing.probing import dependence
-from vanishing.probing.dependence import Facts, Kind, Use
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, Program
+from vanishing.probing import dependence, patterns
+from vanishing.probing.chains import context_of, ends_chain, reductions, used_once_from
+from vanishing.probing.dependence import Dependences, Use
+from vanishing.probing.jaxpr import Frame, Literal, Local, Node, Program, ValueId
 from vanishing.probing.leaf_names import Leaf
+from vanishing.probing.patterns import Context, FrameView, Role, SiteKind
 
 
-class SiteKind(enum.StrEnum):
-    """What kind of operation a row records; a member equals the string that is its value."""
+@dataclasses.dataclass(frozen=True)
+class LayerRow:
+    """A value that gets a row, and the operations that the row stands for."""
 
-    MATMUL = "matmul"  # a matrix product or a convolution, with its bias
-    NONLINEARITY = "nonlinearity"
-    NORMALIZATION = "normalization"
-    RESIDUAL = "residual"  # the sum of two signals
-    OTHER = "other"
-
-
-# What an activation function is recognised by, best first; what is left out is arithmetic that
-# losses and statistics are made of as well.
-_TELLING = ("logistic", "tanh", "erf", "erfc", "sin", "cos", "max", "clamp", "select_n", "min")
-_OF_LOSSES = frozenset({"square", "integer_pow", "log", "sqrt", "abs"})
-_LOSSES = frozenset({"log_sigmoid", "softplus", "logaddexp", "xlogy", "log", "log1p"})
+    node: Node  # that makes the value
+    value: ValueId
+    ops: tuple[str, ...]
+    kind: SiteKind
+    uses: frozenset[Use] = frozenset()
+    local: Local | None = None  # how the value is computed element by element, if it is
 
 
-def kind_of(node: Node, known: Facts) -> str:
+def kind_of(node: Node, dependences: Dependences) -> SiteKind:
     """The kind of a single operation."""
-    sensitive = [known.get(atom).sensitive for atom in node.inputs]
+    sensitive = [dependences.get(atom).sensitive for atom in node.inputs]
     if node.primitive in dependence.PRODUCTS:
         return SiteKind.MATMUL
     if node.primitive in ("add", "add_any") and all(sensitive):
         return SiteKind.RESIDUAL
-    if node.primitive in dependence.NONLINEAR or node.equation.primitive.name.startswith(
-        "custom_jvp"
-    ):
+    if node.primitive in dependence.NONLINEAR or patterns.is_custom(node, "custom_jvp"):
         return SiteKind.NONLINEARITY
     if node.primitive in ("mul", "div") and all(sensitive):
         return SiteKind.NONLINEARITY
     return SiteKind.OTHER
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A value that gets a row, and what it stands for."""
+def rows_of(
+    program: Program, dependences: Dependences, leaves: Sequence[Leaf], frame: Frame
+) -> dict[ValueId, LayerRow]:
+    """The rows of a frame: layers, the nonlinearities that follow them, and residual sums.
 
-    node: Node
-    value: int
-    ops: tuple[str, ...]
-    kind: str
-    uses: frozenset[Use] = frozenset()
-    local: Local | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Track:
-    """How a value comes, elementwise, from a root value of its frame."""
-
-    root: int
-    nodes: tuple[Node, ...] = ()
-    nonlinear: bool = False
+    Args:
+      program: that the frame is of.
+      dependences: of the program's values.
+      leaves: the parameters, by number.
+      frame: whose rows are wanted; the frames in it have rows of their own.
+    """
+    context = context_of(patterns.view_of(program, dependences, frame))
+    return _layers(context, leaves) | _nonlinearities(context)
 
 
-class LayerRows:
-    """The rows of one frame: layers, the nonlinearities that follow them, and residual sums."""
+class _Merged(NamedTuple):
+    """A row, and the earlier rows that it takes the place of."""
 
-    def __init__(self, program: Program, known: Facts, leaves: Sequence[Leaf], frame: Frame):
-        """Find the rows; they are then in `rows`, by the number of the value."""
-        self.program, self.known, self.leaves, self.frame = program, known, leaves, frame
-        self.rows: dict[int, Row] = {}
-        self.tracks: dict[int, _Track] = {}
-        self.makers = {value: node for node in frame.nodes for value in node.outputs}
-        self.users: dict[int, list[Node]] = defaultdict(list)
-        for node in frame.nodes:
-            for atom in node.inputs:
-                if not isinstance(atom, Literal):
-                    self.users[atom].append(node)
-        self.statistics: dict[int, frozenset[Use]] = {}  # 1/sigma and what is made of it
-        self.reduced: set[int] = set()  # means, variances and what is made of them alone
-        for value in frame.inputs:
-            self.tracks[value] = _Track(value)
-        for node in frame.nodes:
-            self.visit(node)
-        for value, track in self.tracks.items():
-            if track.nonlinear and self.leaves_track(value, track):
-                self.add_nonlinearity(value, track)
+    row: LayerRow
+    replaces: Sequence[ValueId] = ()
 
-    def shape(self, atom: Atom) -> tuple[int, ...]:
-        return () if isinstance(atom, Literal) else getattr(self.program.specs[atom], "shape", ())
 
-    def maker(self, atom: Atom) -> Node | None:
-        return None if isinstance(atom, Literal) else self.makers.get(atom)
+def _layers(context: Context, leaves: Sequence[Leaf]) -> dict[ValueId, LayerRow]:
+    """The rows of layers, normalisations, softmaxes and sums."""
+    rows: dict[ValueId, LayerRow] = {}
+    for node in context.view.frame.nodes:
+        makes_row = _LAYER_ROWS.get(context.chains[node.outputs[0]].role) if node.outputs else None
+        if makes_row:
+            merged = makes_row(node, rows, context, leaves)
+            for value in merged.replaces:
+                del rows[value]
+            rows[merged.row.value] = merged.row
+    return rows
 
-    def visit(self, node: Node) -> None:
-        for value in node.outputs:
-            self.tracks[value] = _Track(value)
-        if node.frames or len(node.outputs) != 1:
-            return
-        (out,) = node.outputs
-        signals = [
-            a for a in node.inputs if isinstance(a, int) and self.known.of[a].kind == Kind.SIGNAL
-        ]
-        params = [a for a in node.inputs if self.known.get(a).kind == Kind.PARAM]
-        uses = frozenset().union(*(self.known.get(atom).uses for atom in params))
-        if node.primitive.startswith("reduce_") or (
-            signals and self.reduced.issuperset(signals) and self.is_elementwise_or_view(node)
-        ):
-            self.reduced.add(out)
-        if self.note_statistic(node, out, uses):
-            return
-        if self.known.get(out).kind != Kind.SIGNAL:
-            return
-        if self.is_normalised(node):
-            self.add_layer(node, out, SiteKind.NORMALIZATION, uses, signals)
-        elif self.is_softmax(node):
-            self.rows[out] = Row(node, out, ("softmax",), SiteKind.NONLINEARITY)
-        elif self.is_sum(node, signals):
-            self.add_sum(node, out, signals)
-        elif self.follows_elementwise(node, out, signals, params):
-            self.extend(node, out, signals, params)
-        elif params and self.known.of[out].sensitive:
-            kind = SiteKind.MATMUL if node.primitive in dependence.PRODUCTS else SiteKind.OTHER
-            self.add_layer(node, out, kind, uses, ())
-        elif self.is_whole_function(node, out, signals):
-            nodes = (node,) if node.equation.primitive.name.startswith("custom_jvp") else ()
-            self.tracks[out] = _Track(signals[0], nodes, nonlinear=True)
 
-    # Statistics: what a normalisation divides by.
+def _layer(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    kind = SiteKind.MATMUL if node.primitive in dependence.PRODUCTS else SiteKind.OTHER
+    uses = context.view.uses(node) | _uses_of_statistics(node, context)
+    return _Merged(LayerRow(node, node.outputs[0], (node.primitive,), kind, uses))
 
-    def note_statistic(self, node: Node, out: int, uses: frozenset[Use]) -> bool:
-        inherited = [a for a in node.inputs if isinstance(a, int) and a in self.statistics]
-        others = [
-            a
-            for a in node.inputs
-            if a not in self.statistics and self.known.get(a).kind in (Kind.SIGNAL, Kind.DATA)
-        ]
-        begins = node.primitive in ("rsqrt", "sqrt") and self.known.get(out).kind in (
-            Kind.SIGNAL,
-            Kind.DATA,
-        )
-        passes_on = inherited and not others and self.is_elementwise_or_view(node)
-        if begins or passes_on:
-            self.statistics[out] = uses.union(*(self.statistics[a] for a in inherited))
-            return True
-        return False
 
-    def is_elementwise_or_view(self, node: Node) -> bool:
-        return node.primitive in dependence.LINEAR | dependence.NONLINEAR | dependence.VIEWS
+def _softmax(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    return _Merged(LayerRow(node, node.outputs[0], ("softmax",), SiteKind.NONLINEARITY))
 
-    def is_normalised(self, node: Node) -> bool:
-        if node.primitive not in ("mul", "div") or len(node.inputs) != 2:
-            return False
-        return sum(atom in self.statistics for atom in node.inputs) == 1
 
-    def is_softmax(self, node: Node) -> bool:
-        if node.primitive != "div" or any(isinstance(a, Literal) for a in node.inputs):
-            return False
-        top, bottom = (self.maker(atom) for atom in node.inputs)
-        while bottom and bottom.primitive in dependence.VIEWS:
-            bottom = self.maker(bottom.inputs[0])
-        return bool(
-            top
-            and bottom
-            and top.primitive == "exp"
-            and bottom.primitive == "reduce_sum"
-            and bottom.inputs[0] == top.outputs[0]
-        )
+def _normalization(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    uses = context.view.uses(node) | _uses_of_statistics(node, context)
+    row = LayerRow(node, node.outputs[0], ("normalize",), SiteKind.NORMALIZATION, uses)
+    return _merged(row, rows, context, leaves)
 
-    # Layers: operations that use a parameter.
 
-    def add_layer(
-        self, node: Node, out: int, kind: str, uses: frozenset[Use], signals: Sequence[int]
-    ) -> None:
-        """A row; where it only adds a bias or a scale to the row before, instead of that one."""
-        ops = (node.primitive,) if kind != SiteKind.NORMALIZATION else ("normalise",)
-        for atom in node.inputs:
-            if isinstance(atom, int):
-                uses |= self.statistics.get(atom, frozenset())
-        for atom in signals:
-            track = self.tracks[atom]
-            earlier = self.rows.get(track.root)
-            if earlier and not track.nonlinear and self.may_merge(earlier, uses, atom):
-                del self.rows[track.root]
-                kind = earlier.kind if kind == SiteKind.OTHER else kind
-                ops, uses = tuple(dict.fromkeys(earlier.ops + ops)), uses | earlier.uses
-        self.rows[out] = Row(node, out, ops, kind, uses)
+def _bias_or_scale(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    uses = context.view.uses(node) | _uses_of_statistics(node, context)
+    row = LayerRow(node, node.outputs[0], (node.primitive,), SiteKind.OTHER, uses)
+    return _merged(row, rows, context, leaves)
 
-    def may_merge(self, earlier: Row, uses: frozenset[Use], atom: int) -> bool:
-        if not self.used_once_from(earlier.value, atom):
-            return False
-        modules = {self.leaves[use.leaf].module for use in earlier.uses}
-        return all(
-            self.leaves[use.leaf].module in modules
-            or len(self.leaves[use.leaf].shape) - len(use.levels) <= 1
-            for use in uses
-        )
 
-    def used_once_from(self, value: int, atom: int) -> bool:
-        """Does all of `value` go through `atom`, and from there to one place?"""
-        track = self.tracks[atom]
-        chain = [value, *(node.outputs[0] for node in track.nodes)]
-        return all(len(self.users[link]) == 1 for link in {*chain, atom})
+def _sum(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    """A residual sum, unless it only completes a layer that multiplies two inputs."""
+    halves = [
+        row
+        for value in context.view.signals(node)
+        if (row := rows.get(context.root(value)))
+        and row.kind == SiteKind.MATMUL
+        and not context.chains[value].nonlinear
+        and used_once_from(row.value, value, context)
+    ]
+    value = node.outputs[0]
+    if len(halves) == 2 and len({_cell(row.uses, leaves) for row in halves}) == 1:
+        ops = tuple(dict.fromkeys((*halves[0].ops, *halves[1].ops, "add")))
+        uses = halves[0].uses | halves[1].uses
+        row = LayerRow(node, value, ops, SiteKind.MATMUL, uses)
+        return _Merged(row, [half.value for half in halves])
+    return _Merged(LayerRow(node, value, (node.primitive,), SiteKind.RESIDUAL))
 
-    # Sums of two signals.
 
-    def is_sum(self, node: Node, signals: list[int]) -> bool:
-        if node.primitive not in ("add", "add_any") or len(signals) != 2:
-            return False
-        shape = self.shape(node.outputs[0])
-        roots = {self.tracks[atom].root for atom in signals}
-        sensitive = all(self.known.get(atom).sensitive for atom in signals)
-        return (
-            bool(shape)
-            and sensitive
-            and len(roots) == 2
-            and all(self.shape(atom) == shape for atom in signals)
-        )
+_LAYER_ROWS: Mapping[Role | None, Callable[..., _Merged]] = {
+    Role.NORMALIZATION: _normalization,
+    Role.SOFTMAX: _softmax,
+    Role.SUM: _sum,
+    Role.BIAS_OR_SCALE: _bias_or_scale,
+    Role.LAYER: _layer,
+}
 
-    def add_sum(self, node: Node, out: int, signals: list[int]) -> None:
-        """A residual sum, unless it only completes a layer that multiplies two inputs."""
-        rows = [self.rows.get(self.tracks[atom].root) for atom in signals]
-        halves = [
-            row
-            for row, atom in zip(rows, signals, strict=True)
-            if row
-            and row.kind == SiteKind.MATMUL
-            and not self.tracks[atom].nonlinear
-            and self.used_once_from(row.value, atom)
-        ]
-        if len(halves) == 2 and len({self.module(row.uses) for row in halves}) == 1:
-            for row in halves:
-                del self.rows[row.value]
-            ops = (*halves[0].ops, *halves[1].ops, "add")
-            uses = halves[0].uses | halves[1].uses
-            self.rows[out] = Row(node, out, tuple(dict.fromkeys(ops)), SiteKind.MATMUL, uses)
-        else:
-            self.rows[out] = Row(node, out, (node.primitive,), SiteKind.RESIDUAL)
 
-    def module(self, uses: frozenset[Use]) -> str:
-        """The container next above the ones that the leaves are in: that of a recurrent cell."""
-        modules = {self.leaves[use.leaf].module for use in uses}
-        return min(modules).rpartition(".")[0]
+def _uses_of_statistics(node: Node, context: Context) -> frozenset[Use]:
+    """The leaves in the statistics that a node divides by."""
+    values = [atom for atom in node.inputs if isinstance(atom, int)]
+    return frozenset().union(*(context.statistics.get(value, frozenset()) for value in values))
 
-    # Elementwise functions.
 
-    def follows_elementwise(self, node: Node, out: int, signals: list[int], params) -> bool:
-        """Is this value an elementwise function of one root and of scalars or parameters?"""
-        name = node.primitive
-        known = dependence.LINEAR | dependence.NONLINEAR | dependence.PREDICATES
-        custom = node.equation.primitive.name.startswith("custom_jvp")
-        if not (name in known or custom) or not signals:
-            return False
-        roots = {self.tracks[atom].root for atom in signals}
-        others = [a for a in node.inputs if a not in signals and a not in params]
-        (shape,) = {self.shape(out)}
-        return (
-            len(roots) == 1
-            and all(self.shape(atom) == shape for atom in (*roots, *signals))
-            and all(self.is_uniform(atom) for atom in others)
-        )
+def _merged(row: LayerRow, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    """A row that takes the place of the rows before it where it only adds a bias or a scale."""
+    replaces: list[ValueId] = []
+    for value in context.view.signals(row.node):
+        chain = context.chains[value]
+        earlier = rows.get(chain.root)
+        if earlier is None or chain.root in replaces or chain.nonlinear:
+            continue
+        if used_once_from(earlier.value, value, context) and _belongs(row, earlier, leaves):
+            replaces.append(chain.root)
+            row = dataclasses.replace(
+                row,
+                ops=tuple(dict.fromkeys(earlier.ops + row.ops)),
+                kind=earlier.kind if row.kind == SiteKind.OTHER else row.kind,
+                uses=row.uses | earlier.uses,
+            )
+    return _Merged(row, replaces)
 
-    def is_uniform(self, atom: Atom) -> bool:
-        """One number, as it is or broadcast."""
-        if self.known.get(atom).kind != Kind.NOTHING:
-            return self.shape(atom) == ()
-        while not isinstance(atom, Literal) and self.shape(atom) != ():
-            maker = self.maker(atom)
-            if maker is None or maker.primitive not in ("broadcast_in_dim", "convert_element_type"):
-                return False
-            atom = maker.inputs[0]
+
+def _belongs(row: LayerRow, earlier: LayerRow, leaves: Sequence[Leaf]) -> bool:
+    """Are a row's leaves of the same module as an earlier row's, or at most vectors?"""
+    modules = {leaves[use.leaf].module for use in earlier.uses}
+    return all(
+        leaves[use.leaf].module in modules or len(leaves[use.leaf].shape) - len(use.levels) <= 1
+        for use in row.uses
+    )
+
+
+def _cell(uses: frozenset[Use], leaves: Sequence[Leaf]) -> str:
+    """The container next above the ones that leaves are in: that of a recurrent cell."""
+    modules = {leaves[use.leaf].module for use in uses}
+    return min(modules).rpartition(".")[0]
+
+
+def _nonlinearities(context: Context) -> dict[ValueId, LayerRow]:
+    """The rows of activation functions: nonlinear chains that something else takes up."""
+    reduced = reductions(context.view)
+    rows = {}
+    for value, chain in context.chains.items():
+        statistic = chain.root in reduced or chain.root in context.statistics
+        if chain.nonlinear and not statistic and ends_chain(value, context):
+            op = _activation(value, context)
+            if op is not None:
+                local = Local(chain.root, chain.nodes) if chain.nodes else None
+                node = context.view.makers[value]
+                rows[value] = LayerRow(node, value, (op,), SiteKind.NONLINEARITY, local=local)
+    return rows
+
+
+def _activation(value: ValueId, context: Context) -> str | None:
+    """The name of the activation function that a nonlinear chain is; None where it is none."""
+    view, chain = context.view, context.chains[value]
+    node = view.makers[value]
+    names = [n.primitive for n in chain.nodes] or [node.primitive]
+    custom = [n.primitive for n in (*chain.nodes, node) if patterns.is_custom(n)]
+    signature = next((name for name in (*custom, *patterns.SIGNATURES) if name in names), None)
+    only_reduced = all(user.primitive.startswith("reduce_") for user in view.users[value])
+    if not signature and (only_reduced or set(names) <= {"exp", *dependence.LINEAR}):
+        return None  # arithmetic of a loss or of a statistic
+    if not view.sensitive(value) or view.shape(value) == ():
+        return None
+    named_by = next((n for n in chain.nodes if n.primitive == signature), node)
+    calls = [call for call in named_by.calls if call not in ("_where", "clip")]
+    op = calls[-1] if calls else signature or names[0]
+    return None if op in patterns.LOSS_FUNCTIONS and not _layer_follows(value, view) else op
+
+
+def _layer_follows(value: ValueId, view: FrameView) -> bool:
+    """Is there a layer downstream, in this frame or around it?"""
+    if value in view.frame.outputs or view.dependences.loops[value]:
         return True
-
-    def extend(self, node: Node, out: int, signals: list[int], params) -> None:
-        """Go on with a track; an operation that adds or multiplies a parameter begins a new one."""
-        (root,) = {self.tracks[atom].root for atom in signals}
-        tracks = [self.tracks[atom] for atom in signals]
-        apart = len(signals) == 1 and len(self.users[signals[0]]) == 1
-        if params and apart and node.primitive in dependence.LINEAR:
-            uses = frozenset().union(*(self.known.get(atom).uses for atom in params))
-            self.add_layer(node, out, SiteKind.OTHER, uses, signals)
-            self.tracks[out] = _Track(out)
-            return
-        if node.primitive in _OF_LOSSES and any(map(_is_telling, tracks[0].nodes)):
-            (begun,) = dict.fromkeys(signals)  # the activation is complete: a loss begins here
-            self.tracks[out] = _Track(begun, (node,), nonlinear=True)
-            return
-        nodes = tuple(dict.fromkeys(n for track in tracks for n in track.nodes))
-        linear = node.primitive in dependence.LINEAR and (
-            len(signals) == 1 or node.primitive in ("add", "sub", "add_any")
-        )
-        nonlinear = any(track.nonlinear for track in tracks) or not linear
-        ordered = tuple(n for n in self.frame.nodes if n in {*nodes, node})
-        self.tracks[out] = _Track(root, ordered, nonlinear)
-
-    def is_whole_function(self, node: Node, out: int, signals: list[int]) -> bool:
-        """A function with a derivative of its own from one value to one of the same shape."""
-        return (
-            node.equation.primitive.name.startswith(("custom_vjp", "custom_jvp"))
-            and len(signals) == 1
-            and self.shape(signals[0]) == self.shape(out) != ()
-        )
-
-    def leaves_track(self, value: int, track: _Track) -> bool:
-        """Is this the last of its elementwise function, where something else takes it up?"""
-        if value in self.frame.outputs:
-            return True
-        within = lambda node: (  # noqa: E731
-            len(node.outputs) == 1 and self.tracks[node.outputs[0]].root == track.root
-        )
-        return any(not within(node) for node in self.users[value])
-
-    def add_nonlinearity(self, value: int, track: _Track) -> None:
-        if track.root in self.reduced or track.root in self.statistics:
-            return
-        node = self.makers[value]
-        names = [n.primitive for n in track.nodes] or [node.primitive]
-        custom = [n.primitive for n in (*track.nodes, node) if _is_custom(n)]
-        telling = [name for name in (*custom, *_TELLING) if name in names]
-        nodes = [n for n in track.nodes if n.primitive in telling[:1]]
-        calls = [c for c in (*nodes, node)[0].calls if c not in ("_where", "clip")]
-        op = calls[-1] if calls else (telling or names)[0]
-        only_reduced = all(n.primitive.startswith("reduce_") for n in self.users[value])
-        if not telling and (only_reduced or set(names) <= {"exp", *dependence.LINEAR}):
-            return
-        if not self.known.of[value].sensitive or self.shape(value) == ():
-            return
-        if op in _LOSSES and not self.goes_on(value):
-            return
-        local = Local(track.root, track.nodes) if track.nodes else None
-        self.rows[value] = Row(node, value, (op,), SiteKind.NONLINEARITY, local=local)
-
-    def goes_on(self, value: int) -> bool:
-        """Is there a layer downstream, in this frame or around it?"""
-        if value in self.frame.outputs or self.known.loops[value]:
-            return True
-        reached, order = {value}, list(self.frame.nodes)
-        for node in order:
-            if reached.intersection(a for a in node.inputs if not isinstance(a, Literal)):
-                if node.primitive in dependence.PRODUCTS or node.frames:
-                    return True
-                reached.update(node.outputs)
-        return False
-
-
-def _is_telling(node: Node) -> bool:
-    return node.primitive in _TELLING or _is_custom(node)
-
-
-def _is_custom(node: Node) -> bool:
-    return node.equation.primitive.name.startswith("custom_")
+    reached = {value}
+    for node in view.frame.nodes:
+        if reached.intersection(a for a in node.inputs if not isinstance(a, Literal)):
+            if node.primitive in dependence.PRODUCTS or node.frames:
+                return True
+            reached.update(node.outputs)
+    return False

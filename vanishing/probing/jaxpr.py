@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NewType
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ _LIBRARIES = f"{os.sep}site-packages{os.sep}"
 _CHECKPOINTS = ("remat2", "remat", "checkpoint")
 
 
+ValueId = NewType("ValueId", int)  # counts the values of a program
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Literal:
     """A constant scalar that stands in a program as itself."""
@@ -30,7 +33,7 @@ class Literal:
     value: Any
 
 
-Atom = int | Literal  # the number of a value, or a literal
+Atom = ValueId | Literal
 
 
 class Loop(NamedTuple):
@@ -49,7 +52,7 @@ class Node:
     equation: Any
     primitive: str  # of a custom derivative, the name of its function
     inputs: tuple[Atom, ...]
-    outputs: tuple[int, ...]
+    outputs: tuple[ValueId, ...]
     scope: str  # names of `jax.named_scope` around it, outermost first
     calls: tuple[str, ...]  # jitted functions around it, outermost first
     called_at: Any  # the equation whose source line counts: its own, or a call of library code
@@ -57,7 +60,7 @@ class Node:
     loop: Loop | None = None
 
     @functools.cached_property
-    def inside(self) -> frozenset[int]:
+    def inside(self) -> frozenset[ValueId]:
         """The values that are made in its frames."""
         return frozenset().union(*(frame.made for frame in self.frames))
 
@@ -75,13 +78,13 @@ class Node:
 class Frame:
     """A straight run of nodes."""
 
-    inputs: tuple[int, ...]
-    constants: tuple[tuple[int, Any], ...]
+    inputs: tuple[ValueId, ...]
+    constants: tuple[tuple[ValueId, Any], ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Atom, ...]
 
     @functools.cached_property
-    def made(self) -> frozenset[int]:
+    def made(self) -> frozenset[ValueId]:
         """The values that are made in it, and in the frames in it."""
         return frozenset().union(*(node.inside.union(node.outputs) for node in self.nodes))
 
@@ -90,7 +93,7 @@ class Program(NamedTuple):
     """A function as JAX sees it: its outermost frame, and the shape and dtype of every value."""
 
     frame: Frame
-    specs: Mapping[int, Any]
+    specs: Mapping[ValueId, Any]
 
 
 def read(function: Callable, *args) -> tuple[Program, Any]:
@@ -150,20 +153,20 @@ class _Reader:
             bodies, loop = _bodies(eqn)
             nodes.append(
                 Node(
-                    eqn,
-                    _primitive_name(eqn),
-                    inputs,
-                    outputs,
-                    stack,
-                    calls,
-                    called_at or eqn,
-                    tuple(self.frame(body, stack, calls) for body in bodies),
-                    loop,
+                    equation=eqn,
+                    primitive=_primitive_name(eqn),
+                    inputs=inputs,
+                    outputs=outputs,
+                    scope=stack,
+                    calls=calls,
+                    called_at=called_at or eqn,
+                    frames=tuple(self.frame(body, stack, calls) for body in bodies),
+                    loop=loop,
                 )
             )
 
-    def number(self, env, var) -> int:
-        env[var] = len(self.specs)
+    def number(self, env, var) -> ValueId:
+        env[var] = ValueId(len(self.specs))
         self.specs[env[var]] = var.aval
         return env[var]
 
@@ -179,7 +182,9 @@ def _is_library_function(jaxpr) -> bool:
 def _bodies(eqn) -> tuple[Sequence[Any], Loop | None]:
     name, params = eqn.primitive.name, eqn.params
     if name == "scan":
-        return [params["jaxpr"]], Loop(params["length"], params["reverse"], *_scan_counts(params))
+        consts, carry = _scan_counts(params)
+        loop = Loop(params["length"], params["reverse"], consts=consts, carry=carry)
+        return [params["jaxpr"]], loop
     if name in _CHECKPOINTS:
         return [params["jaxpr"]], None
     if name == "cond":
@@ -215,7 +220,7 @@ def _scan_counts(params) -> tuple[int, int]:
 class Local(NamedTuple):
     """How a value is computed, elementwise, from one other value of its frame."""
 
-    root: int
+    root: ValueId
     nodes: tuple[Node, ...]
 
 

@@ -13,7 +13,7 @@ USED, STOPPED, UNUSED = "used", "without a gradient", "unused"
 
 
 class LeafPlace(NamedTuple):
-    """A parameter leaf: its path, its axes of depth, and whether the loss feels it."""
+    """A parameter leaf: its path, its axes of depth, and whether it reaches the loss."""
 
     label: str  # its path; "{0}" stands for the index along the first axis of depth
     lengths: tuple[int, ...]  # of its axes of depth
@@ -37,12 +37,12 @@ class Layout:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """What a person calls each row."""
+        """The name of each row."""
         return tuple(self.sites[i.site].label.format(*i.indices) for i in self.instances)
 
     @functools.cached_property
     def order(self) -> np.ndarray:
-        """Where each row stands when every site's array is flattened, one after another."""
+        """The place of each row in the arrays of all sites, flattened one after another."""
         sizes = [int(np.prod(site.lengths, dtype=int)) for site in self.sites]
         offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
         return np.array(
@@ -57,7 +57,7 @@ class Layout:
 
     @functools.cached_property
     def param_names(self) -> tuple[str, ...]:
-        """What a person calls each row of the parameters."""
+        """The name of each leaf, and of each layer of a leaf with axes of depth."""
         return tuple(
             leaf.label.format(*index) for leaf in self.leaves for index in np.ndindex(leaf.lengths)
         )

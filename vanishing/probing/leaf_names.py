@@ -1,7 +1,7 @@
 """Names of parameter leaves, written as one would reach for them in Python."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NewType
 
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
@@ -63,6 +63,9 @@ def indexed(name: str, levels: Iterable[int]) -> str:
         index = f"[{{{level}}}]"
         label = label.replace(DEPTH, index, 1) if DEPTH in label else label + index
     return label
+
+
+LeafId = NewType("LeafId", int)  # counts the leaves of all parameters
 
 
 class Leaf(NamedTuple):

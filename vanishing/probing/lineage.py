@@ -1,10 +1,14 @@
 """The rows of a program in forward order, and for each the rows that its signal comes from."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, NewType
 
-from vanishing.probing.dependence import Facts
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Node
+from vanishing.probing.dependence import Dependences
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, ValueId
+
+SiteId = NewType("SiteId", int)  # counts the sites of a program
+RowId = NewType("RowId", int)  # counts the rows in forward order
+RowIds = frozenset[RowId]
 
 
 class Ref(NamedTuple):
@@ -20,10 +24,10 @@ class Ref(NamedTuple):
 Refs = frozenset[Ref]
 
 
-class Tap(NamedTuple):
+class RowStep(NamedTuple):
     """A row of site `site` whose signal comes from `sources`."""
 
-    site: int
+    site: SiteId
     sources: Refs
 
 
@@ -46,63 +50,62 @@ class Scan(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """What a frame makes of its inputs."""
+    """How the rows and outputs of a frame come from its inputs."""
 
-    steps: tuple["Tap | Branch | Scan", ...]
+    steps: tuple["RowStep | Branch | Scan", ...]
     outputs: tuple[Refs, ...]
 
 
-def flow_of(frame: Frame, sites: dict[int, int], known: Facts) -> Flow:
+def flow_of(frame: Frame, sites: Mapping[ValueId, SiteId], dependences: Dependences) -> Flow:
     """The flow of a frame, given the site of each value that has one."""
-    refs: dict[int, Refs] = {value: frozenset({Ref(-1, i)}) for i, value in enumerate(frame.inputs)}
+    refs: dict[ValueId, Refs] = {
+        value: frozenset({Ref(-1, i)}) for i, value in enumerate(frame.inputs)
+    }
     steps = []
 
     def of(atom: Atom) -> Refs:
-        if isinstance(atom, Literal) or not known.of[atom].sensitive:
+        if isinstance(atom, Literal) or not dependences.of[atom].sensitive:
             return frozenset()
         return refs.get(atom, frozenset())
 
     for node in frame.nodes:
         operands = tuple(of(atom) for atom in node.inputs)
         if node.frames:
-            steps.append(_step(node, operands, sites, known))
-            made = [frozenset({Ref(len(steps) - 1, port)}) for port in range(len(node.outputs))]
+            steps.append(_step(node, operands, sites, dependences))
+            origins = [frozenset({Ref(len(steps) - 1, port)}) for port in range(len(node.outputs))]
         else:
-            made = [frozenset().union(*operands)] * len(node.outputs)
-        for value, sources in zip(node.outputs, made, strict=True):
+            origins = [frozenset().union(*operands)] * len(node.outputs)
+        for value, sources in zip(node.outputs, origins, strict=True):
             refs[value] = sources
             if value in sites:
-                steps.append(Tap(sites[value], sources))
+                steps.append(RowStep(sites[value], sources))
                 refs[value] = frozenset({Ref(len(steps) - 1, 0)})
     return Flow(tuple(steps), tuple(of(atom) for atom in frame.outputs))
 
 
-def _step(node: Node, operands: tuple[Refs, ...], sites, known) -> Branch | Scan:
-    flows = tuple(flow_of(frame, sites, known) for frame in node.frames)
+def _step(node: Node, operands: tuple[Refs, ...], sites, dependences) -> Branch | Scan:
+    flows = tuple(flow_of(frame, sites, dependences) for frame in node.frames)
     if node.loop:
-        return Scan(flows[0], operands, *node.loop)
+        return Scan(body=flows[0], operands=operands, **node.loop._asdict())
     return Branch(flows, operands[1:] if node.primitive == "cond" else operands)
 
 
 class Instance(NamedTuple):
     """One row: a site at one index of each loop around it."""
 
-    site: int
+    site: SiteId
     indices: tuple[int, ...]
-    parents: tuple[int, ...]  # rows that its signal comes from, without a row between
-
-
-Rows = frozenset[int]
+    parents: tuple[RowId, ...]  # rows that its signal comes from, without a row between
 
 
 class _Series(NamedTuple):
     """A value with one entry for each index of the scan that made it."""
 
-    entries: tuple[Rows, ...]
+    entries: tuple[RowIds, ...]
     last: int  # the index that ran last
 
-    def whole(self) -> Rows:
-        """Where it is used all at once: the deepest way back leads through what ran last."""
+    def last_rows(self) -> RowIds:
+        """The rows of the value used all at once: the longest way back is through what ran last."""
         return self.entries[self.last]
 
 
@@ -120,7 +123,7 @@ def _width(flow: Flow) -> int:
 
 
 def _sources(step) -> list[Ref]:
-    refs = [step.sources] if isinstance(step, Tap) else step.operands
+    refs = [step.sources] if isinstance(step, RowStep) else step.operands
     return [ref for group in refs for ref in group]
 
 
@@ -129,15 +132,13 @@ def _run(flow: Flow, inputs: Sequence, indices: tuple[int, ...], into: list[Inst
     ports: list[Sequence] = []
 
     def value(refs: Refs):
-        found = [inputs[r.port] if r.step == -1 else ports[r.step][r.port] for r in refs]
-        if len(found) == 1:
-            return found[0]
-        return frozenset().union(*map(_whole, found))
+        values = [inputs[r.port] if r.step == -1 else ports[r.step][r.port] for r in refs]
+        return _either(values)
 
     for step in flow.steps:
-        if isinstance(step, Tap):
-            into.append(Instance(step.site, indices, tuple(sorted(_whole(value(step.sources))))))
-            ports.append([frozenset({len(into) - 1})])
+        if isinstance(step, RowStep):
+            into.append(Instance(step.site, indices, tuple(sorted(_rows(value(step.sources))))))
+            ports.append([frozenset({RowId(len(into) - 1)})])
         elif isinstance(step, Branch):
             operands = [value(refs) for refs in step.operands]
             outputs = [_run(body, operands, indices, into) for body in step.bodies]
@@ -154,10 +155,10 @@ def _run_scan(scan: Scan, value: Callable, indices: tuple[int, ...], into: list[
     order = range(scan.length)[:: -1 if scan.reverse else 1]
     outputs = {}
     for i in order:
-        slices = [x.entries[i] if _steps_with(x, scan) else _whole(x) for x in xs]
+        slices = [x.entries[i] if _steps_with(x, scan) else _rows(x) for x in xs]
         results = _run(scan.body, [*consts, *carry, *slices], (*indices, i), into)
         carry = results[: scan.carry]
-        outputs[i] = [_whole(result) for result in results[scan.carry :]]
+        outputs[i] = [_rows(result) for result in results[scan.carry :]]
     last = order[-1] if order else 0
     columns = range(len(scan.body.outputs) - scan.carry)
     series = [
@@ -170,9 +171,9 @@ def _steps_with(value, scan: Scan) -> bool:
     return isinstance(value, _Series) and len(value.entries) == scan.length
 
 
-def _whole(value) -> Rows:
-    return value.whole() if isinstance(value, _Series) else value
+def _rows(value) -> RowIds:
+    return value.last_rows() if isinstance(value, _Series) else value
 
 
 def _either(values: Sequence):
-    return values[0] if len(values) == 1 else frozenset().union(*map(_whole, values))
+    return values[0] if len(values) == 1 else frozenset().union(*map(_rows, values))

@@ -1,5 +1,6 @@
-"""A loss on its way to being probed: its program, the places to watch, how its trees come apart."""
+"""Traces a loss and selects what to record, ready for replay."""
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,18 +11,19 @@ import numpy as np
 
 from vanishing._types import PyTree
 from vanishing.probing import dependence, jaxpr, leaf_names, sites
-from vanishing.probing.dependence import Fact, Facts, Kind, Use
-from vanishing.probing.jaxpr import Program
+from vanishing.probing.dependence import Dependence, Dependences, Kind, Use
+from vanishing.probing.jaxpr import Program, ValueId
 from vanishing.probing.layout import STOPPED, UNUSED, USED, Layout, LeafPlace
-from vanishing.probing.leaf_names import Leaf
-from vanishing.probing.lineage import flow_of
+from vanishing.probing.leaf_names import Leaf, LeafId
+from vanishing.probing.lineage import SiteId, flow_of
+from vanishing.probing.replay import Callbacks, Tap, replay
 from vanishing.probing.sites import Selected, Site
 
 _ARRAYS = (jax.Array, np.ndarray, np.generic, bool, int, float, complex)
 
 
 class Plan(NamedTuple):
-    """A loss as it is going to be replayed."""
+    """A traced loss, ready to be replayed."""
 
     flat_loss: Callable[[list[Any], list[Any]], Any]  # of the leaves: params, others
     program: Program
@@ -30,6 +32,7 @@ class Plan(NamedTuple):
     params: list[Any]  # leaves
     others: list[Any]  # the program's other inputs: those of the loss, then what it closes over
     arguments: int  # how many of the others are the loss's
+    has_aux: bool
     grads_like: Callable[[list[Any]], PyTree]
     aux_like: Callable[[list[Any]], Any]
     dtype: Any  # of the summaries
@@ -37,71 +40,106 @@ class Plan(NamedTuple):
 
 def make_plan(
     loss: Callable[..., Any],
-    argnums: int | Sequence[int],
-    has_aux: bool,
-    level: str,
-    where: Callable[[Site], bool],
     args: tuple,
-    kwargs: dict,
+    kwargs: dict[str, Any],
+    *,
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    level: str = "layer",
+    where: Callable[[Site], bool] = lambda site: True,
 ) -> Plan:
     """The plan of a loss, read from what it does with these arguments; see `vanishing.probe`."""
     numbers = _positions(argnums, len(args))
     named = _named_leaves(loss, argnums, numbers, args)
-    params = [leaf for *_, leaf in named]
+    params = [leaf.value for leaf in named]
     trees = [jax.tree.structure(args[n]) for n in numbers]
     flat_loss, others = _flatten(loss, numbers, trees, args, kwargs)
     program, output = _read(flat_loss, params, others)
     _require_scalar(output, has_aux)
     program, closed_over = jaxpr.lift_constants(program)
-    known = dependence.gather(
-        program,
-        [
-            *(Fact(Kind.PARAM, True, frozenset({Use(i, ())})) for i in range(len(params))),
-            *(Fact(Kind.DATA) for _ in others),
-            *(Fact(Kind.NOTHING) for _ in closed_over),
-        ],
-        program.frame.outputs[:1],
-    )
-    if not any(number in known.felt for number in program.frame.inputs[: len(params)]):
-        raise ValueError(
-            "no parameter reaches the loss, so every gradient is 0; look for stop_gradient, a cast "
-            f"to integers, or parameters that argnums={argnums} leaves out."
-        )
+    dependences = _dependences(program, len(params), len(others))
+    _require_gradient(program, dependences, len(params), argnums)
     leaves = [
-        Leaf(name, leaf_names.parent(path, name), np.shape(leaf)) for name, path, leaf in named
+        Leaf(path=n.name, module=leaf_names.parent(n.path, n.name), shape=np.shape(n.value))
+        for n in named
     ]
-    selected = [s for s in sites.choose(program, known, leaves, level) if where(s.site)]
-    layout = Layout(
-        tuple(s.site for s in selected),
-        flow_of(program.frame, {s.value: i for i, s in enumerate(selected)}, known),
-        _leaf_places(program, known, leaves),
-        _notes(program, known),
-        _stops(program, known),
-    )
-
-    def grads_like(grads):
-        rebuilt = _trees(trees, grads)
-        return rebuilt[0] if isinstance(argnums, int) else tuple(rebuilt)
-
-    def aux_like(values):
-        return jax.tree.unflatten(jax.tree.structure(output[1]), values) if has_aux else None
-
+    selected = [s for s in sites.choose(program, dependences, leaves, level) if where(s.site)]
     return Plan(
-        flat_loss,
-        program,
-        selected,
-        layout,
-        params,
-        [*others, *closed_over],
-        len(others),
-        grads_like,
-        aux_like,
-        jnp.result_type(jnp.float32, *(s.site.dtype for s in selected)),
+        flat_loss=flat_loss,
+        program=program,
+        selected=selected,
+        layout=_layout(program, dependences, leaves, selected),
+        params=params,
+        others=[*others, *closed_over],
+        arguments=len(others),
+        has_aux=has_aux,
+        grads_like=functools.partial(_grads_like, trees, isinstance(argnums, int)),
+        aux_like=functools.partial(_aux_like, jax.tree.structure(output[1]) if has_aux else None),
+        dtype=jnp.result_type(jnp.float32, *(s.site.dtype for s in selected)),
     )
 
 
-def _positions(argnums: int | Sequence[int], count: int) -> list[int]:
-    """The arguments with the parameters, counted from the first."""
+def tapped(plan: Plan, tap: Tap) -> Callable:
+    """The loss of a plan as a function of its parameters and of the slots of its taps.
+
+    Args:
+      plan: of the loss.
+      tap: what to do at each of its selected values; see `replay.Callbacks`.
+
+    Returns:
+      A function of the parameters' leaves, the slots by number of the value, and the program's
+      other inputs. It returns the loss and a pair: its aux outputs, and what the taps measured.
+    """
+    callbacks = Callbacks(tap=tap, locals={s.value: s.local for s in plan.selected if s.local})
+
+    def run(params, slots, others):
+        arguments = [jnp.asarray(leaf) for leaf in (*params, *others)]
+        outputs, measured = replay(plan.program.frame, arguments, callbacks, slots)
+        return outputs[0], (outputs[1:], measured)
+
+    return run
+
+
+def _dependences(program: Program, params: int, others: int) -> Dependences:
+    """The dependences of a program whose inputs are parameters, data, and closed-over arrays."""
+    param = [
+        Dependence(kind=Kind.PARAM, sensitive=True, uses=frozenset({Use(LeafId(i), ())}))
+        for i in range(params)
+    ]
+    data = [Dependence(kind=Kind.DATA)] * others
+    constants = [Dependence(kind=Kind.NOTHING)] * (len(program.frame.inputs) - params - others)
+    return dependence.gather(program, [*param, *data, *constants], program.frame.outputs[:1])
+
+
+def _layout(
+    program: Program,
+    dependences: Dependences,
+    leaves: Sequence[Leaf],
+    selected: Sequence[Selected],
+) -> Layout:
+    site_ids = {s.value: SiteId(i) for i, s in enumerate(selected)}
+    return Layout(
+        sites=tuple(s.site for s in selected),
+        flow=flow_of(program.frame, site_ids, dependences),
+        leaves=_leaf_places(program, dependences, leaves),
+        notes=_notes(program, dependences),
+        stops=_stops(program, dependences),
+    )
+
+
+def _grads_like(trees: list[Any], single: bool, grads: Sequence[Any]) -> PyTree:
+    """Gradients as `jax.grad` returns them, from their leaves."""
+    rebuilt = _trees(trees, grads)
+    return rebuilt[0] if single else tuple(rebuilt)
+
+
+def _aux_like(tree: Any, values: Sequence[Any]) -> Any:
+    """What the loss returned beside its value, from its leaves; None where it has no tree."""
+    return None if tree is None else jax.tree.unflatten(tree, values)
+
+
+def _positions(argnums: int | Sequence[int], count: int) -> Sequence[int]:
+    """The positions of the arguments with the parameters, counted from the first."""
     numbers = (argnums,) if isinstance(argnums, int) else argnums
     numbers = [n % count if -count <= n < count else n for n in numbers]
     if bad := [n for n in numbers if n >= count]:
@@ -109,19 +147,26 @@ def _positions(argnums: int | Sequence[int], count: int) -> list[int]:
     return numbers
 
 
-def _named_leaves(loss, argnums, numbers: list[int], args: tuple) -> list[tuple[str, Any, Any]]:
-    """Name, path in its tree, and value of every parameter."""
+class _NamedLeaf(NamedTuple):
+    name: str
+    path: Any  # in its tree
+    value: Any
+
+
+def _named_leaves(loss, argnums, numbers: Sequence[int], args: tuple) -> list[_NamedLeaf]:
+    """Every parameter leaf of the arguments of these numbers."""
     names = _argument_names(loss, len(args))
-    found = []
+    leaves = []
     for number in numbers:
         prefix = "" if isinstance(argnums, int) else names[number]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(args[number]):
-            found.append((leaf_names.join(prefix, path) or names[number], path, leaf))
-            _require_float(found[-1][0], leaf)
-    return found
+        for path, value in jax.tree_util.tree_leaves_with_path(args[number]):
+            name = leaf_names.join(prefix, path) or names[number]
+            _require_float(name, value)
+            leaves.append(_NamedLeaf(name=name, path=path, value=value))
+    return leaves
 
 
-def _flatten(loss, numbers: list[int], trees: list[Any], args: tuple, kwargs: dict):
+def _flatten(loss, numbers: Sequence[int], trees: list[Any], args: tuple, kwargs: dict):
     """The loss as a function of two lists of arrays, parameters and others; and the others."""
     rest = (tuple(None if i in numbers else arg for i, arg in enumerate(args)), kwargs)
     leaves, structure = jax.tree.flatten(rest)
@@ -160,44 +205,53 @@ def _read(flat_loss, params, others):
         raise
 
 
-def _leaf_places(program: Program, known: Facts, leaves: Sequence[Leaf]) -> tuple[LeafPlace, ...]:
-    levels = dict.fromkeys(range(len(leaves)), 0)
-    for fact in known.of.values():
-        for use in fact.uses:
+def _leaf_places(
+    program: Program, dependences: Dependences, leaves: Sequence[Leaf]
+) -> tuple[LeafPlace, ...]:
+    levels = [0] * len(leaves)
+    for one in dependences.of.values():
+        for use in one.uses:
             levels[use.leaf] = max(levels[use.leaf], len(use.levels))
-    places = []
-    for i, leaf in enumerate(leaves):
-        number = program.frame.inputs[i]
-        reach = USED if number in known.felt else STOPPED if number in known.used else UNUSED
-        lengths = leaf.shape[: levels[i]]
-        places.append(LeafPlace(leaf_names.indexed(leaf.path, range(levels[i])), lengths, reach))
-    return tuple(places)
+    return tuple(
+        LeafPlace(
+            label=leaf_names.indexed(leaf.path, range(depth)),
+            lengths=leaf.shape[:depth],
+            reach=_reach(value, dependences),
+        )
+        for leaf, depth, value in zip(leaves, levels, program.frame.inputs, strict=False)
+    )
 
 
-def _notes(program: Program, known: Facts) -> tuple[str, ...]:
+def _reach(value: ValueId, dependences: Dependences) -> str:
+    if value in dependences.reaches_loss:
+        return USED
+    return STOPPED if value in dependences.used else UNUSED
+
+
+def _notes(program: Program, dependences: Dependences) -> tuple[str, ...]:
     """What is inside of operations that are recorded only as a whole."""
-    whole = ("while", "custom_vjp", "shard_map", "pallas_call", "custom_linear_solve")
+    opaque = ("while", "custom_vjp", "shard_map", "pallas_call", "custom_linear_solve")
     nodes = [node for _, node in jaxpr.walk(program.frame)]
     return tuple(
         dict.fromkeys(
             f"what is inside of {node.primitive} at {sites.own_source(node) or 'an unknown line'}; "
             "its outputs are rows at level='op'."
             for node in nodes
-            if node.equation.primitive.name.startswith(whole)
-            and any(known.on_path(value) for value in node.outputs)
+            if node.equation.primitive.name.startswith(opaque)
+            and any(dependences.on_path(value) for value in node.outputs)
         )
     )
 
 
-def _stops(program: Program, known: Facts) -> tuple[str, ...]:
-    """Where a stop_gradient keeps back what the loss would otherwise feel."""
+def _stops(program: Program, dependences: Dependences) -> tuple[str, ...]:
+    """Where a stop_gradient cuts a parameter off from the loss."""
     return tuple(
         dict.fromkeys(
             sites.own_source(node) or "an unknown line"
             for _, node in jaxpr.walk(program.frame)
             if node.primitive == "stop_gradient"
-            and any(known.get(atom).sensitive for atom in node.inputs)
-            and known.used.intersection(node.outputs)
+            and any(dependences.get(atom).sensitive for atom in node.inputs)
+            and dependences.used.intersection(node.outputs)
         )
     )
 
@@ -221,6 +275,14 @@ def _require_float(name: str, leaf: Any) -> None:
         f"the parameter {name} is {what}; a gradient needs floating-point arrays. Pass the rest as "
         "another argument (equinox.partition and flax.nnx.split part a model in two)."
     )
+
+
+def _require_gradient(program: Program, dependences: Dependences, params: int, argnums) -> None:
+    if not dependences.reaches_loss.intersection(program.frame.inputs[:params]):
+        raise ValueError(
+            "no parameter reaches the loss, so every gradient is 0; look for stop_gradient, a cast "
+            f"to integers, or parameters that argnums={argnums} leaves out."
+        )
 
 
 def _require_scalar(output: Any, has_aux: bool) -> None:

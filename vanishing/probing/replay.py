@@ -1,4 +1,4 @@
-"""Runs a program again, with a function applied to the values that are asked for."""
+"""Runs a program again, with a function applied to chosen values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,37 +6,39 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, run
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, ValueId, run
+
+Tap = Callable[[ValueId, jax.Array, Any, Any], tuple[jax.Array, Any]]
 
 
-class Taps(NamedTuple):
+class Callbacks(NamedTuple):
     """What to do at which values of a program.
 
     `tap(number, value, slot, local)` returns the value to go on with, and an array or tree of what
     was measured; `local` is None or `(function, root)` with `value == function(root)`.
     """
 
-    tap: Callable[[int, jax.Array, Any, Any], tuple[jax.Array, Any]]
-    locals: Mapping[int, Local]
+    tap: Tap
+    locals: Mapping[ValueId, Local]
 
 
 def replay(
-    frame: Frame, args: Sequence[Any], taps: Taps, slots: Mapping[int, Any]
-) -> tuple[list[Any], dict[int, Any]]:
+    frame: Frame, args: Sequence[Any], callbacks: Callbacks, slots: Mapping[ValueId, Any]
+) -> tuple[list[Any], dict[ValueId, Any]]:
     """Run a frame, tapping every value that has a slot.
 
     Args:
       frame: what to run, on `args`.
-      taps: what to do at the values that have a slot.
+      callbacks: what to do at the values that have a slot.
       slots: a tree for each value to tap, by the value's number; for a value inside scans, with the
         scans' lengths as leading axes.
 
     Returns:
-      The frame's outputs, and what the taps measured, by number, with the same leading axes; of a
-      branch that was not taken it is nan.
+      The frame's outputs, and what the callbacks measured, by number, with the same leading axes;
+      of a branch that was not taken it is nan.
     """
     env = dict(zip(frame.inputs, args, strict=True)) | dict(frame.constants)
-    measured = {}
+    measured: dict[ValueId, Any] = {}
 
     def value(atom: Atom):
         return atom.value if isinstance(atom, Literal) else env[atom]
@@ -45,19 +47,21 @@ def replay(
         inputs = [value(atom) for atom in node.inputs]
         own = {number: slots[number] for number in node.inside if number in slots}
         if own:
-            outputs, found = _run_frames(node, inputs, taps, own)
-            measured |= found
+            outputs, measured_inside = _run_frames(node, inputs, callbacks, own)
+            measured |= measured_inside
         else:
             outputs = run(node, inputs)
         env.update(zip(node.outputs, outputs, strict=True))
         for number in node.outputs:
             if number in slots:
-                local = _local(taps.locals.get(number), env)
-                env[number], measured[number] = taps.tap(number, env[number], slots[number], local)
+                local = _local(callbacks.locals.get(number), env)
+                env[number], measured[number] = callbacks.tap(
+                    number, env[number], slots[number], local
+                )
     return [value(atom) for atom in frame.outputs], measured
 
 
-def _local(local: Local | None, env: Mapping[int, Any]):
+def _local(local: Local | None, env: Mapping[ValueId, Any]):
     if local is None:
         return None
 
@@ -74,21 +78,23 @@ def _local(local: Local | None, env: Mapping[int, Any]):
     return function, env[local.root]
 
 
-def _run_frames(node: Node, inputs: Sequence[Any], taps: Taps, slots: Mapping[int, Any]):
+def _run_frames(
+    node: Node, inputs: Sequence[Any], callbacks: Callbacks, slots: Mapping[ValueId, Any]
+):
     if node.loop:
-        return _scan(node, inputs, taps, slots)
+        return _scan(node, inputs, callbacks, slots)
     if node.primitive == "cond":
-        return _cond(node, inputs, taps, slots)
+        return _cond(node, inputs, callbacks, slots)
     params = node.equation.params
     again = jax.checkpoint(
-        lambda slots, *args: replay(node.frames[0], args, taps, slots),
+        lambda slots, *args: replay(node.frames[0], args, callbacks, slots),
         prevent_cse=params["prevent_cse"],
         policy=params["policy"],
     )
     return again(slots, *inputs)
 
 
-def _scan(node: Node, inputs: Sequence[Any], taps: Taps, slots: Mapping[int, Any]):
+def _scan(node: Node, inputs: Sequence[Any], callbacks: Callbacks, slots: Mapping[ValueId, Any]):
     loop, params = node.loop, node.equation.params
     assert loop is not None
     first_x = loop.consts + loop.carry
@@ -96,7 +102,7 @@ def _scan(node: Node, inputs: Sequence[Any], taps: Taps, slots: Mapping[int, Any
 
     def body(carry, x):
         x, slots = x
-        outputs, measured = replay(node.frames[0], [*consts, *carry, *x], taps, slots)
+        outputs, measured = replay(node.frames[0], [*consts, *carry, *x], callbacks, slots)
         return outputs[: loop.carry], (outputs[loop.carry :], measured)
 
     carry, (ys, measured) = jax.lax.scan(
@@ -110,13 +116,13 @@ def _scan(node: Node, inputs: Sequence[Any], taps: Taps, slots: Mapping[int, Any
     return [*carry, *ys], measured
 
 
-def _cond(node: Node, inputs: Sequence[Any], taps: Taps, slots: Mapping[int, Any]):
+def _cond(node: Node, inputs: Sequence[Any], callbacks: Callbacks, slots: Mapping[ValueId, Any]):
     index, *operands = inputs
 
     def taken(frame):
         own = {number: slot for number, slot in slots.items() if number in frame.made}
         return lambda own_slots, *args: replay(
-            frame, args, taps, {number: own_slots[number] for number in own}
+            frame, args, callbacks, {number: own_slots[number] for number in own}
         )
 
     branches = [taken(frame) for frame in node.frames]

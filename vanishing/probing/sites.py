@@ -1,4 +1,4 @@
-"""Which values of a program get a row, of what kind each is, and what a person calls it."""
+"""Selects the values of a program to record, and names them."""
 
 import itertools
 import math
@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vanishing.probing import jaxpr, leaf_names
-from vanishing.probing.dependence import Facts, Kind, Use
-from vanishing.probing.grouping import LayerRows, Row, kind_of
-from vanishing.probing.jaxpr import Local, Node, Program
+from vanishing.probing.dependence import Dependences, Kind, Use
+from vanishing.probing.grouping import LayerRow, kind_of, rows_of
+from vanishing.probing.jaxpr import Local, Node, Program, ValueId
 from vanishing.probing.leaf_names import Leaf
+from vanishing.probing.patterns import SiteKind
 
 
 class Site(NamedTuple):
@@ -18,7 +19,7 @@ class Site(NamedTuple):
 
     label: str  # of the row; "{0}" stands for the index of the outermost loop around it
     op: str
-    kind: str
+    kind: SiteKind
     param: str  # path of the parameters that it uses, or ""
     scope: str
     source: str  # "path/of/file.py:line" of the user's own code, or ""
@@ -28,52 +29,65 @@ class Site(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Its op and where that is, in few words."""
+        """Its op and source line, in few words."""
         line = os.path.basename(self.source) or self.scope
         return f"{self.op} at {line}" if line else self.op
 
 
 class Selected(NamedTuple):
-    """A site, the value that it watches, and how that comes from its input if elementwise."""
+    """A site and the value that it records."""
 
-    value: int
+    value: ValueId
     site: Site
-    local: Local | None
+    local: Local | None  # how the value is computed element by element, if it is
 
 
-def choose(program: Program, known: Facts, leaves: Sequence[Leaf], level: str) -> list[Selected]:
-    """The sites of a program, in the order in which its frames make them."""
-    namer = _Namer(program, known, leaves)
+def choose(
+    program: Program, dependences: Dependences, leaves: Sequence[Leaf], level: str
+) -> list[Selected]:
+    """The sites of a program, in the order in which its frames make them.
+
+    Args:
+      program: to choose from.
+      dependences: of its values.
+      leaves: the parameters, by number.
+      level: "layer" or "op"; see `vanishing.probe`.
+    """
+    rows: dict[ValueId, LayerRow] = {}
     if level == "op":
-        return [
-            Selected(
-                value, namer.site(Row(node, value, (node.primitive,), kind_of(node, known))), None
-            )
-            for _, node in jaxpr.walk(program.frame)
-            if not node.frames
-            for value in node.outputs
-            if known.on_path(value)
-        ]
-    rows = {}
-    for frame in jaxpr.frames(program.frame):
-        rows |= LayerRows(program, known, leaves, frame).rows
-    order = [v for _, node in jaxpr.walk(program.frame) for v in node.outputs if v in rows]
-    return [Selected(v, namer.site(rows[v]), rows[v].local) for v in order if known.on_path(v)]
+        for _, node in jaxpr.walk(program.frame):
+            if not node.frames:
+                rows |= {value: _operation(node, value, dependences) for value in node.outputs}
+    else:
+        for frame in jaxpr.frames(program.frame):
+            rows |= rows_of(program, dependences, leaves, frame)
+    namer = _Namer(program, dependences, leaves)
+    return [
+        Selected(value=value, site=namer.site(rows[value]), local=rows[value].local)
+        for _, node in jaxpr.walk(program.frame)
+        for value in node.outputs
+        if value in rows and dependences.on_path(value)
+    ]
+
+
+def _operation(node: Node, value: ValueId, dependences: Dependences) -> LayerRow:
+    """The row of a single operation."""
+    return LayerRow(node=node, value=value, ops=(node.primitive,), kind=kind_of(node, dependences))
 
 
 class _Namer:
-    """Names for rows, as a person would say them."""
+    """Names rows by their parameter, else by their scope, else by their source line."""
 
-    def __init__(self, program: Program, known: Facts, leaves: Sequence[Leaf]):
-        self.program, self.known, self.leaves = program, known, leaves
+    def __init__(self, program: Program, dependences: Dependences, leaves: Sequence[Leaf]):
+        self.program, self.dependences, self.leaves = program, dependences, leaves
 
-    def site(self, row: Row) -> Site:
-        node, loops = row.node, self.known.loops[row.value]
+    def site(self, row: LayerRow) -> Site:
+        node, loops = row.node, self.dependences.loops[row.value]
         uses = row.uses or frozenset().union(
             *(
-                self.known.get(atom).uses
+                self.dependences.get(atom).uses
                 for atom in node.inputs
-                if self.known.get(atom).kind == Kind.PARAM
+                if self.dependences.get(atom).kind == Kind.PARAM
             )
         )
         spec = self.program.specs[row.value]
@@ -82,15 +96,15 @@ class _Namer:
         param, levels = self.param(uses)
         base = param or scope or os.path.basename(source) or node.primitive
         return Site(
-            _label(base, levels if param else (), self.time_like(loops)),
-            "+".join(row.ops),
-            row.kind,
-            param,
-            scope,
-            source,
-            tuple(spec.shape),
-            str(spec.dtype),
-            tuple(node.loop.length for node in loops if node.loop),
+            label=_label(base, levels if param else (), self.time_like(loops)),
+            op="+".join(row.ops),
+            kind=row.kind,
+            param=param,
+            scope=scope,
+            source=source,
+            shape=tuple(spec.shape),
+            dtype=str(spec.dtype),
+            lengths=tuple(node.loop.length for node in loops if node.loop),
         )
 
     def param(self, uses: frozenset[Use]) -> tuple[str, tuple[int, ...]]:
@@ -114,7 +128,7 @@ class _Namer:
         loop = node.loop
         assert loop is not None
         xs = node.inputs[loop.consts + loop.carry :]
-        return any(self.known.get(atom).kind == Kind.PARAM for atom in xs)
+        return any(self.dependences.get(atom).kind == Kind.PARAM for atom in xs)
 
 
 def _steps(path: str) -> list[str]:
@@ -145,7 +159,7 @@ def _clean(scope: str) -> str:
 
 
 def own_source(node: Node) -> str:
-    """ "file:line" of the user's own code that made a node, or "" where that is not known."""
+    """ "file:line" of the user's own code that made a node, or "" where that is not dependences."""
     if node.source is None:
         return ""
     file, line = node.source

@@ -14,7 +14,7 @@ from vanishing._numerics import by_platform, rms, usually, wide
 SATURATED = 0.01  # of the largest slope
 
 
-class Forward(NamedTuple):
+class ForwardSummary(NamedTuple):
     """What the forward pass left at each row; nan where it did not run, or was not wanted."""
 
     mean: Float[Array, "..."]
@@ -27,7 +27,7 @@ class Forward(NamedTuple):
     similarity: Float[Array, "..."]  # mean cosine between two examples
 
 
-class Backward(NamedTuple):
+class BackwardSummary(NamedTuple):
     """What the backward pass left at each row: of the cotangent, dL/dh."""
 
     rms: Float[Array, "..."]
@@ -48,11 +48,11 @@ def count_non_finite(x: Float[Array, "..."], rms: Float[Array, ""]) -> Float[Arr
     return by_platform(seldom, count, wide(x))
 
 
-def share(mask: Bool[Array, "..."], dtype=jnp.float32) -> Float[Array, ""]:
+def fraction(mask: Bool[Array, "..."], dtype=jnp.float32) -> Float[Array, ""]:
     """Which part of a mask is true, 0 to 1; of no elements, 0.
 
     >>> import jax.numpy as jnp
-    >>> print(share(jnp.array([True, True, True, False])))
+    >>> print(fraction(jnp.array([True, True, True, False])))
     0.75
     """
     # A sum of float32 ones is faster than one of integers, and exact while it is short.
@@ -98,12 +98,12 @@ def forward(
     wanted: Collection[str],
     slope: Float[Array, "..."] | None = None,
     largest_slope: float = float("nan"),
-) -> Forward:
+) -> ForwardSummary:
     """The forward summary of a signal; what is not wanted is nan.
 
     Args:
       x: the signal.
-      wanted: names of `Forward`'s entries.
+      wanted: names of `ForwardSummary`'s entries.
       slope: of the nonlinearity that made it, element by element, if one did.
       largest_slope: the most that this nonlinearity's slope can be.
     """
@@ -115,12 +115,12 @@ def forward(
         found["dead_units"] = dead_units(x)
     if "similarity" in wanted and x.ndim:
         found["similarity"] = similarity(x)
-    return _filled(Forward, found, x)
+    return _filled(ForwardSummary, found, x)
 
 
-def backward(cotangent: Float[Array, "..."], wanted: Collection[str]) -> Backward:
+def backward(cotangent: Float[Array, "..."], wanted: Collection[str]) -> BackwardSummary:
     """The backward summary of a signal, from its cotangent; what is not wanted is nan."""
-    return _filled(Backward, _common(cotangent, wanted), cotangent)
+    return _filled(BackwardSummary, _common(cotangent, wanted), cotangent)
 
 
 def _common(x, wanted: Collection[str], slope=None, largest_slope=float("nan")) -> dict:
@@ -132,9 +132,9 @@ def _common(x, wanted: Collection[str], slope=None, largest_slope=float("nan")) 
     if "non_finite" in wanted:
         found["non_finite"] = count_non_finite(x, found["rms"])
     if "zeros" in wanted:
-        found["zeros"] = share(x == 0, wide(x).dtype)
+        found["zeros"] = fraction(x == 0, wide(x).dtype)
     if "saturated" in wanted and slope is not None:
-        found["saturated"] = share(jnp.abs(slope) < SATURATED * largest_slope, wide(x).dtype)
+        found["saturated"] = fraction(jnp.abs(slope) < SATURATED * largest_slope, wide(x).dtype)
     return {name: value for name, value in found.items() if name in wanted}
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing.summary import Backward, backward
+from vanishing.probing.summary import BackwardSummary, backward
 
-SLOT_SIZE = len(Backward._fields)
+SLOT_SIZE = len(BackwardSummary._fields)
 
 
 @functools.cache
@@ -25,7 +25,7 @@ def watch(wanted: Collection[str]) -> Callable:
     branch of a `cond` that did not run, and computes and stores the same.
 
     Args:
-      wanted: names of the entries of `Backward` to compute, hashable.
+      wanted: names of the entries of `BackwardSummary` to compute, hashable.
     """
 
     @jax.custom_vjp

@@ -1,9 +1,9 @@
 """The trace: what a probe measured, one row for each place of the network it looked at."""
 
 import dataclasses
-import functools
 import os
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,11 @@ from vanishing._types import PyTree
 from vanishing.probing.budget import Budget, budget
 from vanishing.probing.layout import Layout, LeafPlace
 from vanishing.probing.sites import Site
+from vanishing.probing.summary import BackwardSummary, ForwardSummary
+
+if TYPE_CHECKING:
+    import xarray
+    from matplotlib.figure import Figure
 
 
 class ParamNorms(NamedTuple):
@@ -28,11 +33,6 @@ class ParamNorms(NamedTuple):
     update: Float[Array, "..."]  # nan until `with_updates`
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["forward", "backward", "params", "value"],
-    meta_fields=["layout"],
-)
 @dataclasses.dataclass(frozen=True)
 class Trace:
     """Signal and gradient at every row of a network, from one forward and one backward pass.
@@ -42,11 +42,10 @@ class Trace:
     is printed of such a stack is its median.
     """
 
-    # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
-    forward: Any  # a `Forward`, each entry with a last axis of rows, in forward order
-    backward: Any  # a `Backward`, likewise
-    params: Any  # a `ParamNorms`, each entry with a last axis of leaves or their layers
-    value: Any  # the loss
+    forward: ForwardSummary  # each entry with a last axis of rows, in forward order
+    backward: BackwardSummary  # likewise
+    params: ParamNorms  # each entry with a last axis of leaves or their layers
+    value: Float[Array, "..."] | Float[np.ndarray, "..."]  # the loss
     layout: Layout
 
     @property
@@ -84,9 +83,9 @@ class Trace:
         def collapse(x, axes: int):
             x = np.asarray(x, dtype=np.float64)
             extra = tuple(range(x.ndim - axes))
-            some = ~np.isnan(x).all(axis=extra, keepdims=True)  # a median of nothing would warn
-            median = np.nanmedian(np.where(some, x, 0.0), axis=extra, keepdims=True)
-            return np.where(some, median, np.nan).reshape(x.shape[x.ndim - axes :])
+            present = ~np.isnan(x).all(axis=extra, keepdims=True)  # a median of nothing would warn
+            median = np.nanmedian(np.where(present, x, 0.0), axis=extra, keepdims=True)
+            return np.where(present, median, np.nan).reshape(x.shape[x.ndim - axes :])
 
         forward, backward, params = jax.tree.map(
             lambda x: collapse(x, 1), (self.forward, self.backward, self.params)
@@ -95,7 +94,13 @@ class Trace:
             group._replace(non_finite=_most(all_of.non_finite))
             for group, all_of in ((forward, self.forward), (backward, self.backward))
         )
-        return Trace(forward, backward, params, collapse(self.value, 0), self.layout)
+        return Trace(
+            forward=forward,
+            backward=backward,
+            params=params,
+            value=collapse(self.value, 0),
+            layout=self.layout,
+        )
 
     def _rms(self) -> tuple[np.ndarray, np.ndarray]:
         single = self.single()
@@ -117,7 +122,7 @@ class Trace:
         norms = leaf_norms(updates, self.layout.leaves)
         return dataclasses.replace(self, params=self.params._replace(update=norms))
 
-    def to_xarray(self):
+    def to_xarray(self) -> "xarray.Dataset":
         """The trace as a labelled `xarray.Dataset` with dimensions `row` and `parameter`.
 
         Axes that `vmap` or `scan` put in front are called `batch_0`, `batch_1`, and so on.
@@ -144,7 +149,7 @@ class Trace:
         """The user's own source with the RMS of signal and gradient beside the lines."""
         return _text.annotate([site.source for site in self.sites], *self._rms())
 
-    def plot(self):
+    def plot(self) -> "Figure":
         """Signal and gradient against row, as a matplotlib figure."""
         from vanishing import figures
 
@@ -178,13 +183,13 @@ class Trace:
             ("mean", _sizes(forward.mean, forward.non_finite)),
             ("rms", _sizes(forward.rms, forward.non_finite)),
             ("max", _sizes(forward.largest, forward.non_finite)),
-            ("zeros", list(map(_text.share, forward.zeros))),
-            ("saturated", list(map(_text.share, forward.saturated))),
-            ("dead", list(map(_text.share, forward.dead_units))),
+            ("zeros", list(map(_text.percent, forward.zeros))),
+            ("saturated", list(map(_text.percent, forward.saturated))),
+            ("dead", list(map(_text.percent, forward.dead_units))),
             ("similar", list(map(_text.number, forward.similarity))),
             ("dL/dh rms", _sizes(backward.rms, backward.non_finite)),
             ("dL/dh max", _sizes(backward.largest, backward.non_finite)),
-            ("dL/dh zeros", list(map(_text.share, backward.zeros))),
+            ("dL/dh zeros", list(map(_text.percent, backward.zeros))),
             ("not finite", list(map(_text.number, forward.non_finite + backward.non_finite))),
         ]
         optional = ("saturated", "dead", "similar", "not finite")
@@ -196,6 +201,25 @@ class Trace:
         return tuple(name for name, _ in kept), list(
             zip(*(cells for _, cells in kept), strict=True)
         )
+
+
+_LEAVES = ("forward", "backward", "params", "value")
+
+
+def _flatten(trace: Trace) -> tuple[list[tuple[Any, Any]], Layout]:
+    leaves = [(jax.tree_util.GetAttrKey(name), getattr(trace, name)) for name in _LEAVES]
+    return leaves, trace.layout
+
+
+def _rebuild(layout: Layout, leaves: Iterable[Any]) -> Trace:
+    """A trace of anything that JAX puts in the place of arrays, which `__init__` may refuse."""
+    trace = object.__new__(Trace)
+    for name, leaf in zip((*_LEAVES, "layout"), (*leaves, layout), strict=True):
+        object.__setattr__(trace, name, leaf)
+    return trace
+
+
+jax.tree_util.register_pytree_with_keys(Trace, _flatten, _rebuild)
 
 
 def _most(counts) -> np.ndarray:

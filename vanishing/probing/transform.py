@@ -10,13 +10,15 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import PyTree
-from vanishing.probing import summary, tap
-from vanishing.probing.check import Check, compare
-from vanishing.probing.plan import Plan, make_plan
-from vanishing.probing.replay import Taps, replay
+from vanishing.probing import check, summary, tap
+from vanishing.probing.check import Check
+from vanishing.probing.jaxpr import ValueId
+from vanishing.probing.plan import Plan, make_plan, tapped
+from vanishing.probing.replay import Tap
 from vanishing.probing.sites import Site
-from vanishing.probing.summary import Backward, Forward
+from vanishing.probing.summary import BackwardSummary, ForwardSummary
 from vanishing.probing.trace import ParamNorms, Trace, leaf_norms
 
 LEVELS = ("layer", "op")  # what gets a row: each layer and nonlinearity, or every operation
@@ -62,8 +64,8 @@ def probe(
         on the backward path.
       where: keeps only the sites for which it is true, for instance
         `lambda site: site.kind == "matmul"`.
-      summaries: names of entries of `vanishing.probing.Forward` and `Backward`. The usual ones are
-        all but "dead_units" and "similarity"; `("rms",)` alone costs the least.
+      summaries: names of entries of `vanishing.probing.ForwardSummary` and `BackwardSummary`. The
+        usual ones are all but "dead_units" and "similarity"; `("rms",)` alone costs the least.
 
     Returns:
       A `Probe`: call it for a `Probed`; its `check` proves the numbers on the same arguments.
@@ -81,13 +83,19 @@ def probe(
     >>> [site.op for site in probed.trace.sites]
     ['dot_general', 'logistic', 'dot_general']
     """
-    if level not in LEVELS:
-        raise ValueError(f"level is {level!r}; it must be one of {', '.join(LEVELS)}.")
+    _arguments.one_of("level", level, LEVELS)
     if isinstance(summaries, str):
         raise ValueError(f"summaries is the text {summaries!r}; give a tuple: ({summaries!r},).")
     if unknown := sorted(set(summaries) - set(SUMMARIES)):
         raise ValueError(f"summaries has {unknown[0]!r}; it may hold {', '.join(SUMMARIES)}.")
-    return Probe(loss, argnums, has_aux, level, where, tuple(summaries))
+    return Probe(
+        loss=loss,
+        argnums=argnums,
+        has_aux=has_aux,
+        level=level,
+        where=where,
+        summaries=tuple(summaries),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,24 +119,39 @@ class Probe:
         return self._measure(self._plan(args, kwargs))
 
     def _plan(self, args: tuple, kwargs: dict) -> Plan:
-        how = self.argnums, self.has_aux, self.level, self.where
-        return make_plan(self.loss, *how, args, kwargs)
+        return make_plan(
+            self.loss,
+            args,
+            kwargs,
+            argnums=self.argnums,
+            has_aux=self.has_aux,
+            level=self.level,
+            where=self.where,
+        )
 
     def _measure(self, plan: Plan) -> Probed:
         slots = {
             selected.value: jnp.zeros((*selected.site.lengths, tap.SLOT_SIZE), plan.dtype)
             for selected in plan.selected
         }
-        run = jax.value_and_grad(_tapped(plan, _measuring_tap(self.summaries)), (0, 1), True)
+        run = jax.value_and_grad(tapped(plan, _measuring_tap(self.summaries)), (0, 1), True)
 
         @jax.jit
-        def measured(params, others):
+        def measure(params, others):
             (value, (aux, measured)), (grads, cotangents) = run(params, slots, others)
-            rows = _rows(plan, measured, cotangents)
-            trace = Trace(*rows, _norms(plan, params, grads), value, plan.layout)
-            return Probed(value, plan.grads_like(grads), plan.aux_like(aux), trace)
+            forward, backward = _summaries(plan, measured, cotangents)
+            trace = Trace(
+                forward=forward,
+                backward=backward,
+                params=_norms(plan, params, grads),
+                value=value,
+                layout=plan.layout,
+            )
+            return Probed(
+                value=value, grads=plan.grads_like(grads), aux=plan.aux_like(aux), trace=trace
+            )
 
-        return measured(plan.params, plan.others)
+        return measure(plan.params, plan.others)
 
     def check(self, *args, rows: int = 8, **kwargs) -> Check:
         """Prove the trace's numbers on these arguments, against gradients of perturbations.
@@ -153,46 +176,12 @@ class Probe:
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
         probed = self._measure(plan)
-        count = len(probed.trace)
-        chosen = np.unique(np.linspace(0, count - 1, min(rows or count, count)).astype(int))
-        watched = {plan.layout.instances[row].site for row in chosen}
-        zeros = {
-            s.value: jnp.zeros((*s.site.lengths, *s.site.shape), s.site.dtype)
-            for i, s in enumerate(plan.selected)
-            if i in watched
-        }
-
-        def perturb(number, x, slot, local):
-            del number, local
-            return x + slot, jax.lax.stop_gradient(x)
-
-        run = jax.value_and_grad(_tapped(plan, perturb), (0, 1), True)
-        (_, (_, signals)), (_, cotangents) = jax.jit(run)(plan.params, zeros, plan.others)
-        places = [
-            (int(row), plan.selected[place.site].value, place.indices)
-            for row, place in ((row, plan.layout.instances[row]) for row in chosen)
-        ]
-        plain = jax.jit(jax.value_and_grad(plan.flat_loss, 0, self.has_aux))
-        plain = plain(plan.params, plan.others[: plan.arguments])
-        value = plain[0][0] if self.has_aux else plain[0]
-        grads = jax.tree.leaves(probed.grads)
-        return compare(probed.trace, grads, places, signals, cotangents, value, plain[1])
+        expected = check.perturb(plan, check.spread(len(probed.trace), rows))
+        return check.verify(probed.trace, probed.grads, expected)
 
 
-def _tapped(plan: Plan, tap_function):
-    """The loss as a function of its parameters and of the slots of its taps."""
-    taps = Taps(tap_function, {s.value: s.local for s in plan.selected if s.local})
-
-    def run(params, slots, others):
-        arguments = [jnp.asarray(leaf) for leaf in (*params, *others)]
-        outputs, measured = replay(plan.program.frame, arguments, taps, slots)
-        return outputs[0], (outputs[1:], measured)
-
-    return run
-
-
-def _measuring_tap(wanted: tuple[str, ...]):
-    slopes = {}  # found once for each different nonlinearity
+def _measuring_tap(wanted: tuple[str, ...]) -> Tap:
+    slopes: dict[ValueId | str, float] = {}  # the largest of each different nonlinearity
 
     def measure(number, x, slot, local):
         slope, largest = None, float("nan")
@@ -213,19 +202,21 @@ def _measuring_tap(wanted: tuple[str, ...]):
     return measure
 
 
-def _rows(plan: Plan, measured, cotangents) -> tuple[Forward, Backward]:
+def _summaries(plan: Plan, measured, cotangents) -> tuple[ForwardSummary, BackwardSummary]:
+    """The summaries of all rows, from the arrays of every site."""
+
     def in_order(by_value, size: int):
         flat = [by_value[s.value].reshape(-1, size).astype(plan.dtype) for s in plan.selected]
         stacked = jnp.concatenate(flat) if flat else jnp.zeros((0, size), plan.dtype)
         return stacked[plan.layout.order]
 
-    *forward, ran = in_order(measured, len(Forward._fields) + 1).T
+    *forward, ran = in_order(measured, len(ForwardSummary._fields) + 1).T
     backward = in_order(cotangents, tap.SLOT_SIZE)
     backward = jnp.where(jnp.isnan(ran)[:, None], jnp.nan, backward)  # a branch not taken
-    return Forward(*forward), Backward(*backward.T)
+    return ForwardSummary(*forward), BackwardSummary(*backward.T)
 
 
 def _norms(plan: Plan, params: list[Any], grads: list[Any]) -> ParamNorms:
     weight = leaf_norms(params, plan.layout.leaves)
     gradient = leaf_norms(grads, plan.layout.leaves)
-    return ParamNorms(weight, gradient, jnp.full_like(weight, jnp.nan))
+    return ParamNorms(weight=weight, gradient=gradient, update=jnp.full_like(weight, jnp.nan))

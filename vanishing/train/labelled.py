@@ -78,8 +78,8 @@ def trunk(trace: Trace) -> dict[str, np.ndarray]:
     block = [instance.indices[:1] for instance in trace.layout.instances]
     ends = [row for row in range(len(block)) if block[row : row + 1] != block[row + 1 : row + 2]]
     return {
-        "trunk_rms": trace.forward.rms[..., ends],
-        "trunk_cotangent_rms": trace.backward.rms[..., ends],
+        "trunk_rms": np.asarray(trace.forward.rms)[..., ends],
+        "trunk_cotangent_rms": np.asarray(trace.backward.rms)[..., ends],
     }
 
 
