@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import vanishing
+from experiments.common import catalog
 from vanishing import layers
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +70,12 @@ def test_files_that_are_named_exist(path):
     named = re.findall(r"`((?:vanishing|experiments|scripts|tests)/[\w./]*)`", text_of(path))
     absent = [name for name in named if not (ROOT / name).exists()]
     assert path.name == "CHANGELOG.md" or not absent, f"{path} names {absent}"
+
+
+def test_the_table_of_experiments_is_what_their_command_lists():
+    listed = {f"`experiments.{name}`": text for name, text in catalog.questions().items()}
+    table = text_of("experiments/README.md").partition("## ")[0]
+    assert dict(re.findall(r"^\| (`experiments\.\w+`) \| (.*) \|$", table, re.MULTILINE)) == listed
 
 
 def test_the_first_page_is_short():
