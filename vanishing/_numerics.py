@@ -58,25 +58,25 @@ def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
 
 
 def by_platform(branching: Callable, straight: Callable, x) -> Float[Array, ""]:
-    """On a CPU a branch saves a pass over the data; an accelerator would have to wait for it."""
+    """`branching(x)` on a CPU, where a branch saves a pass over the data; else `straight(x)`."""
     return jax.lax.platform_dependent(x, cpu=branching, default=straight)
 
 
 def usually(
-    usual: Bool[Array, ""], value: Float[Array, ""], dear: Callable, x: Float[Array, "..."]
+    usual: Bool[Array, ""], value: Float[Array, ""], fallback: Callable, x: Float[Array, "..."]
 ) -> Float[Array, ""]:
-    """`value` where `usual`, else `dear(x)`; under vmap, too, only if one of the batch needs it."""
+    """`value` if `usual`, else `fallback(x)`, run under `vmap` only if some element needs it."""
 
     @jax.custom_batching.custom_vmap
     def choose(usual, value, x):
-        return jax.lax.cond(usual, lambda x: value, dear, x)
+        return jax.lax.cond(usual, lambda x: value, fallback, x)
 
     @choose.def_vmap
     def _(size, batched, usual, value, x):
         axes = tuple(0 if is_batched else None for is_batched in batched)
 
         def each(x):
-            one = lambda usual, value, x: jnp.where(usual, value, dear(x))  # noqa: E731
+            one = lambda usual, value, x: jnp.where(usual, value, fallback(x))  # noqa: E731
             return jax.vmap(one, axes, axis_size=size)(usual, value, x)
 
         values = jnp.broadcast_to(value, (size,))

@@ -108,7 +108,7 @@ def test_theory_takes_the_shape_and_the_bias_of_the_layer_and_survives_any_depth
     same = layers.repeat(weight_standardized(dense(8), 0.01), 1000)
     end = layers.propagate(same, signal(shape=(8,), correlation=0.5))
     assert float(end.log_q) == pytest.approx(2000 * math.log(0.01), rel=1e-5)
-    assert float(end.share) == pytest.approx(0.5, rel=1e-5)
+    assert float(end.decorrelation) == pytest.approx(0.5, rel=1e-5)
 
 
 @pytest.mark.parametrize(
