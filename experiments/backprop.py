@@ -208,7 +208,7 @@ _COUNTS = (backprop.forward_work, backprop.backward_work)
 
 def rms(values: jax.Array | np.ndarray) -> np.float64:
     """Root mean square, in NumPy's float64 whatever the arithmetic of the network."""
-    return np.float64(check.summarise(np.asarray(values, np.float64))["rms"])
+    return np.float64(check.summarize(np.asarray(values, np.float64))["rms"])
 
 
 def difference(ours: jax.Array | np.ndarray, theirs: jax.Array | np.ndarray) -> float:
