@@ -25,7 +25,7 @@ from vanishing import figures, initializers, layers, networks, sweep
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ScaledInitializerOptions, groups.ClassifierOptions):
-    """Which networks to train."""
+    """The networks to train."""
 
     activations: tuple[str, ...] = option(
         ("sigmoid", "tanh", "relu"), "Activations to compare.", choices=tuple(layers.ACTIVATIONS)
@@ -37,26 +37,25 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     """Every activation at every depth, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
 
-    def cell(activation: str, depth: int) -> sweep.Cell:
+    def network(activation: str, depth: int) -> layers.Layer:
         name = training.initializer_name(config, activation)
-        network = networks.mlp(
+        return networks.mlp(
             classes,
             depth=depth,
             width=config.width,
             activation=activation,
             weights=initializers.by_name(name, config.scales()),
         )
-        return training.cell(config, network)
 
     members = {"activation": config.activations, "depth": config.depths}
-    dataset = families.measure(config, run, members, cell, examples)
+    dataset = families.measure_networks(config, run, members, network, examples)
     dataset.depth.attrs.update(long_name="number of hidden layers", units="1")
     names = [training.initializer_name(config, a) for a in config.activations]
     return dataset.assign_coords(initializer=("activation", names))
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each network did, and what the error signal has to do with it."""
+    """A table of the networks' outcomes, and where each error signal was lost."""
     lines = families.table(dataset)
     lines += ["", f"where the error signal went, at depth {int(dataset.depth[-1])}:"]
     for activation in dataset.activation.values:
@@ -71,25 +70,28 @@ def verdict(dataset: xr.Dataset) -> str:
 
 def figure(dataset: xr.Dataset) -> Figure:
     """The activations and their slopes; signal and error signal by layer; and the losses."""
-    names = list(dataset.activation.values)
+    title = "The signal, the error signal on its way back, and whether the network learns"
+    drawing, (values, slopes), grid = families.canvas(dataset, "activation", title, beside=2)
+    draw_functions(values, slopes, list(dataset.activation.values))
+    families.draw(grid, dataset, "activation")
+    return drawing
 
-    def draw_functions(side: Sequence[Axes]) -> None:
-        z = np.linspace(-6, 6, 601)
-        color = figures.colors(names)
-        for name in names:
-            function = layers.ACTIVATIONS[name].function
-            value, slope = jax.jvp(function, (jnp.asarray(z),), (jnp.ones(z.shape),))
-            side[0].plot(z, value, color=color[name], label=name)
-            side[1].plot(z, slope, color=color[name])
-        side[0].set_ylim(-2.2, 4.2)
-        side[0].set_title("What is done to the signal: f(z)", loc="left")
-        side[1].set_title("and to the error signal: f'(z)", loc="left")
-        side[1].axhline(1.0, color="gray", ls=":", lw=1)
-        side[1].set_xlabel("pre-activation z")
-        figures.legend(side[0])
 
-    title = "The signal, the error signal on its way back, and whether it learns"
-    return families.figure(dataset, "activation", title, aside=draw_functions)
+def draw_functions(values: Axes, slopes: Axes, names: Sequence[str]) -> None:
+    """Draw each activation on one panel and its slope on another."""
+    z = np.linspace(-6, 6, 601)
+    color = figures.colors(names)
+    for name in names:
+        function = layers.ACTIVATIONS[name].function
+        value, slope = jax.jvp(function, (jnp.asarray(z),), (jnp.ones(z.shape),))
+        values.plot(z, value, color=color[name], label=name)
+        slopes.plot(z, slope, color=color[name])
+    values.set_ylim(-2.2, 4.2)
+    values.set_title("The signal goes through f(z),", loc="left")
+    slopes.set_title("the error signal is multiplied by f'(z)", loc="left")
+    slopes.axhline(1.0, color="gray", ls=":", lw=1)
+    slopes.set_xlabel("pre-activation z")
+    figures.legend(values)
 
 
 if __name__ == "__main__":

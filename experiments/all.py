@@ -4,8 +4,8 @@
 
 About eleven minutes on two CPU cores; `--preset=full` takes sizes as in papers, on MNIST and
 CIFAR-10, for an accelerator and a day. Each experiment runs in a process of its own and keeps its
-folder below `--out`, so that the same command goes on where it was stopped. One that fails does not
-keep the others from running; it is named at the end and on the page.
+folder below `--out`, so that the same command goes on where it was stopped. If one fails, the
+others run all the same; it is named at the end and on the page.
 """
 
 import html
@@ -68,20 +68,19 @@ PRESETS: dict[str, dict[str, str]] = {  # the flags of each experiment that diff
 
 
 class Ran(NamedTuple):
-    """How an experiment of the page ended."""
+    """The outcome of one experiment of the page."""
 
     name: str
     command: str
     seconds: float
-    failed: str  # why, in a line; empty if it did not
+    failed: str  # the reason, in a line; empty if it succeeded
 
 
 def run(name: str, preset: str, out: Path, overwrite: bool) -> Ran:
-    """Run one experiment in a process of its own; what it says goes to its folder's log.txt."""
-    place = out / name
-    place.mkdir(parents=True, exist_ok=True)
-    chosen = PRESETS[preset][name].split()
-    command = ["-m", f"experiments.{name}", *chosen, f"--out={place}"]
+    """Run one experiment in a process of its own, and write its output to `out`/`name`.log."""
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["-m", f"experiments.{name}", *PRESETS[preset][name].split(), f"--out={folder}"]
     before = time.perf_counter()
     ended = subprocess.run(
         [sys.executable, *command, *(["--overwrite"] if overwrite else [])],
@@ -108,16 +107,16 @@ def page(preset: str, ran: Sequence[Ran], out: Path) -> str:
 
 
 def _section(ran: Ran, question: str, out: Path) -> str:
-    said = out / ran.name / "verdict.txt"
-    whole = not ran.failed and said.exists()
-    drawn = (
+    verdict = out / ran.name / "verdict.txt"
+    complete = not ran.failed and verdict.exists()
+    figure = (
         f'<a href="{ran.name}/figure.svg"><img src="{ran.name}/figure.png" alt="{question}"></a>'
     )
     return _SECTION.format(
         name=ran.name,
         question=html.escape(question),
-        figure=drawn if whole else f"<p class=failed>Failed: {html.escape(ran.failed)}</p>",
-        verdict=html.escape(said.read_text()) if whole else "",
+        figure=figure if complete else f"<p class=failed>Failed: {html.escape(ran.failed)}</p>",
+        verdict=html.escape(verdict.read_text()) if complete else "",
         command=html.escape(ran.command),
         seconds=ran.seconds,
     )
@@ -155,24 +154,24 @@ def main(argv: Sequence[str]) -> None:
     """Run them one after another and write the page after each."""
     if argv[1:]:
         sys.exit(f"all: unexpected argument {argv[1]!r}; flags are written --name=value.")
-    given = flags.FLAGS
-    names = given.only or list(PRESETS[given.preset])
-    unknown = [name for name in names if name not in PRESETS[given.preset]]
+    options = flags.FLAGS
+    names = options.only or list(PRESETS[options.preset])
+    unknown = [name for name in names if name not in PRESETS[options.preset]]
     if unknown:
-        allowed = ", ".join(PRESETS[given.preset])
+        allowed = ", ".join(PRESETS[options.preset])
         sys.exit(f"all: only has {unknown[0]!r}; it must be one of {allowed}.")
-    out = Path(given.out or f"runs/all-{given.preset}")
+    out = Path(options.out or f"runs/all-{options.preset}")
     out.mkdir(parents=True, exist_ok=True)
     ran = []
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] {name} ...", flush=True)
-        ran.append(run(name, given.preset, out, given.overwrite))
+        ran.append(run(name, options.preset, out, options.overwrite))
         print(f"    {ran[-1].failed or 'done'} ({ran[-1].seconds:.0f} s)", flush=True)
         storage.write(
-            out / "index.html", lambda draft: draft.write_text(page(given.preset, ran, out))
+            out / "index.html", lambda draft: draft.write_text(page(options.preset, ran, out))
         )
     print(f"Page: {out / 'index.html'}")
-    failed = [one.name for one in ran if one.failed]
+    failed = [entry.name for entry in ran if entry.failed]
     if failed:
         sys.exit(f"all: {len(failed)} of {len(ran)} failed: {', '.join(failed)}.")
 

@@ -33,7 +33,7 @@ class Config(
     groups.OptimizerOptions,
     groups.NumericsOptions,
 ):
-    """Which ways of clipping to compare, and on what."""
+    """The ways of clipping to compare, and the network."""
 
     own_network = ("activation", "depth", "width", "sigma_w")
 
@@ -95,19 +95,15 @@ def survivors(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each way of clipping did, and the best of them."""
+    """A table of the outcomes with each way of clipping, and the best of them."""
     best = at_best_threshold(dataset)
     finite = xr.apply_ufunc("{:g}".format, survivors(best), vectorize=True)
-    return "\n".join(
-        [
-            *families.table(best, {"finite up to": finite}),
-            f"threshold: of {dataset.sizes['clip_threshold']}, the one with the lowest training "
-            "loss. finite up to: the largest",
-            "learning rate at which every seed's loss stayed finite at that threshold.",
-            "",
-            *families.ranking(best, "clipping"),
-        ]
-    )
+    notes = [
+        f"threshold: of {dataset.sizes['clip_threshold']}, the one with the lowest training "
+        "loss. finite up to: the largest",
+        "learning rate at which every seed's loss stayed finite at that threshold.",
+    ]
+    return families.verdict(best, "clipping", {"finite up to": finite}, notes)
 
 
 def figure(dataset: xr.Dataset) -> Figure:

@@ -1,4 +1,4 @@
-"""Do deeper convolutional networks train worse, and is it the shortcut or the norm that mends it?
+"""Do deeper convolutional networks train worse, and is it the shortcut or the norm that helps?
 
     python -m experiments.convolution --depths=8,20,56 --data=cifar10
 
@@ -25,7 +25,7 @@ NORMS = ("none", "batch_norm")
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ActivationOptions, groups.ClassifierOptions):
-    """Which networks to train."""
+    """The networks to train."""
 
     blocks: tuple[str, ...] = option(
         ("plain", "post_activation"), "Kinds of block to compare.", choices=tuple(networks.BLOCKS)
@@ -56,8 +56,8 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     """Every kind of block, with and without a norm, at every depth."""
     examples, classes = training.load(config)
 
-    def cell(block: str, norm: str, depth: int) -> sweep.Cell:
-        network = networks.resnet(
+    def network(block: str, norm: str, depth: int) -> layers.Layer:
+        return networks.resnet(
             classes,
             depth=depth,
             width=config.width,
@@ -65,10 +65,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
             activation=config.activation,
             norm=layers.batch_norm(momentum=0.9) if norm == "batch_norm" else None,
         )
-        return training.cell(config, network)
 
     members = {"block": config.blocks, "norm": config.norms, "depth": config.depths}
-    dataset = families.measure(config, run, members, cell, examples)
+    dataset = families.measure_networks(config, run, members, network, examples)
     dataset.depth.attrs.update(long_name="number of layers with weights", units="1")
     return dataset
 
@@ -76,20 +75,22 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 def named(dataset: xr.Dataset) -> xr.Dataset:
     """The dataset with the kind of block and the norm as one axis, `network`."""
     flat = dataset.stack(network=("block", "norm"))
-    words = [f"{block}, {norm}" for block, norm in flat.network.values]
-    return flat.drop_vars(("network", "block", "norm")).assign_coords(network=words)
+    names = [f"{block}, {norm}" for block, norm in flat.network.values]
+    return flat.drop_vars(("network", "block", "norm")).assign_coords(network=names)
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each network did, and the best of them at each depth."""
-    found = named(dataset)
-    return "\n".join([*families.table(found), "", *families.ranking(found, "network")])
+    """A table of the networks' outcomes, and the best of them at each depth."""
+    return families.verdict(named(dataset), "network")
 
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal by layer, before and after training, and the losses."""
     title = "Convolutions: the signal, the error signal on its way back, and the loss"
-    return families.figure(named(dataset), "network", title, forward="signal_rms")
+    profiles = families.Profiles(
+        forward="signal_rms", forward_label="signal: RMS of pre-activations"
+    )
+    return families.figure(named(dataset), "network", title, profiles)
 
 
 if __name__ == "__main__":

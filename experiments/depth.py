@@ -2,12 +2,12 @@
 
     python -m experiments.depth --depths=1,2,3,4 --data=mnist
 
-Three minutes on two CPU cores. The textbook's own networks: 30 sigmoid units a layer, weights N(0,
+Three minutes on two CPU cores. The networks of a textbook: 30 sigmoid units per layer, weights N(0,
 1 / fan_in), biases N(0, 1), cross-entropy, gradient descent on all examples. Expected: at the start
 each hidden layer learns about 5 times more slowly than the next one. Of four, the speeds are 0.002,
 0.009, 0.045 and 0.24; Nielsen's, on MNIST, 0.003, 0.017, 0.070 and 0.285 (Neural networks and deep
-learning, 2015, chapter 5). Deeper networks wait longer before they learn and end no better: his
-validation accuracies are 96.5, 96.9, 96.6 and 96.5 % with one to four hidden layers.
+learning, 2015, chapter 5). Deeper networks wait longer before they learn and end no better:
+Nielsen's validation accuracies are 96.5, 96.9, 96.6 and 96.5 % with one to four hidden layers.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ from matplotlib.figure import Figure
 
 from experiments.common import families, groups, launch, training
 from experiments.common.options import new_default, option
-from vanishing import _text, figures, initializers, networks, sweep
+from vanishing import _text, figures, initializers, layers, networks, sweep
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ActivationOptions, groups.ClassifierOptions):
-    """Which networks to train."""
+    """The networks to train."""
 
     depths: tuple[int, ...] = option((1, 2, 3, 4), "Numbers of hidden layers.", at_least=1)
     activation: str = new_default(groups.ActivationOptions, "activation", "sigmoid")
@@ -43,23 +43,22 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     """Every depth, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
 
-    def cell(depth: int) -> sweep.Cell:
-        network = networks.mlp(
+    def network(depth: int) -> layers.Layer:
+        return networks.mlp(
             classes,
             depth=depth,
             width=config.width,
             activation=config.activation,
             weights=initializers.scaled(1.0, 1.0),
         )
-        return training.cell(config, network)
 
-    dataset = families.measure(config, run, {"depth": config.depths}, cell, examples)
+    dataset = families.measure_networks(config, run, {"depth": config.depths}, network, examples)
     dataset.depth.attrs.update(long_name="number of hidden layers", units="1")
     return dataset
 
 
 def speeds(dataset: xr.Dataset) -> xr.DataArray:
-    """How fast each hidden layer learns: the norm of the gradient of its biases.
+    """The speed of learning of each hidden layer: the norm of the gradient of its biases.
 
     (depth, layer, seed, step), at each network's best learning rate; nan beyond its depth. With all
     examples in a batch it is the length of the mean error signal, Nielsen's |delta|.
@@ -69,9 +68,10 @@ def speeds(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """Tables of what each depth came to and of how fast its layers learn, and an answer."""
-    found = speeds(dataset)
-    first, ratio = found.isel(step=0).median("seed"), _last_over_first(found).median("seed")
+    """Tables of the outcome and of the speeds at each depth, and the best depths."""
+    of_layers = speeds(dataset)
+    first = of_layers.isel(step=0).median("seed")
+    ratio = _last_over_first(of_layers).median("seed")
     lines = [*families.table(dataset), "", "speed of learning (norm of the bias gradient):"]
     rows = []
     for depth in dataset.depth.values:
@@ -98,22 +98,22 @@ def verdict(dataset: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
-def _last_over_first(found: xr.DataArray) -> xr.DataArray:
-    last = found.where(found.layer == found.depth).max("layer")
+def _last_over_first(of_layers: xr.DataArray) -> xr.DataArray:
+    last = of_layers.where(of_layers.layer == of_layers.depth).max("layer")
     with np.errstate(divide="ignore", invalid="ignore"):
-        return last / found.sel(layer=1, drop=True)
+        return last / of_layers.sel(layer=1, drop=True)
 
 
 def figure(dataset: xr.Dataset) -> Figure:
     """The speed of each layer over training, one panel a depth, and accuracy against depth."""
-    found, depths = speeds(dataset), list(dataset.depth.values)
+    of_layers, depths = speeds(dataset), list(dataset.depth.values)
     drawing, side, grid = figures.panels_beside(
-        2, 1, len(depths), "How fast each hidden layer learns, and what depth is good for"
+        2, 1, len(depths), "How fast each hidden layer learns, and accuracy by depth"
     )
     color = figures.colors([str(layer) for layer in range(1, max(depths) + 1)])
     for axes, depth in zip(grid[0], depths, strict=True):
         for layer in range(1, int(depth) + 1):
-            speed = found.sel(depth=depth, layer=layer)
+            speed = of_layers.sel(depth=depth, layer=layer)
             middle = speed.median("seed")
             style = {"color": color[str(layer)], "lw": 1.3}
             axes.plot(middle.step, middle, label=f"hidden layer {layer}", **style)

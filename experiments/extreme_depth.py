@@ -3,7 +3,7 @@
     python -m experiments.extreme_depth --depths=100,1000,10000
 
 Four minutes on two CPU cores, three of them for the deepest network. Expected, on handwritten
-digits: 95 to 98 % test accuracy, as orthogonal weights at the critical scale hand the error signal
+digits: 95 to 98 % test accuracy, as orthogonal weights at the critical scale pass the error signal
 through every layer unchanged; predicted and measured error signal agree layer by layer. With
 --checkpoint the activations are computed anew on the way back, block by block, in a fiftieth of the
 memory at depth 10,000. (Xiao et al., Dynamical isometry and a mean field theory of CNNs, ICML 2018,
@@ -30,14 +30,14 @@ _FIRST = 100  # the depth that the learning rates are given for
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ActivationOptions, groups.ClassifierOptions):
-    """Which networks to train."""
+    """The networks to train."""
 
     activation: str = new_default(groups.ActivationOptions, "activation", "tanh")
     depths: tuple[int, ...] = option((100, 1000, 10000), "Numbers of hidden layers.", at_least=2)
     spread: float = option(
         0.5,
-        "How far the layers' squared singular values, multiplied up, stray from 1 (their standard "
-        "deviation): sets the variance of the pre-activations.",
+        "Standard deviation of the squared singular values of the whole network's Jacobian, whose "
+        "mean is 1: sets the variance of the pre-activations.",
         more_than=0,
     )
     checkpoint: bool = option(
@@ -45,8 +45,8 @@ class Config(groups.ActivationOptions, groups.ClassifierOptions):
     )
     learning_rates: tuple[float, ...] = option(
         (0.001, 0.002),
-        f"Learning rates at depth {_FIRST}; a network twice as deep gets half of it, as each layer "
-        "adds its share to what a step changes.",
+        f"Learning rates at depth {_FIRST}; a network twice as deep gets half of it, since every "
+        "layer adds to the change that a step makes.",
         more_than=0,
     )
     steps: int = new_default(groups.RunOptions, "steps", 300)
@@ -55,33 +55,33 @@ class Config(groups.ActivationOptions, groups.ClassifierOptions):
 
 
 def variance(activation: str, depth: int, spread: float) -> float:
-    """The q at which the squared singular values of so many layers together stray by `spread`.
+    """The q at which the squared singular values of so many layers have the deviation `spread`.
 
     With orthogonal weights at the critical scale these have the mean 1 and the variance
     depth * (mu_2 / mu_1^2 - 1), where mu_k = E[f'(h)^(2k)].
 
     Raises:
-      ValueError: they stray further at any q.
+      ValueError: their deviation is larger at any q.
 
     Reference: Pennington, Schoenholz & Ganguli, Resurrecting the sigmoid, NeurIPS 2017, eq. 22.
     """
     facts = layers.facts_of(activation)
 
-    def strays_by(log_q: float) -> float:
+    def excess(log_q: float) -> float:
         m = facts.moments(math.exp(log_q), 0.0)
         return float(depth * (m.slope_fourth / m.slope_square**2 - 1)) - spread**2
 
     low, high = math.log(1e-8), math.log(10.0)
-    if not strays_by(low) < 0 < strays_by(high):
+    if not excess(low) < 0 < excess(high):
         raise ValueError(
             f"{activation} has no scale at which {depth} layers keep all singular values within "
             f"{spread:g} of 1; take one that is smooth and straight at 0, such as tanh."
         )
-    return math.exp(root(strays_by, low, high))
+    return math.exp(root(excess, low, high))
 
 
 def critical_point(config: Config, depth: int) -> theory.CriticalPoint:
-    """The critical scales at which so many layers keep their singular values together."""
+    """The critical scales at which the singular values of so many layers stay near 1."""
     return theory.critical_line(
         config.activation, variance(config.activation, depth, config.spread)
     )
@@ -107,7 +107,7 @@ def network(config: Config, depth: int, classes: int, *, checkpoint: bool) -> la
 
 
 def scaled_to(examples: train.Data, config: Config, depth: int) -> float:
-    """What inputs are multiplied by, for the first pre-activations to have the variance wanted."""
+    """The factor of the inputs that gives the first pre-activations the variance q."""
     point = critical_point(config, depth)
     mean_square = jnp.mean(jnp.square(examples.x_train))
     return float(jnp.sqrt((point.q - point.sigma_b**2) / mean_square) / point.sigma_w)
@@ -156,12 +156,12 @@ def _memory(net: layers.Layer, x: jax.Array) -> float:
     def loss(params, state, x, y):
         return losses.softmax_cross_entropy(net.apply(params, state, x).output, y)
 
-    found = jax.jit(jax.grad(loss)).lower(params, state, x, y).compile().memory_analysis()
-    return float(found.temp_size_in_bytes) if found else math.nan
+    analysis = jax.jit(jax.grad(loss)).lower(params, state, x, y).compile().memory_analysis()
+    return float(analysis.temp_size_in_bytes) if analysis else math.nan
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of how far each depth trained, and how well theory foresaw its error signal."""
+    """A table of the accuracy and the memory of each depth, and of its error signal."""
     best = training.best_learning_rate(dataset, last=2)
     chosen = dataset.sel(learning_rate=best)
     accuracy = chosen.test_accuracy.isel(step=-1)
@@ -171,10 +171,10 @@ def verdict(dataset: xr.Dataset) -> str:
         f"{'predicted':>9}  {'memory':>9}  {'checkpoint':>10}"
     ]
     for depth in dataset.depth.values:
-        here = start.sel(depth=depth, layer=slice(1, int(depth))).mean("seed")
-        left = math.exp(float(here.isel(layer=0) - here.isel(layer=-1)) / 2)
+        logs = start.sel(depth=depth, layer=slice(1, int(depth))).mean("seed")
+        left = math.exp(float(logs.isel(layer=0) - logs.isel(layer=-1)) / 2)
         line = dataset.log_backward_predicted.sel(depth=depth, layer=slice(1, int(depth)))
-        foreseen = math.exp(float(line.isel(layer=0) - line.isel(layer=-1)) / 2)
+        predicted = math.exp(float(line.isel(layer=0) - line.isel(layer=-1)) / 2)
         ends = accuracy.sel(depth=depth)
         memory, less = (
             f"{float(dataset[name].sel(depth=depth)) / 1e6:.1f} MB"
@@ -183,7 +183,7 @@ def verdict(dataset: xr.Dataset) -> str:
         rate = float(best.sel(depth=depth)) * _FIRST / int(depth)
         spread = training.mean_and_spread(float(ends.mean()), float(ends.std()), ends.sizes["seed"])
         lines.append(
-            f"{int(depth):>6}  {rate:>8.2g}  {spread:>15}  {left:>11.3f}  {foreseen:>9.3f}  "
+            f"{int(depth):>6}  {rate:>8.2g}  {spread:>15}  {left:>11.3f}  {predicted:>9.3f}  "
             f"{memory:>9}  {less:>10}"
         )
     lines += [

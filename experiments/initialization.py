@@ -2,14 +2,15 @@
 
     python -m experiments.initialization --initializers=glorot_normal,he_normal --depths=20
 
-Three minutes on two CPU cores. Expected, of 20 layers: from zeros nothing is ever learnt, as no
-gradient reaches a weight; weights that are too small lose the error signal, and those that are too
+Three minutes on two CPU cores. Expected, of 20 layers: from zeros nothing is learnt, as no gradient
+reaches a weight; weights that are too small lose the error signal, and those that are too
 large saturate tanh and blow ReLU up. Xavier suits tanh, and He ReLU, of which Xavier halves the
 mean-square gradient at every layer. Sigmoid learns, in part, from N(0, 1) alone, which at 64 units
 is eight times the usual scale: theory has it critical at ten times (`theory.critical`).
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import xarray as xr
@@ -34,7 +35,7 @@ WEIGHTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ClassifierOptions):
-    """Which weights to compare."""
+    """The initial weights to compare."""
 
     initializers: tuple[str, ...] = option(
         tuple(WEIGHTS),
@@ -64,33 +65,20 @@ def network(
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every initialiser, activation and depth, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
-
-    def make(initializer: str, activation: str, depth: int) -> layers.Layer:
-        return network(config, classes, initializer, activation, depth)
-
-    def cell(initializer: str, activation: str, depth: int) -> sweep.Cell:
-        return training.cell(config, make(initializer, activation, depth))
-
     members = {
         "initializer": config.initializers,
         "activation": config.activations,
         "depth": config.depths,
     }
-    dataset = families.measure(config, run, members, cell, examples)
-    return families.with_prediction(dataset, members, make, examples.x_train)
+    make = functools.partial(network, config, classes)
+    return families.measure_networks(config, run, members, make, examples, examples.x_train)
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each network did, with theory's word, and the best weights for each."""
-    theory = xr.apply_ufunc(families.power, dataset.predicted_log10_share, vectorize=True)
-    return "\n".join(
-        [
-            *families.table(dataset, {"theory": theory}),
-            "theory: what mean-field theory foretells of the signal left.",
-            "",
-            *families.ranking(dataset, "initializer"),
-        ]
-    )
+    """A table of measured and predicted outcomes, and the best weights for each activation."""
+    predicted = xr.apply_ufunc(families.power, dataset.predicted_log10_share, vectorize=True)
+    notes = ["predicted: the signal left that mean-field theory predicts."]
+    return families.verdict(dataset, "initializer", {"predicted": predicted}, notes)
 
 
 def figure(dataset: xr.Dataset) -> Figure:

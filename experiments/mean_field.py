@@ -7,11 +7,11 @@ straight line of the predicted slope, within 5 % or 0.02 a layer, for every acti
 
 Two causes make finite networks differ, and --depth=30 --initializers=derived shows both. Residual
 ReLU, x + relu(dense(x)), adds to every unit's mean, so that all inputs come to share a direction.
-Of the gradient only one part in `width` lies along it, which theory leaves out, but that part
-grows faster than the rest: at depth 14 the slope is off by 0.062 at width 128, by 0.023 at 512 and
-by 0.007 at 2048; and at width 512 by 0.18 at depth 30. Plain GELU at He's scale has no variance to
-come to: its signal dies out ever faster, which multiplies the differences between one network and
-the next, and their mean logarithm is not the logarithm of the mean.
+Only one part in `width` of the gradient lies along it, which theory leaves out, but that part grows
+faster than the rest: at depth 14 the slope is off by 0.062 at width 128, by 0.023 at 512 and by
+0.007 at 2048; and at width 512 by 0.18 at depth 30. The variance of plain GELU at He's scale
+converges to 0 alone: its signal dies out ever faster, which multiplies the differences between one
+network and the next, and their mean logarithm is not the logarithm of the mean.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ from vanishing.sweep.parallel import Task
 
 BLOCKS = ("plain", "residual", "pre_activation", "batch_norm", "layer_norm")
 DERIVED, CRITICAL = "derived", "critical"
-_TRUNK = ("residual", "pre_activation")  # whose sums are the rows to look at
+_TRUNK = ("residual", "pre_activation")  # their sums are the rows that are compared
 _QUANTITIES = {
     "q": "mean square of the signal",
     "correlation": "correlation of two inputs",
@@ -45,7 +45,7 @@ _QUANTITIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.DrawnOptions):
-    """Which networks to predict and to measure."""
+    """The networks to predict and to measure."""
 
     activations: tuple[str, ...] = option(
         ("tanh", "relu", "sigmoid", "gelu", "selu"),
@@ -54,7 +54,8 @@ class Config(groups.DrawnOptions):
     )
     initializers: tuple[str, ...] = option(
         ("scaled",),
-        "Initialisers: derived is the activation's own, critical takes theory's scale.",
+        "Initialisers; derived: the one derived for the activation; critical: the scale that "
+        "theory gives.",
         choices=(DERIVED, CRITICAL, *initializers.INITIALIZERS),
     )
     blocks: tuple[str, ...] = option(
@@ -66,9 +67,9 @@ class Config(groups.DrawnOptions):
     batch_size: int = option(64, "Inputs at once.", at_least=4)
     correlation: float = option(0.5, "Cosine of the angle between two inputs.", at_least=0)
     skip: int = option(3, "Blocks at each end that the slope leaves out.", at_least=0)
-    scale: float = option(1.0, "Of the initialisers constant, normal, uniform and orthogonal.")
-    sigma_w: float = option(1.5, "Of the initialiser scaled.", at_least=0)
-    sigma_b: float = option(0.3, "Of the initialisers scaled and critical.", at_least=0)
+    scale: float = option(1.0, "Scale of constant, normal, uniform and orthogonal kernels.")
+    sigma_w: float = option(1.5, "Std of `scaled` kernels times sqrt(fan_in).", at_least=0)
+    sigma_b: float = option(0.3, "Std of `scaled` and `critical` biases.", at_least=0)
 
     def __post_init__(self):
         super().__post_init__()
@@ -85,17 +86,17 @@ def network(config: Config, activation: str, block: str, initializer: str) -> La
     """A read-in, `depth` blocks and a read-out."""
     dense = functools.partial(layers.dense, **_weights(config, activation, initializer)._asdict())
     nonlinearity = layers.activation(activation)
-    into = {"dense": dense(config.width)}
+    linear = {"dense": dense(config.width)}
     norm = {"batch_norm": layers.batch_norm, "layer_norm": layers.layer_norm}.get(block)
     if norm:
-        into["norm"] = norm()
-    forward = layers.serial(**into, activation=nonlinearity)
+        linear["norm"] = norm()
+    forward = layers.serial(**linear, activation=nonlinearity)
     repeated, first = forward, forward
     if block == "residual":
         repeated = layers.residual(forward)
     if block == "pre_activation":
-        first = layers.serial(**into)
-        repeated = layers.residual(layers.serial(activation=nonlinearity, **into))
+        first = layers.serial(**linear)
+        repeated = layers.residual(layers.serial(activation=nonlinearity, **linear))
     return layers.serial(
         first=first, hidden=layers.repeat(repeated, config.depth), output=dense(10)
     )
@@ -118,12 +119,12 @@ def _weights(config: Config, activation: str, initializer: str) -> initializers.
 
 
 def inputs(config: Config) -> Float[Array, "batch width"]:
-    """Gaussian inputs of mean square 1 with the asked-for correlation."""
+    """Gaussian inputs of mean square 1 with the correlation of the configuration."""
     shared, own = jax.random.split(jax.random.key(0))
     common = jax.random.normal(shared, (1, config.width))
-    apart = jax.random.normal(own, (config.batch_size, config.width))
+    independent = jax.random.normal(own, (config.batch_size, config.width))
     c = config.correlation
-    return c**0.5 * jnp.broadcast_to(common, apart.shape) + (1 - c) ** 0.5 * apart
+    return c**0.5 * jnp.broadcast_to(common, independent.shape) + (1 - c) ** 0.5 * independent
 
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
@@ -136,9 +137,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
             init_key, measure_key = jax.random.split(jax.random.key(point["seed"]))
             return net.init(init_key, x), measure_key
 
-        def measure(drawn, point, x):
-            variables, key = drawn
-            return drawn, comparison.measure(net, variables, x, key)
+        def measure(state, point, x):
+            variables, key = state
+            return state, comparison.measure(net, variables, x, key)
 
         def label(trace: Trace) -> xr.Dataset:
             return _by_block(comparison.compare(theory.predict(net, x), trace), config, block)
@@ -165,9 +166,9 @@ def _by_block(comparison: xr.Dataset, config: Config, block: str) -> xr.Dataset:
 
 
 def _with_slopes(dataset: xr.Dataset, skip: int) -> xr.Dataset:
-    """The dataset, and how the gradient of each kind of network grows from block to block."""
+    """The dataset with the growth of each network's gradient from block to block."""
     axes = ("activation", "block", "initializer")
-    found = {}
+    results = {}
     for names in itertools.product(*(dataset[axis].values for axis in axes)):
         cell = dataset.sel(dict(zip(axes, names, strict=True))).rename(layer="row")
         if cell.log_backward_measured.isnull().all():
@@ -175,49 +176,52 @@ def _with_slopes(dataset: xr.Dataset, skip: int) -> xr.Dataset:
         else:
             slope = comparison.slope(cell.assign_coords(row=cell["row"].astype(str)), r"\d+", skip)
             verdict = slope.verdict
-        found[names] = {f"slope_{k}": v for k, v in slope._asdict().items()}
-        found[names] |= {"agrees": slope.agrees, "verdict": verdict}
+        results[names] = {f"slope_{k}": v for k, v in slope._asdict().items()}
+        results[names] |= {"agrees": slope.agrees, "verdict": verdict}
     sizes = [dataset.sizes[axis] for axis in axes]
     tables = {
-        name: (axes, np.array([of[name] for of in found.values()]).reshape(sizes))
-        for name in next(iter(found.values()))
+        name: (axes, np.array([of[name] for of in results.values()]).reshape(sizes))
+        for name in next(iter(results.values()))
     }
     return dataset.assign(tables)
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of predicted and measured slopes, and of how far signal and correlation are off."""
-    lines = [
-        f"{'activation':<12}{'block':<16}{'initializer':<14}{'slope':>8}{'measured':>18}"
-        f"{'off':>9}{'q, ratio':>10}{'c, off':>9}  "
+    """A table of predicted and measured slopes, and of the errors of signal and correlation."""
+    cells = [
+        dataset.sel(activation=activation, block=block, initializer=initializer)
+        for activation in dataset.activation.values
+        for block in dataset.block.values
+        for initializer in dataset.initializer.values
     ]
-    agreeing = []
-    for activation in dataset.activation.values:
-        for block in dataset.block.values:
-            for initializer in dataset.initializer.values:
-                cell = dataset.sel(activation=activation, block=block, initializer=initializer)
-                agreeing.append(bool(cell.agrees))
-                off = float(cell.slope_measured - cell.slope_predicted)
-                end = cell.isel(layer=-1)
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    ratio = np.exp(float(np.log(end.q_measured / end.q_predicted).mean("seed")))
-                apart = float((end.correlation_measured - end.correlation_predicted).mean("seed"))
-                measured = f"{float(cell.slope_measured):.4f} ± {float(cell.slope_error):.4f}"
-                lines.append(
-                    f"{activation:<12}{block:<16}{initializer:<14}"
-                    f"{float(cell.slope_predicted):>8.4f}{measured:>18}{off:>+9.4f}{ratio:>10.3f}"
-                    f"{apart:>+9.3f}  {cell.verdict.item()}"
-                )
+    agreeing = [bool(cell.agrees) for cell in cells]
     return "\n".join(
         [
-            *lines,
+            f"{'activation':<12}{'block':<16}{'initializer':<14}{'slope':>8}{'measured':>18}"
+            f"{'error':>9}{'q, ratio':>10}{'c, error':>10}  ",
+            *map(_line, cells),
             "",
             f"{sum(agreeing)} of {len(agreeing)} agree: within 0.02 or 5 % of the predicted slope.",
             "slope: growth of the log mean-square gradient from a block to the one before it; over",
             "0 gradients explode, under 0 they vanish. measured: mean over seeds ± standard error.",
-            "q, ratio: mean square of the signal after the last block, measured over predicted.",
-            "c, off: correlation of two inputs there, measured less predicted.",
+            "error: measured less predicted. q, ratio: mean square of the signal after the last",
+            "block, measured over predicted. c, error: error of two inputs' correlation there.",
         ]
+    )
+
+
+def _line(cell: xr.Dataset) -> str:
+    """The line of one kind of network in the table."""
+    error = float(cell.slope_measured - cell.slope_predicted)
+    end = cell.isel(layer=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.exp(float(np.log(end.q_measured / end.q_predicted).mean("seed")))
+    c_error = float((end.correlation_measured - end.correlation_predicted).mean("seed"))
+    measured = f"{float(cell.slope_measured):.4f} ± {float(cell.slope_error):.4f}"
+    return (
+        f"{cell.activation.item():<12}{cell.block.item():<16}{cell.initializer.item():<14}"
+        f"{float(cell.slope_predicted):>8.4f}{measured:>18}{error:>+9.4f}{ratio:>10.3f}"
+        f"{c_error:>+10.3f}  {cell.verdict.item()}"
     )
 
 
@@ -246,8 +250,8 @@ def figure(dataset: xr.Dataset) -> Figure:
         grid[0, column].set_title(f"{block.replace('_', ' ')}, {initializer}")
         grid[2, column].set_xlabel("layer (1 is next to the input)")
     grid[1, 0].set_ylim(-0.15, 1.05)
-    for row, words in enumerate(_QUANTITIES.values()):
-        grid[row, 0].set_ylabel(words)
+    for row, label in enumerate(_QUANTITIES.values()):
+        grid[row, 0].set_ylabel(label)
     grid[2, 0].set_ylabel("log " + _QUANTITIES["log_backward"] + ",\nover that of the output")
     figures.legend(grid[2, 0])
     return drawing

@@ -3,16 +3,17 @@
     python -m experiments.normalization --norms=none,batch_norm,layer_norm --depths=10,30
 
 Three minutes on two CPU cores. Expected: with ReLU and He's weights 10 layers learn with or without
-a norm, with batch normalisation at a learning rate 30 times as large. It has its price at
+a norm, with batch normalisation at a learning rate 30 times as large. Its price at
 initialisation: before ReLU it makes the error signal grow by 1.22 at every layer on its way back
 (batches of 64; 1.21 for large ones), 370 times over 30 layers, which no initial scale of the
 weights can change; there it learns least of all. (Yang et al., A mean field theory of batch
 normalization, ICLR 2019.) With --activation=sigmoid 10 layers learn with batch normalisation only.
-Standardised weights of gain 2^(1/2) keep the gradient; the signal that is not of the bias shrinks
-by 0.68.
+Standardised weights of gain 2^(1/2) keep the gradient; the part of the signal that differs between
+inputs shrinks by 0.68 per layer.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import xarray as xr
@@ -27,11 +28,9 @@ NORMS = ("none", "batch_norm", "layer_norm", "rms_norm", "group_norm", "weight_s
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ActivationOptions, groups.ScaledInitializerOptions, groups.ClassifierOptions):
-    """Which norms to compare."""
+    """The norms to compare."""
 
-    norms: tuple[str, ...] = option(
-        NORMS, "What stands between weights and nonlinearity.", choices=NORMS
-    )
+    norms: tuple[str, ...] = option(NORMS, "Norms between weights and nonlinearity.", choices=NORMS)
     depths: tuple[int, ...] = option((10, 30), "Numbers of hidden layers.", at_least=2)
     learning_rates: tuple[float, ...] = new_default(
         groups.RunOptions, "learning_rates", (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
@@ -75,29 +74,19 @@ def network(config: Config, classes: int, norm: str, depth: int) -> layers.Layer
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every norm at every depth, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
-
-    def make(norm: str, depth: int) -> layers.Layer:
-        return network(config, classes, norm, depth)
-
-    def cell(norm: str, depth: int) -> sweep.Cell:
-        return training.cell(config, make(norm, depth))
-
     members = {"norm": config.norms, "depth": config.depths}
-    dataset = families.measure(config, run, members, cell, examples)
     batch = examples.x_train[: config.examples_per_step() or None]
-    return families.with_prediction(dataset, members, make, batch)
+    make = functools.partial(network, config, classes)
+    return families.measure_networks(config, run, members, make, examples, batch)
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each norm did, with theory's word, and the best of them at each depth."""
-    return "\n".join(
-        [
-            *families.table(dataset, {"theory": families.predicted_factors(dataset)}),
-            "theory: what mean-field theory foretells of a layer; over 1 gradients explode.",
-            "",
-            *families.ranking(dataset, "norm"),
-        ]
-    )
+    """A table of measured and predicted outcomes, and the best norm at each depth."""
+    predicted = families.predicted_factors(dataset)
+    notes = [
+        "predicted: the factor per layer that mean-field theory predicts; over 1 gradients explode."
+    ]
+    return families.verdict(dataset, "norm", {"predicted": predicted}, notes)
 
 
 def figure(dataset: xr.Dataset) -> Figure:

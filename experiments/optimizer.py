@@ -6,8 +6,8 @@ Five minutes on two CPU cores. Expected: where the error signal arrives (ReLU), 
 once each has found its rate, which differs by a factor of a thousand between them. Where it
 vanishes (sigmoid, 6 layers, 0.07 % of it left), those that follow the gradient itself stay at
 chance, and so does Adagrad, whose sum of squares starts at 0.1 and dwarfs such gradients. RMSprop
-learns in part, since its epsilon of 1e-8 stands for gradients of 1e-4. Adam, AdamW and Lion step as
-far whatever the size of the gradient, and learn.
+learns in part, since its epsilon of 1e-8 stands for gradients of 1e-4. The steps of Adam, AdamW and
+Lion do not depend on the size of the gradient; they learn.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ class Config(
     groups.UpdateOptions,
     groups.NumericsOptions,
 ):
-    """Which optimisers to compare."""
+    """The optimisers to compare."""
 
     own_network = ("activations", "depth", "width", *groups.WEIGHTS)
 
@@ -82,8 +82,8 @@ def mlp(config: Config, classes: int, activation: str) -> layers.Layer:
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each optimiser did, and the best of them for each network."""
-    return "\n".join([*families.table(dataset), "", *families.ranking(dataset, "optimizer")])
+    """A table of the optimisers' outcomes, and the best of them for each network."""
+    return families.verdict(dataset, "optimizer")
 
 
 def figure(dataset: xr.Dataset) -> Figure:

@@ -4,9 +4,9 @@
 
 Five minutes on two CPU cores. Expected of the adding problem over 100 steps: at initialisation an
 IRNN keeps the norm of dL/dh all the way, an LSTM with chrono initialisation loses 1.4 decades, a
-plain one 4, tanh RNNs 9 and a GRU 12. All gated cells learn it, and what is lost at the start is
-not what decides: the GRU has opened its gates after 200 steps, as soon as its loss falls, and then
-loses half a decade; the LSTM does so after 500 to 800. The others come under the memoryless loss at
+plain one 4, tanh RNNs 9 and a GRU 12. All gated cells learn it; what the gradient loses at first
+does not decide: the GRU has opened its gates after 200 steps, as soon as its loss falls, and then
+loses half a decade; the LSTM does so after 500 to 800. The others get below the memoryless loss at
 the lowest learning rate alone, to about a third of it.
 """
 
@@ -39,19 +39,19 @@ from vanishing.data.sequences import RECALLED, SYMBOLS
 from vanishing.layers import through_time
 from vanishing.sweep.parallel import Task
 
-WATCHED = 64  # test examples that gradients through time are of
-WITHIN = 0.04  # of the sum, in which an answer to adding is right (Hochreiter & Schmidhuber 1997)
-STAYS, LEARNS = 0.9, 0.1  # test losses from and to which, in memoryless ones, a cell does so
+WATCHED = 64  # test examples whose gradients through time are recorded
+WITHIN = 0.04  # largest error of a right answer to adding (Hochreiter & Schmidhuber 1997)
+STAYS, LEARNS = 0.9, 0.1  # test losses, over the memoryless one, at which a cell stays or learns
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ClippingOptions, groups.RunOptions):
-    """Which cells to train on what."""
+    """The cells to train, and the task."""
 
     task: str = option(
         "adding",
-        "What to learn: the sum of two marked numbers; ten symbols to repeat; which of two symbols "
-        "came first; digits, pixel by pixel.",
+        "Task: the sum of two marked numbers; ten symbols to repeat; which of two symbols came "
+        "first; digits, pixel by pixel.",
         choices=("adding", "copy_memory", "temporal_order", "pixels"),
     )
     cells: tuple[str, ...] = option(
@@ -76,14 +76,14 @@ class Config(groups.ClippingOptions, groups.RunOptions):
 
 
 class Goal(NamedTuple):
-    """What is asked of a network, and what is reached without memory."""
+    """A task, and the loss that is reached without memory."""
 
     examples: train.Data
     outputs: int
-    sequence: bool  # whether an answer is due at every time, or at the last one
+    sequence: bool  # whether there is an output at every time, or at the last one alone
     loss: losses.Loss
     score: losses.Loss
-    memoryless: float  # the loss of the best answer that reads nothing of long ago
+    memoryless: float  # the loss of the best answer that uses no distant input
 
 
 def goal(config: Config) -> Goal:
@@ -123,40 +123,40 @@ def squared_error(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def within(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Share of answers within 0.04 of the sum."""
+    """Fraction of answers within 0.04 of the sum."""
     return jnp.mean(jnp.abs(outputs[..., 0] - targets) < WITHIN, dtype=outputs.dtype)
 
 
 def recalled(outputs: jax.Array, targets: jax.Array) -> jax.Array:
-    """Share of the ten symbols that are recalled."""
+    """Fraction of the ten symbols that are recalled."""
     count = RECALLED
     return losses.accuracy(outputs[..., -count:, :], targets[..., -count:])
 
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
-    """Every cell trained at every learning rate from every seed; and the theory."""
-    asked = goal(config)
-    chrono = asked.examples.x_train.shape[1]
+    """Every cell trained at every learning rate from every seed, and predicted."""
+    target = goal(config)
+    chrono = target.examples.x_train.shape[1]
     grid = sweep.Grid(
         structural={"cell": config.cells},
         numeric=config.numeric_axes(),
     )
-    dataset = run(grid, lambda cell: trained(config, asked, cell, chrono), shared=asked.examples)
-    power = float(jnp.mean(jnp.square(asked.examples.x_train)))
+    dataset = run(grid, lambda cell: trained(config, target, cell, chrono), shared=target.examples)
+    power = float(jnp.mean(jnp.square(target.examples.x_train)))
     lines = [predicted(cell, dataset.lag.values, power**0.5, chrono) for cell in config.cells]
     return dataset.assign(
         predicted_log10_left=(("cell", "lag"), np.stack(lines)),
-        memoryless=asked.memoryless,
+        memoryless=target.memoryless,
     ).assign_attrs(task=config.task)
 
 
-def trained(config: Config, asked: Goal, cell: str, chrono: int) -> sweep.Cell:
+def trained(config: Config, target: Goal, cell: str, chrono: int) -> sweep.Cell:
     """One cell trained at every point of the numeric axes, watched through time as it learns."""
     network = networks.rnn(
-        asked.outputs, cell=cell, units=config.units, chrono=chrono, sequence=asked.sequence
+        target.outputs, cell=cell, units=config.units, chrono=chrono, sequence=target.sequence
     )
-    recurrent = networks.recurrent_layer(cell, config.units, chrono, asked.sequence)
-    read_out = layers.dense(asked.outputs)
+    recurrent = networks.recurrent_layer(cell, config.units, chrono, target.sequence)
+    read_out = layers.dense(target.outputs)
 
     def problem(settings):
         optimizer = optimizers.by_name(
@@ -165,15 +165,15 @@ def trained(config: Config, asked: Goal, cell: str, chrono: int) -> sweep.Cell:
             clipping=config.clipping,
             clip_threshold=config.clip_threshold,
         )
-        return train.Problem(network, asked.loss, optimizer, score=asked.score)
+        return train.Problem(network, target.loss, optimizer, score=target.score)
 
     def through(params, examples):
         def of_last(h):
             outputs = read_out.apply(params["output"], {}, h).output
             targets = examples.y_test[:WATCHED]
-            if asked.sequence:  # else what the later answers add would hide how little gets far
+            if target.sequence:  # else what the later answers add would hide how little gets far
                 outputs, targets = outputs[:, -1], targets[:, -1]
-            return asked.loss(outputs, targets)
+            return target.loss(outputs, targets)
 
         x = examples.x_test[:WATCHED]
         return through_time.log_norms(recurrent, params["recurrent"], x, of_last)
@@ -197,18 +197,18 @@ def labelled(output: tuple[train.History, dict[str, np.ndarray]]) -> xr.Dataset:
     dataset = dataset.drop_dims("layer")  # a step of time would count as one
     for name in ("h", "c"):
         backward = logs[name][..., ::-1] if name in logs else np.full(logs["h"].shape, np.nan)
-        said = f"log10 of the norm of dL/d{name}, lag steps before the last"
+        attrs = {"long_name": f"log10 of the norm of dL/d{name}, lag steps before the last"}
         values = np.asarray(backward, np.float64) / np.log(10)
-        dataset[f"log10_{name}"] = (("point", "step", "lag"), values, {"long_name": said})
+        dataset[f"log10_{name}"] = (("point", "step", "lag"), values, attrs)
     lags = np.arange(dataset.sizes["lag"])
     return dataset.assign_coords(lag=("lag", lags, {"long_name": "steps back", "units": "1"}))
 
 
 def predicted(cell: str, lags: np.ndarray, sigma_x: float, chrono: int) -> np.ndarray:
-    """log10 of what theory leaves of the gradient's norm, at initialisation; nan without theory.
+    """log10 of the predicted norm of the gradient at initialisation; nan where theory has none.
 
-    Of a gated cell it is the mean along the gates that keep, as if they read inputs alone. The
-    norm falls slower than that: paths through the other gates cancel in the mean only.
+    For a gated cell it is the mean along the gates that keep the state, as if they read inputs
+    alone. The norm falls more slowly: paths through the other gates cancel in the mean only.
     """
     if cell in ("rnn", "orthogonal_rnn"):
         chi = jax.jit(lambda sigma_x: theory.rnn_chi("tanh", 1.0, sigma_x=sigma_x))(sigma_x)
@@ -223,13 +223,13 @@ def predicted(cell: str, lags: np.ndarray, sigma_x: float, chrono: int) -> np.nd
 
 
 def decades(dataset: xr.Dataset) -> xr.DataArray:
-    """Decades that |dL/dh| changes by from one step before the last to the first, over seeds."""
+    """Change of |dL/dh| in decades from the last state but one to the first; median over seeds."""
     ends = dataset.log10_h.isel(lag=-1, drop=True) - dataset.log10_h.sel(lag=1, drop=True)
     return ends.median("seed")
 
 
 def summary(dataset: xr.Dataset) -> xr.Dataset:
-    """Each cell at its best learning rate: what its gradient lost, and what it learnt."""
+    """The change of the gradient, the loss and the score of each cell at its best learning rate."""
     best = dataset.sel(learning_rate=training.best_learning_rate(dataset))
     kept, end = decades(best), best.isel(step=-1, drop=True)
     rates = dataset.learning_rate
@@ -248,7 +248,7 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def answer(loss: float, diverged: int, seeds: int) -> str:
-    """What a cell did, from its test loss over the memoryless one."""
+    """The outcome of a cell, from its test loss over the memoryless one."""
     if diverged:
         return f"diverges ({diverged} of {seeds} seeds)"
     if np.isnan(loss):
@@ -259,11 +259,11 @@ def answer(loss: float, diverged: int, seeds: int) -> str:
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each cell did, and who got furthest."""
-    found, seeds = summary(dataset), dataset.sizes["seed"]
+    """A table of the cells' outcomes, and their order by test loss."""
+    results, seeds = summary(dataset), dataset.sizes["seed"]
     rows = []
     for name in dataset.cell.values:
-        row = found.sel(cell=name)
+        row = results.sel(cell=name)
         mark = "*" if row.at_an_end and dataset.sizes["learning_rate"] > 1 else " "
         rows.append(
             [
@@ -279,11 +279,11 @@ def verdict(dataset: xr.Dataset) -> str:
     longest = max(len(row[-1]) for row in rows)
     rows = [[*row[:-1], row[-1].ljust(longest)] for row in rows]
     header = ["cell", "decades", "after", "rate ", "loss", "score", ""]
-    said = {
-        "adding": f"share of sums answered within {WITHIN:g}",
-        "copy_memory": "share of the ten symbols recalled",
-    }.get(dataset.attrs["task"], "share of sequences named right")
-    finite = found.loss.where(found.diverged == 0).fillna(np.inf)
+    score = {
+        "adding": f"fraction of sums answered within {WITHIN:g}",
+        "copy_memory": "fraction of the ten symbols recalled",
+    }.get(dataset.attrs["task"], "fraction of sequences classified right")
+    finite = results.loss.where(results.diverged == 0).fillna(np.inf)
     order = [str(name) for name in finite.sortby(finite).cell.values]
     return "\n".join(
         [
@@ -297,7 +297,7 @@ def verdict(dataset: xr.Dataset) -> str:
             "training loss; * the lowest or highest.",
             f"loss: test loss over {float(dataset.memoryless):.4g}, the loss of an answer without "
             "memory.",
-            f"score: {said}, {training.over_seeds(seeds)}.",
+            f"score: {score}, {training.over_seeds(seeds)}.",
             "",
             f"From the lowest test loss to the highest: {', '.join(order)}.",
         ]
@@ -305,30 +305,30 @@ def verdict(dataset: xr.Dataset) -> str:
 
 
 def figure(dataset: xr.Dataset) -> Figure:
-    """|dL/dh| by lag, before and after training and in theory, and the training loss."""
+    """|dL/dh| by lag, before and after training and predicted, and the training loss."""
     best = dataset.sel(learning_rate=training.best_learning_rate(dataset))
     drawing, (gradient,), ((loss,),) = figures.panels_beside(
-        1, 1, 1, "Gradient by time, and what is learnt of long ago"
+        1, 1, 1, "Gradient by time, and the training loss"
     )
     color = figures.colors(list(map(str, dataset.cell.values)))
     for name in dataset.cell.values:
-        runs, own = best.sel(cell=name), color[str(name)]
+        runs = best.sel(cell=name)
         start, end = (runs.log10_h.isel(step=at).median("seed") for at in (0, -1))
         for values, style in ((start, "-"), (end, "--")):
             shown = values.where(np.isfinite(values))
-            gradient.plot(shown.lag, shown, style, color=own, lw=1.3)
+            gradient.plot(shown.lag, shown, style, color=color[str(name)], lw=1.3)
         score = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
         diverged = bool((runs.outcome == train.Outcome.DIVERGED).any())
         label = f"{name}: {'diverged' if diverged else score}"
-        figures.curve(loss, runs.loss, color=own, lw=1, label=label)
-    gradient.set_ylim(gradient.get_ylim())  # what theory says of a GRU would flatten all else
+        figures.curve(loss, runs.loss, color=color[str(name)], lw=1, label=label)
+    gradient.set_ylim(gradient.get_ylim())  # the prediction for a GRU would flatten all else
     for name in dataset.cell.values:
-        theirs = dataset.predicted_log10_left.sel(cell=name)
+        prediction = dataset.predicted_log10_left.sel(cell=name)
         first = best.log10_h.sel(cell=name, lag=1).isel(step=0).median("seed")
-        line = first + theirs - theirs.sel(lag=1)
+        line = first + prediction - prediction.sel(lag=1)
         gradient.plot(line.lag, line, ":", color=color[str(name)], lw=1)
-    for style, said in (("-", "at initialisation"), ("--", "after training"), (":", "theory")):
-        gradient.plot([], [], style, color="gray", label=said)
+    for style, label in (("-", "at initialisation"), ("--", "after training"), (":", "predicted")):
+        gradient.plot([], [], style, color="gray", label=label)
     figures.legend(gradient)
     gradient.set_xlabel("steps before the last")
     gradient.set_ylabel("log10 |dL/dh|")

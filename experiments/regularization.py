@@ -2,15 +2,15 @@
 
     python -m experiments.regularization --l2=0.001,0.01 --dropout=0.2,0.5
 
-Two minutes on two CPU cores. Expected, of 200 training examples, which a network soon knows by
-heart: the penalties shrink the weights (by two thirds) and keep a gradient alive, a hundred times
+Two minutes on two CPU cores. Expected, with 200 training examples, which a network soon fits
+exactly: the penalties shrink the weights (by two thirds) and keep a gradient alive, a hundred times
 as large, where without them it dies out with the loss; dropout keeps it larger still. Test accuracy
 gains a percent at most, from 94 to 95 %; dropout of one half in every layer is too much for 64
 units and 600 steps.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import xarray as xr
@@ -34,7 +34,7 @@ class Config(
     groups.OptimizerOptions,
     groups.NumericsOptions,
 ):
-    """What to regularise with, and how strongly."""
+    """The penalties and the rates of dropout to compare."""
 
     own_network = ("activation", "depth", "width", "dropout", *groups.WEIGHTS)
 
@@ -114,60 +114,62 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 
 def ends(dataset: xr.Dataset) -> xr.Dataset:
-    """Each network at the end of training: what it knows, its gradient and its weights."""
+    """Training accuracy, gradient norm and weight norm of each network at the end of training."""
     last = families.chosen(dataset).isel(step=-1, drop=True)
 
-    def whole(norms: xr.DataArray) -> xr.DataArray:
+    def over_layers(norms: xr.DataArray) -> xr.DataArray:
         return ((norms**2).sum("layer") ** 0.5).mean("seed")
 
     return xr.Dataset(
         {
             "train_accuracy": last.accuracy.mean("seed"),
-            "gradient": whole(last.kernel_gradient_norm),
-            "weights": whole(last.kernel_norm),
+            "gradient": over_layers(last.kernel_gradient_norm),
+            "weights": over_layers(last.kernel_norm),
         }
     )
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each of them did to the gradient, the weights and the accuracy."""
-    found = ends(dataset)
-    texts = {
-        "gradient": xr.apply_ufunc("{:.1e}".format, found.gradient, vectorize=True),
-        "weights": xr.apply_ufunc("{:.1f}".format, found.weights, vectorize=True),
-        "training": xr.apply_ufunc("{:.1%}".format, found.train_accuracy, vectorize=True),
+    """A table of gradients, weights and accuracies at the end, and the best regularisation."""
+    end = ends(dataset)
+    columns = {
+        "gradient": xr.apply_ufunc("{:.1e}".format, end.gradient, vectorize=True),
+        "weights": xr.apply_ufunc("{:.1f}".format, end.weights, vectorize=True),
+        "training": xr.apply_ufunc("{:.1%}".format, end.train_accuracy, vectorize=True),
     }
-    return "\n".join(
-        [
-            *families.table(dataset, texts),
-            "gradient: norm of the gradient of loss and penalty with respect to all kernels, at",
-            "the end; weights: norm of all kernels; training: accuracy on the last batch.",
-            "",
-            *families.ranking(dataset, "regularization"),
-        ]
-    )
+    notes = [
+        "gradient: norm of the gradient of loss and penalty with respect to all kernels, at",
+        "the end; weights: norm of all kernels; training: accuracy on the last batch.",
+    ]
+    return families.verdict(dataset, "regularization", columns, notes)
 
 
 def figure(dataset: xr.Dataset) -> Figure:
-    """Signal and error signal by layer, before and after training, and the losses."""
+    """Norms over training; signal and error signal by layer; and the losses."""
     title = "Regularisation: the signal, the error signal on its way back, and the loss"
+    drawing, (gradients, weights), grid = families.canvas(
+        dataset, "regularization", title, beside=2
+    )
+    draw_norms(gradients, weights, dataset)
+    families.draw(grid, dataset, "regularization")
+    return drawing
 
-    def draw_gradients(side: Sequence[Axes]) -> None:
-        names = [str(name) for name in dataset.regularization.values]
-        color = figures.colors(names)
-        for axes, quantity in zip(side, ("kernel_gradient_norm", "kernel_norm"), strict=True):
-            norms = (families.chosen(dataset)[quantity] ** 2).sum("layer") ** 0.5
-            for name in names:
-                middle = norms.sel(regularization=name).median("seed")
-                axes.plot(middle.step, middle, color=color[name], lw=1.2, label=name)
-        side[0].set_yscale("log")
-        side[0].set_title("Gradient of all kernels: its norm", loc="left")
-        side[1].set_title("All kernels: their norm", loc="left")
-        side[1].set_ylim(bottom=0)
-        side[1].set_xlabel("training step")
-        figures.legend(side[1])
 
-    return families.figure(dataset, "regularization", title, aside=draw_gradients)
+def draw_norms(gradients: Axes, weights: Axes, dataset: xr.Dataset) -> None:
+    """Draw the norms of the gradient and of the kernels over training on two panels."""
+    names = [str(name) for name in dataset.regularization.values]
+    color = figures.colors(names)
+    for axes, quantity in ((gradients, "kernel_gradient_norm"), (weights, "kernel_norm")):
+        norms = (families.chosen(dataset)[quantity] ** 2).sum("layer") ** 0.5
+        for name in names:
+            middle = norms.sel(regularization=name).median("seed")
+            axes.plot(middle.step, middle, color=color[name], lw=1.2, label=name)
+    gradients.set_yscale("log")
+    gradients.set_title("Norm of the gradient of all kernels", loc="left")
+    weights.set_title("Norm of all kernels", loc="left")
+    weights.set_ylim(bottom=0)
+    weights.set_xlabel("training step")
+    figures.legend(weights)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 Four minutes on two CPU cores. Expected: of 32 blocks (64 layers) without a norm, plain ones learn
 half of it; bare sums multiply the signal and the error signal by about 2^(1/2) a block and diverge
-at every learning rate on offer; those that start small (scaled, ReZero, SkipInit, Fixup) or with
+at every learning rate; those that start small (scaled, ReZero, SkipInit, Fixup) or with
 their gates nearly shut (highway) keep both and learn. With --gate_bias=-2 a highway of 32 blocks
 keeps 0.90 of its error signal a block and does not.
 """
@@ -24,15 +24,15 @@ NORMS = {"none": None, "batch_norm": layers.batch_norm(), "layer_norm": layers.l
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ActivationOptions, groups.ClassifierOptions):
-    """Which blocks to compare."""
+    """The blocks to compare."""
 
     blocks: tuple[str, ...] = option(
         tuple(networks.BLOCKS), "Kinds of block to compare.", choices=tuple(networks.BLOCKS)
     )
     counts: tuple[int, ...] = option((8, 32), "Numbers of blocks, each of two layers.", at_least=1)
-    norm: str = option("none", "What normalises in the blocks.", choices=tuple(NORMS))
+    norm: str = option("none", "Norm of the blocks.", choices=tuple(NORMS))
     gate_bias: float = option(
-        -4.0, "Of a highway's gates as training starts; the deeper it is, the lower."
+        -4.0, "Initial bias of a highway's gates; a deeper network needs a lower one."
     )
     learning_rates: tuple[float, ...] = new_default(
         groups.RunOptions, "learning_rates", (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
@@ -47,7 +47,7 @@ class Config(groups.ActivationOptions, groups.ClassifierOptions):
 
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
-    """Every kind of block, so many times over, trained at every learning rate from every seed."""
+    """Every kind and number of blocks, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
 
     def cell(block: str, count: int) -> sweep.Cell:
@@ -69,7 +69,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 
 def labelled(history: train.History) -> xr.Dataset:
-    """Everything recorded, and the signal and error signal between the blocks."""
+    """The history as a dataset, with the signal and the error signal between the blocks."""
     sizes = {
         name: (("point", "step", "place"), values, {"units": "1"})
         for name, values in train.trunk(history.trace).items()
@@ -86,14 +86,13 @@ def between_blocks(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """A table of what each kind of block did, and which of them are best."""
-    found = between_blocks(dataset)
+    """A table of the outcomes with each kind of block, and the best of them."""
     notes = [
-        "Here the signal is what goes from block to block: the first layer is the input of the",
-        "first block, the last hidden one the output of the last, and a layer is a block. (nan:",
-        "with fixup no error signal leaves the read-out, which starts at zero, at the first step.)",
+        "The signal is measured between blocks: the first layer is the input of the first block,",
+        "the last hidden one the output of the last, and a layer is a block. (nan: with fixup no",
+        "error signal leaves the read-out, which starts at zero, at the first step.)",
     ]
-    return "\n".join([*families.table(found), *notes, "", *families.ranking(found, "block")])
+    return families.verdict(between_blocks(dataset), "block", notes=notes)
 
 
 def figure(dataset: xr.Dataset) -> Figure:
@@ -102,8 +101,11 @@ def figure(dataset: xr.Dataset) -> Figure:
         between_blocks(dataset),
         "block",
         "The signal from block to block, the error signal on its way back, and the loss",
-        words=("signal: RMS between blocks", "error signal: RMS of its gradient"),
-        layer="place (1 is before the first block)",
+        families.Profiles(
+            forward_label="signal: RMS between blocks",
+            backward_label="error signal: RMS of its gradient",
+            layer_label="place (1 is before the first block)",
+        ),
     )
 
 

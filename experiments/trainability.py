@@ -3,10 +3,10 @@
     python -m experiments.trainability
 
 Six minutes on two CPU cores. Expected: at sigma_b^2 = 0.05 the deepest tanh networks that train,
-80 layers here, do so next to the critical sigma_w, 1.33, and ever shallower ones away from it: nine
-in ten train or not as six times the depth scale of two inputs' correlation says. (Schoenholz et
-al., Deep information propagation, ICLR 2017, fig. 5, drew this multiple on MNIST, at width 300. At
-width 64 no network of 100 layers trains in 600 steps, not even at the critical scale.)
+80 layers here, do so next to the critical sigma_w, 1.33, and ever shallower ones away from it: for
+nine in ten, six times the depth scale of two inputs' correlation predicts whether they train.
+(Schoenholz et al., Deep information propagation, ICLR 2017, fig. 5, drew this multiple on MNIST, at
+width 300. At width 64 no network of 100 layers trains in 600 steps even at the critical scale.)
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from vanishing import figures, initializers, layers, networks, sweep, theory, tr
 
 @dataclasses.dataclass(frozen=True)
 class Config(groups.ActivationOptions, groups.ClassifierOptions):
-    """Which networks to train."""
+    """The networks to train."""
 
     activation: str = new_default(groups.ActivationOptions, "activation", "tanh")
     depths: tuple[int, ...] = option(
@@ -37,8 +37,8 @@ class Config(groups.ActivationOptions, groups.ClassifierOptions):
         more_than=0,
     )
     sigma_b: float = option(0.05**0.5, "Initial scale of the biases: their std.", at_least=0)
-    multiple: float = option(6.0, "How many depth scales to draw over the map.", more_than=0)
-    learns_at: float = option(0.5, "Test accuracy from which a network is said to train.")
+    multiple: float = option(6.0, "Depth that is predicted to train, in depth scales.", more_than=0)
+    learns_at: float = option(0.5, "Test accuracy from which a network counts as trained.")
     learning_rates: tuple[float, ...] = new_default(
         groups.RunOptions, "learning_rates", (0.001, 0.01)
     )
@@ -91,31 +91,32 @@ def accuracy(dataset: xr.Dataset) -> xr.DataArray:
 
 
 def verdict(dataset: xr.Dataset) -> str:
-    """Which scales train at each depth, and which theory says will."""
-    learns = accuracy(dataset) >= dataset.learns_at
-    reach = dataset.multiple * dataset.depth_scale
-    said = reach >= dataset.depth
-    lines = [f"{'depth':>5}  {'trains at sigma_w':<24}{'within the depth scale':<24}alike"]
+    """The scales at which networks of each depth train, measured and predicted."""
+    trains = accuracy(dataset) >= dataset.learns_at
+    predicted = dataset.multiple * dataset.depth_scale >= dataset.depth
+    lines = [f"{'depth':>5}  {'trains at sigma_w':<24}{'predicted':<24}agree"]
     for depth in dataset.depth.values:
-        ours, theirs = learns.sel(depth=depth), said.sel(depth=depth)
-        alike = int((ours == theirs).sum())
+        row, predicted_row = trains.sel(depth=depth), predicted.sel(depth=depth)
+        agreeing = int((row == predicted_row).sum())
         lines.append(
-            f"{int(depth):>5}  {_spans(ours):<24}{_spans(theirs):<24}{alike} of {ours.size}"
+            f"{int(depth):>5}  {_spans(row):<24}{_spans(predicted_row):<24}{agreeing} of {row.size}"
         )
     agree = {
-        k: float((learns == (k * dataset.depth_scale >= dataset.depth)).mean())
+        k: float((trains == (k * dataset.depth_scale >= dataset.depth)).mean())
         for k in (1, 2, 3, 4, 6, 8, 10, 15, 20)
     }
     best = max(agree, key=lambda k: agree[k])
-    right = float((learns == said).mean())
+    right = float((trains == predicted).mean())
     lines += [
         "",
-        f"{right:.0%} of the networks train or not as {float(dataset.multiple):g} depth scales",
-        f"say; of round multiples {best} comes nearest, with {agree[best]:.0%}.",
+        f"predicted: a network trains up to {float(dataset.multiple):g} depth scales; this is "
+        f"right for {right:.0%} of the networks.",
+        f"Of round multiples {best} comes nearest, with {agree[best]:.0%}.",
         f"trains: a test accuracy of {float(dataset.learns_at):.0%} or more (chance is "
         f"{float(dataset.chance):.1%}), mean over {dataset.sizes['seed']} seeds",
         f"at the best of {dataset.sizes['learning_rate']} learning rates.",
-        "depth scale: layers in which two inputs' correlation comes nearer its fixed point by e.",
+        "depth scale: layers over which the distance of two inputs' correlation from its fixed",
+        "point shrinks by a factor e.",
     ]
     return "\n".join(lines)
 
@@ -138,7 +139,7 @@ def figure(dataset: xr.Dataset) -> Figure:
         multiple * dataset.line_depth_scale,
         color="cyan",
         lw=2,
-        label=f"{multiple:g} depth scales of the correlation (theory)",
+        label=f"{multiple:g} depth scales of the correlation (predicted)",
     )
     axes.set_ylim(*_edges(shown.depth.values)[[0, -1]])
     axes.set_xlim(*_edges(shown.sigma_w.values)[[0, -1]])

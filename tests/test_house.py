@@ -20,8 +20,8 @@ MODULES = sorted(
 )
 FLOORS = (  # from the ground up; a file imports from the floors below, or from its own package
     "vanishing._types vanishing._extras vanishing._lazy vanishing._loading",
-    "vanishing._text vanishing._numerics vanishing.figures vanishing.data",
-    "vanishing._arguments vanishing.meanfield vanishing.initializers",
+    "vanishing._text vanishing._numerics vanishing._arguments vanishing.figures",
+    "vanishing.data vanishing.meanfield vanishing.initializers",
     "vanishing.probing vanishing.sweep vanishing.layers vanishing.losses",
     "vanishing.networks vanishing.optimizers vanishing.theory vanishing.backprop",
     "vanishing.surrogate vanishing.diagnosis vanishing.comparison vanishing.train",

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers as jax_initializers
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 
 Initializer = jax_initializers.Initializer  # (key, shape, dtype) -> array
@@ -243,6 +244,5 @@ def by_name(name: str, scales: Scales = Scales()) -> Weights:
     >>> weights.bias_init(jax.random.key(0), (2,), jnp.float32)
     Array([0., 0.], dtype=float32)
     """
-    if name not in INITIALIZERS:
-        raise ValueError(f"initializer is {name!r}; it must be one of {', '.join(INITIALIZERS)}.")
+    _arguments.one_of("initializer", name, INITIALIZERS)
     return INITIALIZERS[name](scales)

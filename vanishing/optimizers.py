@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._numerics import norm
 from vanishing.layers import depth_axes
 
@@ -69,7 +70,7 @@ def by_name(
     >>> print(f"{jnp.linalg.norm(updates['kernel']):.3f}")  # norm 5 clipped to 1, times 0.1
     0.100
     """
-    _require(name, "optimizer", tuple(OPTIMIZERS))
+    _arguments.one_of("optimizer", name, OPTIMIZERS)
     rate = _schedule(schedule, learning_rate, steps, warmup_steps)
     return optax.chain(
         clip(clipping, clip_threshold), OPTIMIZERS[name](rate, momentum, weight_decay)
@@ -97,7 +98,7 @@ def clip(clipping: str, threshold: Scalar) -> Transformation:
     normalization, ICML 2021, eq. 3 (adaptive); Hazan et al., Beyond convexity: stochastic
     quasi-convex optimization, NeurIPS 2015, algorithm 1 (normalize).
     """
-    _require(clipping, "clipping", CLIPPINGS)
+    _arguments.one_of("clipping", clipping, CLIPPINGS)
     return {
         "none": optax.identity,
         "value": lambda: optax.clip(threshold),
@@ -145,7 +146,7 @@ def _per_layer(function: Callable) -> Transformation:
 
 
 def _schedule(name: str, peak: Scalar, steps: int, warmup_steps: int) -> LearningRate:
-    _require(name, "schedule", SCHEDULES)
+    _arguments.one_of("schedule", name, SCHEDULES)
     if name.startswith("warmup") and not 1 <= warmup_steps < steps:
         raise ValueError(
             f"warmup_steps is {warmup_steps}; the schedule {name!r} takes 1 to steps - 1 "
@@ -162,8 +163,3 @@ def _schedule(name: str, peak: Scalar, steps: int, warmup_steps: int) -> Learnin
         return main
     rise = optax.schedules.linear_schedule(0.0, peak, warmup_steps)
     return optax.schedules.join_schedules([rise, main], [warmup_steps])
-
-
-def _require(value: str, what: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{what} is {value!r}; it must be one of {', '.join(allowed)}.")

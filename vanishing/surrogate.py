@@ -131,12 +131,8 @@ def activation(function: str, surrogate: str, sharpness: float = 1.0) -> Activat
     >>> print(jax.grad(activation("sign", "sigmoid").function)(0.0))
     0.5
     """
-    for value, what, allowed in (
-        (function, "function", STEPS),
-        (surrogate, "surrogate", SURROGATES),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{what} is {value!r}; it must be one of {', '.join(allowed)}.")
+    _arguments.one_of("function", function, STEPS)
+    _arguments.one_of("surrogate", surrogate, SURROGATES)
     _arguments.positive("sharpness", sharpness)
     jump, rise = STEPS[function]
     if surrogate == "straight_through":

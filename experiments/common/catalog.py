@@ -1,4 +1,4 @@
-"""The experiments there are, each with its question."""
+"""The list of experiments, each with its question."""
 
 import ast
 from pathlib import Path
@@ -12,10 +12,10 @@ def questions() -> dict[str, str]:
     >>> questions()["depth"]
     'Are more hidden layers better, and how fast does each of them learn?'
     """
-    found = {}
+    by_name = {}
     for path in sorted(Path(__file__).parent.parent.glob("*.py")):
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         question = docstring.partition("\n")[0]
         if question.endswith("?"):
-            found[path.stem] = question
-    return found
+            by_name[path.stem] = question
+    return by_name

@@ -1,12 +1,13 @@
-"""What experiments share that compare the members of a family: their table, and their figure.
+"""The measurement, table, ranking and figure of experiments that compare a family of networks.
 
-A dataset of theirs has the structural axes of a sweep, one of which are the members, and the axes
-learning_rate, seed, step and layer.
+Their datasets have the structural axes of a sweep, one of which names the members of the family,
+and the axes learning_rate, seed, step and layer.
 """
 
+import dataclasses
 import itertools
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,11 +20,9 @@ from experiments.common import groups, training
 from vanishing import _text, figures, sweep, theory, train
 from vanishing.layers import Layer
 
-_BEYOND = (
-    1e3  # what grows to more than this, over all that there was at the start, leaves a picture
-)
-LEARNS_AT = 0.9  # the test accuracy from which a network is said to learn
-IN_PART_AT = 2  # times chance, from which it is said to learn in part
+_BEYOND = 1e3  # axis limit: multiple of the largest value at initialisation
+LEARNS_AT = 0.9  # test accuracy from which a network learns
+IN_PART_AT = 2  # test accuracy, over chance, from which it learns in part
 
 
 def measure(
@@ -41,10 +40,38 @@ def measure(
     return dataset.assign_coords(chance=training.chance(examples))
 
 
+def measure_networks(
+    config: groups.RunOptions,
+    run: Callable[..., xr.Dataset],
+    members: Mapping[str, Sequence],
+    network: Callable[..., Layer],
+    examples: train.Data,
+    predict_on: jax.Array | None = None,
+) -> xr.Dataset:
+    """The same where the members are networks that are all trained in the same way.
+
+    Args:
+      config: how to train them.
+      run: `sweep.run`.
+      members: the values of each axis.
+      network: makes a network from a value of each axis, given by the axis's name.
+      examples: the data.
+      predict_on: the inputs of one training step, for a prediction of each network; none if None.
+    """
+
+    def cell(**member: Any) -> sweep.Cell:
+        return training.cell(config, network(**member))
+
+    dataset = measure(config, run, members, cell, examples)
+    if predict_on is None:
+        return dataset
+    return with_prediction(dataset, members, network, predict_on)
+
+
 def axes_of(dataset: xr.Dataset) -> list[str]:
-    """The axes that tell one network from another."""
-    ours = ("learning_rate", "seed", "step", "layer")
-    return [str(axis) for axis in dataset.test_accuracy.dims if axis not in ours]
+    """The axes that distinguish one network from another."""
+    of_runs = ("learning_rate", "seed", "step", "layer")
+    return [str(axis) for axis in dataset.test_accuracy.dims if axis not in of_runs]
 
 
 def chosen(dataset: xr.Dataset) -> xr.Dataset:
@@ -55,8 +82,8 @@ def chosen(dataset: xr.Dataset) -> xr.Dataset:
 def summary(dataset: xr.Dataset) -> xr.Dataset:
     """Each network at its best learning rate.
 
-    Its accuracy over seeds, the share of the error signal that reaches its first layer, before and
-    after training, and whether the learning rate is the first or the last on offer.
+    Its accuracy over seeds, the fraction of the error signal that reaches its first layer, before
+    and after training, and whether the learning rate is the first or the last of those compared.
     """
     best, rates = chosen(dataset), dataset.learning_rate
     accuracy = best.test_accuracy.isel(step=-1, drop=True)
@@ -77,12 +104,12 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def hidden_layers(sizes: xr.DataArray) -> xr.DataArray:
-    """How many layers a network has, without its read-out: those of which a size is known."""
+    """The number of layers of a network without its read-out: those with a size."""
     return sizes.notnull().any("seed").sum("layer") - 1
 
 
 def log10_share(sizes: xr.DataArray) -> xr.DataArray:
-    """log10 of a size at the first layer over that at the last hidden one: median over seeds."""
+    """log10 of a size at the first layer over that at the last hidden one; median over seeds."""
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = xr.apply_ufunc(np.log10, sizes)
         last = logs.where(logs.layer == hidden_layers(sizes)).max("layer")
@@ -95,22 +122,25 @@ def with_prediction(
     network: Callable[..., Layer],
     x: jax.Array,
 ) -> xr.Dataset:
-    """The dataset, and what theory says of each member's `log10_share` at initialisation.
+    """The dataset with the `log10_share` at initialisation that theory predicts of each member.
 
     Args:
       dataset: what `measure` returned.
       members: the axes that were given to it.
-      network: makes a network from a value of each of them.
+      network: makes a network from a value of each axis, given by the axis's name.
       x: the inputs of one training step.
     """
-    found = [predicted_log10_share(network(*at), x) for at in itertools.product(*members.values())]
+    predictions = [
+        predicted_log10_share(network(**dict(zip(members, values, strict=True))), x)
+        for values in itertools.product(*members.values())
+    ]
     shape = [len(values) for values in members.values()]
-    variable = xr.Variable(tuple(members), np.reshape(found, shape), {"units": "1"})
+    variable = xr.Variable(tuple(members), np.reshape(predictions, shape), {"units": "1"})
     return dataset.assign(predicted_log10_share=variable)
 
 
 def predicted_log10_share(network: Layer, x: jax.Array) -> float:
-    """What theory says of `log10_share` at initialisation; nan where it cannot follow."""
+    """`log10_share` at initialisation as theory predicts it; nan where it cannot."""
     try:
         prediction = theory.predict(network, x)
     except ValueError:
@@ -122,15 +152,15 @@ def predicted_log10_share(network: Layer, x: jax.Array) -> float:
 
 
 def predicted_factors(dataset: xr.Dataset) -> xr.DataArray:
-    """A layer's factor as theory foretells it, in words; "-" where there is no layer between."""
+    """The predicted factor per layer as text; "-" where there is only one hidden layer."""
     between = dataset.depth - 1
     factors = 10 ** (dataset.predicted_log10_share / np.maximum(between, 1))
-    said = xr.apply_ufunc("{:.3f}".format, factors, vectorize=True)
-    return said.where(between > 0, "-")
+    texts = xr.apply_ufunc("{:.3f}".format, factors, vectorize=True)
+    return texts.where(between > 0, "-")
 
 
 def answer(accuracy: float, chance: float, diverged: int, seeds: int) -> str:
-    """What a network did, in a word or two."""
+    """The outcome of a network in a word or two."""
     if diverged:
         return f"diverges ({diverged} of {seeds} seeds)"
     if np.isnan(accuracy):
@@ -140,163 +170,207 @@ def answer(accuracy: float, chance: float, diverged: int, seeds: int) -> str:
     return "learns" if accuracy >= LEARNS_AT else "learns in part"
 
 
+def verdict(
+    dataset: xr.Dataset,
+    member: str,
+    columns: Mapping[str, xr.DataArray] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """The table, notes on its columns, and the ranking of the members."""
+    return "\n".join([*table(dataset, columns), *notes, "", *ranking(dataset, member)])
+
+
 def table(dataset: xr.Dataset, columns: Mapping[str, xr.DataArray] | None = None) -> list[str]:
-    """The lines of a table of what each network did, and how to read it.
+    """The lines of a table with the outcome of each network, and how to read it.
 
     Args:
       dataset: what `measure` returned. Coordinates along the first axis alone, such as each
         activation's initialiser, get a column.
       columns: texts of further columns by their heading, with the axes of the networks.
     """
-    found, axes = summary(dataset), axes_of(dataset)
-    seeds, chance = dataset.sizes["seed"], float(dataset.chance)
-    said = [name for name in dataset.coords if dataset[name].dims == (axes[0],) and name != axes[0]]
+    axes = axes_of(dataset)
+    beside_first = [
+        str(name) for name in dataset.coords if dataset[name].dims == (axes[0],) and name != axes[0]
+    ]
     axes.sort(key=lambda axis: dataset[axis].dtype.kind in "if")  # names first, then numbers
-    names = [axes[0], *map(str, said), *axes[1:]]
+    names = [axes[0], *beside_first, *axes[1:]]
+    results = summary(dataset)
     rows = []
-    for place in itertools.product(*(dataset[axis].values for axis in axes)):
-        at = dict(zip(axes, place, strict=True))
-        row = found.sel(at)
-        mark = "*" if row.at_an_end and dataset.sizes["learning_rate"] > 1 else " "
-        factor = float(row.log10_share) / max(int(row.hidden) - 1, 1)
-        rows.append(
-            [
-                *(str(dataset[name].sel(_only(at, dataset[name])).item()) for name in names),
-                power(float(row.log10_share)),
-                power(float(row.log10_share_after)),
-                f"{10**factor:.3f}",
-                *(str(column.sel(_only(at, column)).item()) for column in (columns or {}).values()),
-                f"{float(row.learning_rate):g}{mark}",
-                training.mean_and_spread(float(row.accuracy), float(row.spread), seeds),
-                answer(float(row.accuracy), chance, int(row.diverged), seeds),
-            ]
-        )
+    for values in itertools.product(*(dataset[axis].values for axis in axes)):
+        place = dict(zip(axes, values, strict=True))
+        named = _texts([dataset[name] for name in names], place)
+        added = _texts((columns or {}).values(), place)
+        signal, outcome = _row(results.sel(place), dataset)
+        rows.append([*named, *signal, *added, *outcome])
     longest = max(len(row[-1]) for row in rows)
     rows = [[*row[:-1], row[-1].ljust(longest)] for row in rows]
     header = [*names, "signal left", "after", "a layer", *(columns or {}), "rate ", "test accuracy"]
-    texts = sum(dataset[name].dtype.kind not in "if" for name in names)
+    left = sum(dataset[name].dtype.kind not in "if" for name in names)
+    return [*_text.table([*header, ""], rows, left).splitlines(), "", *_legend(dataset)]
+
+
+def _texts(columns: Iterable[xr.DataArray], place: Mapping[str, Any]) -> list[str]:
+    """The text of each column at one place of the grid."""
+    return [str(column.sel(_only(place, column)).item()) for column in columns]
+
+
+def _row(result: xr.Dataset, dataset: xr.Dataset) -> tuple[list[str], list[str]]:
+    """The texts of one network's signal and of its training."""
+    seeds = dataset.sizes["seed"]
+    mark = "*" if result.at_an_end and dataset.sizes["learning_rate"] > 1 else " "
+    factor = float(result.log10_share) / max(int(result.hidden) - 1, 1)
+    signal = [
+        power(float(result.log10_share)),
+        power(float(result.log10_share_after)),
+        f"{10**factor:.3f}",
+    ]
+    accuracy = float(result.accuracy)
+    return signal, [
+        f"{float(result.learning_rate):g}{mark}",
+        training.mean_and_spread(accuracy, float(result.spread), seeds),
+        answer(accuracy, float(dataset.chance), int(result.diverged), seeds),
+    ]
+
+
+def _legend(dataset: xr.Dataset) -> list[str]:
+    """How to read the table."""
+    chance = float(dataset.chance)
     return [
-        *_text.table([*header, ""], rows, texts).splitlines(),
-        "",
         "signal left: the error signal (gradient with respect to pre-activations) of the first",
         "layer over that of the last hidden one, at initialisation; after: the same after",
         "training; a layer: one layer's factor at initialisation.",
         f"rate: of {dataset.sizes['learning_rate']} learning rates, the one with the lowest "
         "training loss; * the lowest or highest of them.",
-        f"test accuracy: {training.over_seeds(seeds)}; chance is {chance:.1%}. "
+        f"test accuracy: {training.over_seeds(dataset.sizes['seed'])}; chance is {chance:.1%}. "
         f"To learn is to reach {LEARNS_AT:.0%},",
         f"to learn in part {IN_PART_AT * chance:.1%}, twice chance.",
     ]
 
 
 def ranking(dataset: xr.Dataset, member: str) -> list[str]:
-    """For each combination of the other axes: who is best, and who cannot be told from the best."""
-    found, lines = summary(dataset), []
+    """The best member for each combination of the other axes, and those as good as it."""
+    results, lines = summary(dataset), []
     others = [axis for axis in axes_of(dataset) if axis != member]
-    stacked = found.stack(rest=others) if others else found.expand_dims("rest")
+    stacked = results.stack(rest=others) if others else results.expand_dims("rest")
     for i in range(stacked.sizes["rest"]):
-        row = stacked.isel(rest=i)
-        accuracy = row.accuracy.where(row.diverged == 0)
-        place = ", ".join(f"{axis} {row[axis].item()}" for axis in others)
-        place = f" at {place}" if place else ""
-        if accuracy.isnull().all():
-            lines.append(f"None of them stayed finite{place}.")
-            continue
-        if float(accuracy.max()) < IN_PART_AT * float(dataset.chance):
-            lines.append(f"None of them learns{place}.")
-            continue
-        first = accuracy.argmax(member)
-        apart = accuracy.isel({member: first}) - accuracy
-        error = row.spread / max(dataset.sizes["seed"] - 1, 1) ** 0.5  # of the mean
-        doubt = 2 * np.hypot(error.isel({member: first}), error)
-        near = [
-            str(name)
-            for name in row[member].values[np.asarray(apart <= doubt)]
-            if name != row[member].values[int(first)]
-        ]
-        sure = "" if dataset.sizes["seed"] > 1 else " of one seed"
-        sentence = f"Best{place}{sure}: {row[member].values[int(first)]}"
-        if near:
-            sentence += f"; within two standard errors of it: {', '.join(near)}"
-        lines += textwrap.wrap(sentence + ".", 90, subsequent_indent="  ")
+        place = ", ".join(f"{axis} {stacked.isel(rest=i)[axis].item()}" for axis in others)
+        sentence = _best(stacked.isel(rest=i), member, f" at {place}" if place else "", dataset)
+        lines += textwrap.wrap(sentence, 90, subsequent_indent="  ")
     return lines
 
 
-def figure(
-    dataset: xr.Dataset,
-    member: str,
-    title: str,
-    *,
-    forward: str = "output_rms",
-    backward: str = "cotangent_rms",
-    words: tuple[str, str] = ("signal: RMS of activations", "error signal: RMS of dL/dh"),
-    layer: str = "layer (1 is next to the input)",
-    aside: Callable[[Sequence[Axes]], None] | None = None,
-) -> Figure:
+def _best(results: xr.Dataset, member: str, place: str, dataset: xr.Dataset) -> str:
+    """A sentence on the best of the members, and those that seeds do not distinguish from it."""
+    accuracy = results.accuracy.where(results.diverged == 0)
+    if accuracy.isnull().all():
+        return f"None of them stayed finite{place}."
+    if float(accuracy.max()) < IN_PART_AT * float(dataset.chance):
+        return f"None of them learns{place}."
+    seeds, first = dataset.sizes["seed"], accuracy.argmax(member)
+    behind = accuracy.isel({member: first}) - accuracy
+    error = results.spread / max(seeds - 1, 1) ** 0.5  # of the mean
+    doubt = 2 * np.hypot(error.isel({member: first}), error)
+    names = results[member].values
+    best = names[int(first)]
+    near = [str(name) for name in names[np.asarray(behind <= doubt)] if name != best]
+    sentence = f"Best{place}{'' if seeds > 1 else ' of one seed'}: {best}"
+    if near:
+        sentence += f"; within two standard errors of it: {', '.join(near)}"
+    return sentence + "."
+
+
+@dataclasses.dataclass(frozen=True)
+class Profiles:
+    """The two quantities by layer that a figure shows, and their names in it."""
+
+    forward: str = "output_rms"
+    backward: str = "cotangent_rms"
+    forward_label: str = "signal: RMS of activations"
+    backward_label: str = "error signal: RMS of dL/dh"
+    layer_label: str = "layer (1 is next to the input)"
+
+
+def figure(dataset: xr.Dataset, member: str, title: str, profiles: Profiles = Profiles()) -> Figure:
     """Signal and error signal by layer, at initialisation and after training, and the loss.
 
     A column for each combination of the axes other than `member`, whose values are the colours.
-
-    Args:
-      dataset: what `measure` returned.
-      member: the axis whose values are compared.
-      title: of the figure.
-      forward: the variable of the upper row, with the dimension `layer`.
-      backward: that of the middle row.
-      words: what they are called.
-      layer: what the horizontal axis of both is called.
-      aside: draws on two more axes, to the left of the others.
     """
+    drawing, _, grid = canvas(dataset, member, title)
+    draw(grid, dataset, member, profiles)
+    return drawing
+
+
+def canvas(
+    dataset: xr.Dataset, member: str, title: str, beside: int = 0
+) -> tuple[Figure, np.ndarray, np.ndarray]:
+    """An empty figure, so many wider axes to the left, and the grid of axes for `draw`."""
+    others = [dataset.sizes[axis] for axis in axes_of(dataset) if axis != member]
+    return figures.panels_beside(beside, 3, int(np.prod(others)), title)
+
+
+def draw(
+    grid: np.ndarray, dataset: xr.Dataset, member: str, profiles: Profiles = Profiles()
+) -> None:
+    """Draw what `figure` shows on a grid of axes, (quantity, combination of the other axes)."""
     best = chosen(dataset)
-    names = list(dataset[member].values)
-    color = figures.colors(list(map(str, names)))
+    color = figures.colors(list(map(str, dataset[member].values)))
     others = [axis for axis in axes_of(dataset) if axis != member]
     stacked = best.stack(rest=others) if others else best.expand_dims("rest")
-    drawing, side, grid = figures.panels_beside(2 if aside else 0, 3, stacked.sizes["rest"], title)
-    if aside:
-        aside(list(side))
     for column in range(stacked.sizes["rest"]):
-        runs_here = stacked.isel(rest=column)
-        signal, error, loss = grid[:, column]
-        for name in names:
-            runs = runs_here.sel({member: name})
-            hidden = int(hidden_layers(runs[backward].isel(step=0)))
-            for axes, quantity in ((signal, forward), (error, backward)):
-                draw_profiles(axes, runs[quantity], hidden, color[str(name)])
-            accuracy = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
-            end = "diverged" if (runs.outcome == train.Outcome.DIVERGED).any() else accuracy
-            figures.curve(loss, runs.loss, color=color[str(name)], lw=1, label=f"{name}: {end}")
-        place = ", ".join(_heading(runs_here[axis]) for axis in others)
-        signal.set_title(place or " ")
-        error.set_xlabel(layer)
-        loss.set_xlabel("training step")
-        figures.legend(loss, title="test accuracy")
-    for row, quantity in zip(grid, (forward, backward), strict=False):
+        runs = stacked.isel(rest=column)
+        for name in dataset[member].values:
+            _draw_network(grid[:, column], runs.sel({member: name}), name, color, profiles)
+        place = ", ".join(_heading(runs[axis]) for axis in others)
+        grid[0, column].set_title(place or " ")
+        grid[1, column].set_xlabel(profiles.layer_label)
+        grid[2, column].set_xlabel("training step")
+        figures.legend(grid[2, column], title="test accuracy")
+    _limit(grid, best, profiles)
+    labels = (profiles.forward_label, profiles.backward_label, "training loss")
+    for axes, label in zip(grid[:, 0], labels, strict=True):
+        axes.set_ylabel(label)
+    grid[1, 0].plot([], [], color="gray", marker="o", ms=3, label="at initialisation")
+    grid[1, 0].plot([], [], color="gray", ls="--", lw=1, label="after training")
+    figures.legend(grid[1, 0])
+
+
+def _draw_network(
+    column: np.ndarray,
+    runs: xr.Dataset,
+    name: Any,
+    color: Mapping[str, Any],
+    profiles: Profiles,
+) -> None:
+    """One network's profiles and losses on the three axes of a column."""
+    hidden = int(hidden_layers(runs[profiles.backward].isel(step=0)))
+    for axes, quantity in zip(column, (profiles.forward, profiles.backward), strict=False):
+        draw_profiles(axes, runs[quantity], hidden, color[str(name)])
+    accuracy = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
+    end = "diverged" if (runs.outcome == train.Outcome.DIVERGED).any() else accuracy
+    figures.curve(column[2], runs.loss, color=color[str(name)], lw=1, label=f"{name}: {end}")
+
+
+def _limit(grid: np.ndarray, best: xr.Dataset, profiles: Profiles) -> None:
+    """Limits that keep what grows beyond all bounds from flattening the rest."""
+    for row, quantity in zip(grid, (profiles.forward, profiles.backward), strict=False):
         figures.at_least_two_decades(row[0])
         largest = float(best[quantity].isel(step=0).max())
         if row[0].get_ylim()[1] > _BEYOND**2 * largest > 0:
             row[0].set_ylim(top=_BEYOND * largest)
     start = float(best.loss.isel(step=0).median())
     highest = float(best.loss.where(np.isfinite(best.loss)).max())
-    # what grows beyond leaves the picture, and the legend has room above
-    grid[2, 0].set_ylim(0, min(highest, 2 * start) * 1.4)
-    for axes, label in zip(grid[:, 0], (*words, "training loss"), strict=True):
-        axes.set_ylabel(label)
-    grid[1, 0].plot([], [], color="gray", marker="o", ms=3, label="at initialisation")
-    grid[1, 0].plot([], [], color="gray", ls="--", lw=1, label="after training")
-    figures.legend(grid[1, 0])
-    return drawing
+    grid[2, 0].set_ylim(0, min(highest, 2 * start) * 1.4)  # the legend has room above
 
 
 def draw_profiles(axes: Axes, sizes: xr.DataArray, layers: int, color: Any) -> None:
-    """A size by layer, of so many: dots at initialisation, a dashed line after training."""
+    """A size in the first so many layers: dots at initialisation, a dashed line after training."""
     sizes = sizes.isel(layer=slice(None, layers))
     figures.profile(axes, sizes.isel(step=0), color=color, marker="o", ms=3)
     figures.profile(axes, sizes.isel(step=-1), color=color, ls="--", lw=1)
 
 
 def _heading(values: xr.DataArray) -> str:
-    """A value of an axis as it stands over a column: "10 hidden layers", "norm: batch_norm"."""
+    """The heading of a column for a value of an axis: "10 hidden layers", "norm: batch_norm"."""
     counted = values.attrs.get("long_name", "").removeprefix("number of ")
     if counted == values.attrs.get("long_name", ""):
         return f"{values.name}: {values.item()}"
@@ -304,7 +378,7 @@ def _heading(values: xr.DataArray) -> str:
 
 
 def power(log10: float) -> str:
-    """10 to a power that may be out of the range of floating-point numbers."""
+    """10 to a power that may be outside of the range of floating-point numbers, as text."""
     if not np.isfinite(log10):
         return "nan" if np.isnan(log10) else "inf" if log10 > 0 else "0"
     exponent = int(np.floor(round(log10, 2)))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import math
 import sys
 import traceback
@@ -20,7 +19,7 @@ from tqdm import tqdm
 from experiments.common import machine
 from experiments.common.options import Options, option
 from vanishing import sweep
-from vanishing.sweep import parallel, run_folder, storage
+from vanishing.sweep import parallel, run_folder, sources, storage
 
 flags.disclaim_key_flags()  # `--help` then lists these flags under the experiment itself
 
@@ -143,11 +142,6 @@ def _config(defaults: OutputOptions) -> OutputOptions:
     return dataclasses.replace(defaults, **{name: flags.FLAGS[name].value for name in names})
 
 
-def _digest(path: Path) -> str:
-    """A short hash of a file's contents."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -159,7 +153,7 @@ def execute(
     figure: Callable[[xr.Dataset], Figure],
     experiment: str,
 ) -> xr.Dataset:
-    """Measure what the folder does not hold already; then save, draw and say it.
+    """Measure what the folder does not hold yet; then save the dataset, draw and print the answer.
 
     Leaves `data.nc`, `config.json`, `verdict.txt`, `figure.png` and `figure.svg` in the folder
     `config.out`.
@@ -174,11 +168,10 @@ def execute(
       OSError: the folder cannot be written to.
     """
     question = {"experiment": experiment, **config.question()}
-    code = run_folder.code_version(("vanishing", "experiments"))
-    code |= {name: _digest(path) for name, path in config.sources().items()}
+    code = run_folder.code_version([*_modules(measure), *config.sources().values()])
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
-        found = bool(parallel.broadcast_from_first(store.data.exists()))
-        dataset = storage.load(store.data) if found else None
+        stored = bool(parallel.broadcast_from_first(store.data.exists()))
+        dataset = storage.load(store.data) if stored else None
         if dataset is not None and not failures(dataset):
             _say(f"Reusing {store.data} (--overwrite starts afresh).")
         else:
@@ -187,20 +180,26 @@ def execute(
             run = functools.partial(sweep.run, store=store, progress=progress, **limits)
             with machine.precision(question.get("precision", "float32")):
                 dataset = measure(config, run)
-            dataset = dataset.assign_attrs(storage.provenance(question), **code)
+            dataset = dataset.assign_attrs(storage.provenance(question), **code.attributes())
             if jax.process_index() == 0:
                 store.finish(dataset, complete=not failures(dataset))
         if jax.process_index() == 0:
             _draw(figure(dataset), store.path)
-            said = "\n".join([verdict(dataset), *(f"FAILED {why}" for why in failures(dataset))])
-            storage.write(store.path / "verdict.txt", lambda draft: draft.write_text(said + "\n"))
-            _say(f"\n{said}\n")
+            text = "\n".join([verdict(dataset), *(f"FAILED {why}" for why in failures(dataset))])
+            storage.write(store.path / "verdict.txt", lambda draft: draft.write_text(text + "\n"))
+            _say(f"\n{text}\n")
             _say(f"Dataset: {store.data}\nFigure:  {store.path / 'figure.png'}")
     return dataset
 
 
+def _modules(measure: Callable[..., xr.Dataset]) -> list[str | Path]:
+    """The modules that results depend on: this one, and that of the experiment."""
+    experiment = sources.module_of(measure)
+    return [__name__] if experiment is None else [experiment, __name__]
+
+
 def failures(dataset: xr.Dataset) -> list[str]:
-    """What each failed cell of a sweep was, and why it failed."""
+    """Each failed cell of a sweep, with the reason."""
     if "failure" not in dataset:
         return []
     reasons = dataset.failure
@@ -216,13 +215,13 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _draw(drawing: Figure, place: Path) -> None:
+def _draw(drawing: Figure, folder: Path) -> None:
     for suffix in ("svg", "png"):
         storage.write(
-            place / f"figure.{suffix}",
+            folder / f"figure.{suffix}",
             lambda draft: drawing.savefig(draft, dpi=150, metadata=_undated(draft)),
         )
-        drawing.set_layout_engine("none")  # it is laid out now, and stays so
+        drawing.set_layout_engine("none")  # the layout of the first file holds for the second
 
 
 def progress(items: Iterable, label: str = "") -> Iterable:

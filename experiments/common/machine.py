@@ -12,7 +12,7 @@ import jax
 
 from experiments.common.options import Options, option
 from vanishing.sweep import parallel, run_folder
-from vanishing.sweep.run_folder import Folder
+from vanishing.sweep.run_folder import CodeVersion, Folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,9 +97,9 @@ def _join(options: MachineOptions) -> None:
 
 @contextlib.contextmanager
 def claimed(
-    path: Path, config: Mapping[str, Any], code: Mapping[str, str], overwrite: bool
+    path: Path, config: Mapping[str, Any], code: CodeVersion, overwrite: bool
 ) -> Iterator[Folder]:
-    """A run folder for all processes, claimed by the first; see `folder.claimed`."""
+    """A run folder for all processes, claimed by the first; see `run_folder.claimed`."""
     if jax.process_index() == 0:
         with contextlib.ExitStack() as stack:
             try:
@@ -114,7 +114,7 @@ def claimed(
             parallel.wait_for_all()
     else:
         if not parallel.broadcast_from_first(False):
-            raise ValueError("the first process stopped; it says why.")
+            raise ValueError("the first process stopped; its message says why.")
         if not (path / "config.json").exists():
             raise ValueError(
                 f"{path} of the first process is not seen by process {jax.process_index()}; "

@@ -86,10 +86,10 @@ def given_network(name: str, examples: train.Data, classes: int) -> layers.Layer
 
 
 def chance(examples: train.Data) -> xr.Variable:
-    """Accuracy of naming the commonest class of the test examples every time."""
-    share = np.bincount(np.asarray(examples.y_test)).max() / len(examples.y_test)
-    named = {"long_name": "accuracy of naming the commonest class", "units": "1"}
-    return xr.Variable((), float(share), named)
+    """The accuracy of always answering the commonest class of the test examples."""
+    accuracy = np.bincount(np.asarray(examples.y_test)).max() / len(examples.y_test)
+    attrs = {"long_name": "accuracy of naming the commonest class", "units": "1"}
+    return xr.Variable((), float(accuracy), attrs)
 
 
 def cell(
@@ -157,7 +157,7 @@ def _problem(
 
 
 def labelled(history: train.History) -> xr.Dataset:
-    """Everything recorded, and a sentence on where each run's gradient was lost at its start."""
+    """The history as a dataset, with a sentence on where each run's gradient was lost at first."""
     starts = [
         jax.tree.map(lambda leaf, run=run: leaf[run, 0], history.trace)
         for run in range(len(history.loss))
@@ -169,7 +169,8 @@ def labelled(history: train.History) -> xr.Dataset:
 def best_learning_rate(dataset: xr.Dataset, last: int = 5) -> xr.DataArray:
     """For each network, the rate with the lowest training loss: mean over seeds and last records.
 
-    A rate at which any seed diverged comes after all that stayed finite. Test examples have no say.
+    A rate at which any seed diverged comes after all that stayed finite. Test examples have no
+    influence.
     """
     score = dataset.loss.isel(step=slice(-last, None)).mean(("step", "seed"), skipna=False)
     stayed = np.isfinite(dataset.loss).all(("step", "seed"))

@@ -20,6 +20,7 @@ def found(tmp_path_factory):
         return families.summary(convolution.named(dataset.load())).sel(depth=20)
 
 
+@pytest.mark.slow
 def test_with_shortcuts_twenty_layers_learn_in_steps_that_leave_their_plain_twins_behind(found):
     residual = float(found.accuracy.sel(network="post_activation, batch_norm"))
     plain = float(found.accuracy.sel(network="plain, batch_norm"))
@@ -27,6 +28,7 @@ def test_with_shortcuts_twenty_layers_learn_in_steps_that_leave_their_plain_twin
     assert plain < residual - 0.2
 
 
+@pytest.mark.slow
 def test_every_convolution_is_a_layer(found):
     assert found.hidden.values.tolist() == [19, 19]
 

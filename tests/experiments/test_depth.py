@@ -21,6 +21,7 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_the_earlier_a_hidden_layer_is_the_more_slowly_it_learns_at_the_start(run):
     """Nielsen 2015, chapter 5: a factor of about 4.9 a layer; his digits are not ours."""
     start = depth.speeds(run[1]).sel(depth=4, layer=slice(1, 4)).isel(step=0)
@@ -29,6 +30,7 @@ def test_the_earlier_a_hidden_layer_is_the_more_slowly_it_learns_at_the_start(ru
     assert 4 < ratio < 6
 
 
+@pytest.mark.slow
 def test_the_speeds_at_the_start_are_of_the_published_size(run):
     """|delta| of 4 hidden layers, one draw on MNIST: each within a factor 2.5 of our median."""
     published = np.array([0.0029752663545, 0.0170766654, 0.0695392416, 0.2851389354])
@@ -38,12 +40,14 @@ def test_the_speeds_at_the_start_are_of_the_published_size(run):
     assert (ratio < 2.5).all(), ratio
 
 
+@pytest.mark.slow
 def test_more_layers_are_no_better(run):
     accuracy = families.summary(run[1]).accuracy
     assert float(accuracy.sel(depth=1)) > 0.9
     assert float(accuracy.sel(depth=4)) < float(accuracy.sel(depth=1)) + 0.01
 
 
+@pytest.mark.slow
 def test_the_verdict_has_the_speeds(run):
     (row,) = [line for line in run[0].splitlines() if line.startswith("4      0.00")]
     assert float(row.split()[5]) > 50  # the last hidden layer over the first

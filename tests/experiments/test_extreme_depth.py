@@ -20,12 +20,14 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_a_thousand_plain_layers_learn(run):
     best = run[1].test_accuracy.isel(step=-1).max()
     assert float(best) > 0.9
     assert float(run[1].test_accuracy.isel(step=0).max()) < 0.4
 
 
+@pytest.mark.slow
 def test_signal_and_error_signal_are_those_predicted_at_every_layer(run):
     start = run[1].isel(step=0, depth=0, learning_rate=0, seed=0)
     hidden = start.sel(layer=slice(1, 1000))
@@ -35,6 +37,7 @@ def test_signal_and_error_signal_are_those_predicted_at_every_layer(run):
     assert float(np.abs(measured - predicted).max()) < 0.3  # of a product of 1,000 factors
 
 
+@pytest.mark.slow
 def test_checkpoints_take_a_fraction_of_the_memory(run):
     said, dataset = run
     activations = 1000 * 64 * 64 * 4
@@ -43,6 +46,7 @@ def test_checkpoints_take_a_fraction_of_the_memory(run):
     assert "jax.checkpoint (on in this run)" in said
 
 
+@pytest.mark.slow
 def test_the_figure_shows_prediction_and_measurement(run):
     drawing = extreme_depth.figure(run[1])
     assert [len(axes.lines) for axes in drawing.axes] == [3, 3, 2]

@@ -20,6 +20,7 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_xavier_halves_the_mean_square_gradient_of_relu_at_every_layer_and_he_keeps_it(run):
     found = families.summary(run[1]).sel(activation="relu", depth=20)
     share = found.log10_share / 19  # layers between the first and the last hidden one
@@ -28,6 +29,7 @@ def test_xavier_halves_the_mean_square_gradient_of_relu_at_every_layer_and_he_ke
     assert 10 ** float(share.sel(initializer="he_normal")) == pytest.approx(1.0, rel=0.06)
 
 
+@pytest.mark.slow
 def test_he_learns_where_zeros_and_small_weights_do_not(run):
     accuracy = families.summary(run[1]).accuracy.sel(activation="relu", depth=20)
     assert float(accuracy.sel(initializer="he_normal")) > 0.9
@@ -35,12 +37,14 @@ def test_he_learns_where_zeros_and_small_weights_do_not(run):
     assert float(accuracy.sel(initializer="zeros")) < 0.2
 
 
+@pytest.mark.slow
 def test_from_zeros_no_gradient_reaches_a_hidden_weight_ever(run):
     of_zeros = run[1].sel(initializer="zeros", activation="relu", depth=20)
     assert not of_zeros.kernel_gradient_norm.sel(layer=slice(1, 20)).any()
 
 
-def test_theory_foretells_what_is_measured(run):
+@pytest.mark.slow
+def test_theory_predicts_what_is_measured(run):
     found = families.summary(run[1]).log10_share
     predicted = run[1].predicted_log10_share
     names = ["too_small", "xavier_normal", "he_normal"]

@@ -13,6 +13,7 @@ def run(out, *flags):
         return dataset.load()
 
 
+@pytest.mark.slow
 def test_a_deep_sigmoid_network_learns_with_batch_norm_only(tmp_path):
     dataset = run(
         tmp_path,
@@ -33,6 +34,7 @@ def relu(tmp_path_factory):
     return run(out, *flags, "--steps=2", "--record_every=2", "--learning_rates=0.01")
 
 
+@pytest.mark.slow
 def test_batch_norm_explodes_at_initialisation_as_published_and_the_others_do_not(relu):
     """A factor of 1.4931 a layer in squares for batches of 64 (Yang et al., ICLR 2019)."""
     factor = 10 ** (families.summary(relu).log10_share.sel(depth=30) / 29)
@@ -42,7 +44,8 @@ def test_batch_norm_explodes_at_initialisation_as_published_and_the_others_do_no
     assert float(factor.sel(norm="weight_standardization")) == pytest.approx(1.0, rel=0.05)
 
 
-def test_theory_foretells_it(relu):
+@pytest.mark.slow
+def test_theory_predicts_it(relu):
     found = families.summary(relu).log10_share / 29
     off = found - relu.predicted_log10_share / 29
     assert float(abs(off).max()) < 0.02  # 5 % a layer, as above

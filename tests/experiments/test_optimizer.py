@@ -18,11 +18,13 @@ def found(tmp_path_factory):
         return families.summary(dataset.load()).sel(activation="sigmoid")
 
 
+@pytest.mark.slow
 def test_where_the_gradient_vanishes_adam_learns_and_momentum_does_not(found):
     """Adam divides each weight's gradient by its own size, so that none is too small."""
     assert float(found.accuracy.sel(optimizer="momentum")) < 0.25
     assert float(found.accuracy.sel(optimizer="adam")) > 0.8
 
 
+@pytest.mark.slow
 def test_both_start_from_the_same_networks(found):
     assert len(set(found.log10_share.values.tolist())) == 1

@@ -23,6 +23,7 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_over_a_hundred_steps_gated_cells_keep_what_tanh_loses(run):
     found = recurrent.summary(run[1]).decades
     assert float(found.sel(cell="rnn")) < -8
@@ -30,6 +31,7 @@ def test_over_a_hundred_steps_gated_cells_keep_what_tanh_loses(run):
     assert abs(float(found.sel(cell="irnn"))) < 0.5  # rectified units that are off lose some
 
 
+@pytest.mark.slow
 def test_the_gated_cell_learns_what_the_plain_one_cannot(run):
     found = recurrent.summary(run[1])
     assert float(found.score.sel(cell="chrono_lstm")) > 0.9
@@ -38,6 +40,7 @@ def test_the_gated_cell_learns_what_the_plain_one_cannot(run):
     assert float(found.score.sel(cell="rnn")) < 0.4
 
 
+@pytest.mark.slow
 def test_theory_of_the_plain_cell_is_drawn_and_right_for_the_nearest_steps(run):
     start = run[1].sel(cell="rnn").isel(learning_rate=0, seed=0, step=0)
     # one-hot inputs of six features, whose kernels have the variance 1/6: sigma_x^2 is 1/6
@@ -52,6 +55,7 @@ def test_theory_of_the_plain_cell_is_drawn_and_right_for_the_nearest_steps(run):
     assert run[1].predicted_log10_left.sel(cell="irnn").isnull().all()
 
 
+@pytest.mark.slow
 def test_lags_count_back_from_the_last_state(run):
     dataset = run[1]
     assert dataset.lag.values.tolist() == list(range(100))
@@ -61,6 +65,7 @@ def test_lags_count_back_from_the_last_state(run):
     assert dataset.log10_c.sel(cell="rnn").isnull().all()
 
 
+@pytest.mark.slow
 def test_the_verdict_and_the_figure_say_it(run):
     said, dataset = run
     rows = {line.split()[0]: line for line in said.splitlines() if " 0.01 " in line}

@@ -18,6 +18,7 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_penalties_shrink_the_weights_and_dropout_does_not(run):
     weights = regularization.ends(run[1]).weights
     none = float(weights.sel(regularization="none"))
@@ -26,6 +27,7 @@ def test_penalties_shrink_the_weights_and_dropout_does_not(run):
     assert float(weights.sel(regularization="dropout 0.2")) > 0.95 * none
 
 
+@pytest.mark.slow
 def test_the_gradient_dies_out_with_the_loss_unless_something_keeps_it(run):
     gradient = regularization.ends(run[1]).gradient
     none = float(gradient.sel(regularization="none"))
@@ -33,6 +35,7 @@ def test_the_gradient_dies_out_with_the_loss_unless_something_keeps_it(run):
         assert float(gradient.sel(regularization=name)) > 10 * none
 
 
+@pytest.mark.slow
 def test_all_of_them_learn_from_200_examples(run):
     accuracy = run[1].test_accuracy.isel(step=-1).mean("seed")
     assert float(accuracy.min()) > 0.85

@@ -22,6 +22,7 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_gated_blocks_learn_at_a_depth_where_plain_ones_do_not(run):
     found = families.summary(residual.between_blocks(run[1])).isel(count=0)
     for kind in ("rezero", "fixup"):
@@ -30,6 +31,7 @@ def test_gated_blocks_learn_at_a_depth_where_plain_ones_do_not(run):
     assert float(found.accuracy.sel(block="plain")) < 0.6
 
 
+@pytest.mark.slow
 def test_bare_sums_double_the_gradient_and_gated_ones_keep_it(run):
     """A branch as large as its input doubles mean squares: the error signal grows by 2^(1/2)."""
     found = families.summary(residual.between_blocks(run[1])).isel(count=0)
@@ -39,12 +41,14 @@ def test_bare_sums_double_the_gradient_and_gated_ones_keep_it(run):
     assert float(found.log10_share.sel(block="rezero")) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_trunk_has_a_place_before_each_block_and_after_the_last(run):
     trunk = run[1].trunk_cotangent_rms.isel(count=0, seed=0, learning_rate=0, step=-1)
     assert run[1].sizes["place"] == 34  # and the output of the network
     assert np.isfinite(trunk.sel(block="rezero")).all()
 
 
+@pytest.mark.slow
 def test_the_verdict_names_the_best(run):
     (best,) = [line for line in run[0].splitlines() if line.startswith("Best at count 32:")]
     assert best.split()[4].strip(";.") in ("rezero", "fixup")

@@ -27,7 +27,7 @@ def test_without_a_surrogate_nothing_comes_back_and_the_read_out_alone_learns(ru
     assert (start.isel(layer=6) > 0).all()
 
 
-def test_each_surrogate_multiplies_the_gradient_by_what_theory_foretells(run):
+def test_each_surrogate_multiplies_the_gradient_by_the_predicted_factor(run):
     found = families.summary(run[1]).log10_share.squeeze() / LAYERS
     foretold = run[1].predicted_log10_share.squeeze() / LAYERS
     for name in ("straight_through", "sigmoid"):

@@ -25,6 +25,7 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_deep_networks_train_next_to_the_critical_scale_alone(run):
     accuracy = trainability.accuracy(run[1])
     assert accuracy.dims == ("depth", "sigma_w")
@@ -35,6 +36,7 @@ def test_deep_networks_train_next_to_the_critical_scale_alone(run):
     assert float(deep.sel(sigma_w=3.0)) < 0.5
 
 
+@pytest.mark.slow
 def test_the_depth_scale_is_that_of_the_published_theory(run):
     """Schoenholz et al.: without end at the critical scale, which is 1.760955 squared at 0.05."""
     dataset = run[1]
@@ -49,6 +51,7 @@ def test_the_depth_scale_is_that_of_the_published_theory(run):
     assert float(ordered) == pytest.approx(-1 / np.log(theory.chi("tanh", q, 0.9)), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_verdict_and_the_figure_say_it(run):
     said, dataset = run
     shallow, deep = (line for line in said.splitlines() if line.endswith(("of 3",)))

@@ -56,7 +56,7 @@ def test_flatten_keeps_the_batch_axis(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: layers.dense(0), "features; it must have at least 1"),
+        (lambda: layers.dense(0), "dense has features 0; it must be at least 1"),
         (lambda: layers.dense(2).init(jax.random.key(0), jnp.ones(3, int)), "floating-point"),
         (lambda: layers.dense(2).init(jax.random.key(0), jnp.ones(())), "shape ()"),
         (
@@ -91,7 +91,7 @@ def test_conv_equals_flax_given_the_same_parameters(x64, key, strides, padding):
 
 
 def test_conv_refuses_what_it_cannot_take(key):
-    assert_refuses(lambda: layers.conv(0, (3, 3)), "conv has 0 features")
+    assert_refuses(lambda: layers.conv(0, (3, 3)), "conv has features 0")
     assert_refuses(
         lambda: layers.conv(4, (3, 3)).init(key, jnp.ones((2, 7, 3))),
         "its input has shape (2, 7, 3)",

@@ -121,7 +121,7 @@ def test_dropout_zeroes_its_share_and_keeps_the_mean(key):
         (lambda: layers.layer_norm(epsilon=-1.0), "layer_norm has epsilon -1.0"),
         (lambda: layers.rms_norm(epsilon=-1.0), "rms_norm has epsilon -1.0"),
         (lambda: layers.group_norm(2, epsilon=-1.0), "group_norm has epsilon -1.0"),
-        (lambda: layers.group_norm(0), "group_norm has 0 groups"),
+        (lambda: layers.group_norm(0), "group_norm has groups 0"),
         (
             lambda: layers.group_norm(3).init(jax.random.key(0), jnp.ones((2, 4, 8))),
             "a multiple of its 3 groups, but its input has shape (2, 4, 8)",

@@ -8,6 +8,7 @@ from scipy.signal import correlate2d
 
 from tests.helpers import assert_refuses
 from vanishing import layers, networks
+from vanishing.networks.convolutional import subsample
 
 
 def test_the_textbook_network_equals_its_formula(key):
@@ -63,7 +64,7 @@ def test_every_kind_of_block_makes_one_with_finite_gradients(key, kind):
 
 def test_a_shortcut_takes_every_second_place_and_fills_with_zeros(key):
     x = jax.random.normal(key, (2, 4, 6, 3))
-    output = networks.convolutional.subsample(5).apply({}, {}, x).output
+    output = subsample(5).apply({}, {}, x).output
     np.testing.assert_array_equal(output[..., :3], x[:, ::2, ::2])
     assert not output[..., 3:].any()
     assert output.shape == (2, 2, 3, 5)

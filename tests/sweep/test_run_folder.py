@@ -1,3 +1,4 @@
+import importlib.metadata
 import os
 
 import jax
@@ -8,9 +9,16 @@ import xarray as xr
 
 from tests.helpers import assert_refuses, assert_trees_identical
 from vanishing.sweep import run_folder, storage
-from vanishing.sweep.run_folder import Folder
+from vanishing.sweep.run_folder import CodeVersion, Folder
 
-CODE = {"code": "0.1.0+abc", "jax": "0.10.2"}
+CODE = CodeVersion(
+    modules={"experiments.x": "abc", "vanishing.train.run": "def", "vanishing": "012"},
+    libraries={"jax": "0.10.2"},
+)
+
+
+def changed(**modules):
+    return CODE._replace(modules={**CODE.modules, **modules})
 
 
 def claim(path, config=None, code=CODE, **more):
@@ -36,20 +44,39 @@ def test_parts_come_in_order_of_their_points(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("other", "message"),
     [
         ({"config": {"depths": (2,)}}, "with depths=[2, 3], not [2]; give another --out, or --ov"),
         ({"config": {"depths": (2, 3), "seeds": 1}}, "holds a run with seeds=None, not 1;"),
-        ({"code": CODE | {"code": "0.1.0+def"}}, "with code=0.1.0+abc, not 0.1.0+def;"),
-        ({"code": CODE | {"jax": "0.12.0"}}, "with jax=0.10.2, not 0.12.0;"),
+        ({"code": CODE._replace(libraries={"jax": "0.12.0"})}, "with jax=0.10.2, not 0.12.0;"),
+        (
+            {"code": changed(**{"vanishing": "1", "vanishing.train.run": "2"})},
+            "vanishing.train.run has changed since",
+        ),
+        (
+            {"code": changed(**{"vanishing.data": "3"})},
+            "vanishing.data is imported now, and was not",
+        ),
+        (
+            {"code": CODE._replace(modules={"experiments.x": "abc", "vanishing": "012"})},
+            "vanishing.train.run is not imported any more",
+        ),
     ],
 )
-def test_another_configuration_or_code_version_is_not_mixed_in(tmp_path, changed, message):
+def test_another_configuration_or_code_version_is_not_mixed_in(tmp_path, other, message):
     claim(tmp_path).save_part("cell", range(0, 2), part(1.0))
-    assert_refuses(lambda: claim(tmp_path, **changed), message)
+    assert_refuses(
+        lambda: claim(tmp_path, **other), message, str(tmp_path), "; give another --out, or --overw"
+    )
     assert claim(tmp_path).parts("cell")
-    claim(tmp_path, **changed, overwrite=True)
-    assert not claim(tmp_path, **changed).parts("cell")
+    claim(tmp_path, **other, overwrite=True)
+    assert not claim(tmp_path, **other).parts("cell")
+
+
+def test_a_new_release_of_the_same_code_goes_on(tmp_path, monkeypatch):
+    claim(tmp_path).save_part("cell", range(0, 2), part(1.0))
+    monkeypatch.setattr(storage, "version", lambda package: "0.2.0")
+    assert claim(tmp_path).parts("cell")
 
 
 def test_two_processes_do_not_share_a_folder(tmp_path):
@@ -152,19 +179,30 @@ def test_looking_for_the_last_checkpoint_removes_none(tmp_path):
     assert {path.name for path in checkpoints.path.iterdir()} == {"10", "11.orbax-checkpoint-tmp"}
 
 
-def test_the_code_version_is_that_of_the_sources(tmp_path, monkeypatch):
-    package = tmp_path / "some_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("x = 1")
-    monkeypatch.syspath_prepend(tmp_path)
-    versions = [run_folder.code_version(("some_package",))["code"]]
-    (package / "notes.txt").write_text("no source")
-    versions.append(run_folder.code_version(("some_package",))["code"])
-    (package / "__init__.py").write_text("x = 2")
-    versions.append(run_folder.code_version(("some_package",))["code"])
-    assert versions[0] == versions[1] != versions[2]
-    assert versions[0].startswith("0.1.0+")
-    assert run_folder.code_version() == run_folder.code_version()
+def test_the_code_version_is_that_of_the_modules_and_the_libraries():
+    code = run_folder.code_version(["vanishing.sweep.storage"])
+    assert code == run_folder.code_version(["vanishing.sweep.storage"])
+    assert next(iter(code.modules)) == "vanishing.sweep.storage"
+    assert code.libraries["jax"] == jax.__version__
+    assert code.libraries["backend"] == jax.default_backend()
+    attributes = code.attributes()
+    assert attributes["code"].startswith("0.1.0+")
+    assert attributes["jaxlib"] == code.libraries["jaxlib"]
+    other = code._replace(modules={**code.modules, "vanishing.sweep.storage": "changed"})
+    assert other.attributes()["code"] != attributes["code"]
+
+
+def test_the_version_of_a_tree_that_is_not_installed_is_unknown(monkeypatch):
+    installed = importlib.metadata.version
+
+    def version(package):
+        if package == "vanishing":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    code = run_folder.code_version(["vanishing.sweep.storage"])
+    assert code.attributes()["code"].startswith("unknown+")
 
 
 def test_a_cell_is_a_folder_of_its_own_whatever_its_values():

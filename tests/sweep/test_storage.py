@@ -58,3 +58,9 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"data\.nc is damaged or no dataset") as caught:
         storage.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_package_that_is_not_installed_has_no_known_version():
+    assert storage.version("jax") == jax.__version__
+    assert storage.version("no-such-package") == "unknown"
+    assert "vanishing" in json.loads(storage.provenance({})["versions"])

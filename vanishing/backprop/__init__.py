@@ -1,4 +1,4 @@
-"""Backpropagation by hand: the derivation as code, equal to what `jax.grad` finds."""
+"""Backpropagation written out by hand: its equations as functions, equal to `jax.grad`."""
 
 from vanishing.backprop.chains import (
     Chain,

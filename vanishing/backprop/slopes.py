@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.nn import sigmoid, softplus
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Elementwise
 
 
@@ -114,6 +115,5 @@ def slope_of(activation: str) -> Elementwise:
     Raises:
       ValueError: the name is not on offer.
     """
-    if activation not in SLOPES:
-        raise ValueError(f"activation is {activation!r}; it must be one of {', '.join(SLOPES)}.")
+    _arguments.one_of("activation", activation, SLOPES)
     return SLOPES[activation]

@@ -1,4 +1,4 @@
-"""The optimisers' update rules, each as its few equations.
+"""Update rules of the optimisers, each as its equations.
 
 A rule maps a gradient g to what is added to the parameters, the step, and carries a state from step
 to step; operations are element by element. Each is a pair of functions over whole pytrees, as
@@ -52,7 +52,7 @@ def momentum(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
 def nesterov(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     """`v <- decay v + g`, step `-learning_rate (decay v + g)`: the gradient where v leads.
 
-    The form for a gradient at the point that one stands at; `optax.sgd(nesterov=True)`.
+    The form that takes the gradient at the current parameters; `optax.sgd(nesterov=True)`.
 
     Args:
       learning_rate: any number, usually over 0.
@@ -75,8 +75,8 @@ def nesterov(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     return Rule(_zeros, update)
 
 
-def adagrad(learning_rate: Scalar, initial: Scalar = 0.1, epsilon: Scalar = 1e-7) -> Rule:
-    """`s <- s + g^2`, step `-learning_rate g / sqrt(s + epsilon)`; s starts at `initial`.
+def adagrad(learning_rate: Scalar, initial: Scalar = 0.1, eps: Scalar = 1e-7) -> Rule:
+    """`s <- s + g^2`, step `-learning_rate g / sqrt(s + eps)`; s starts at `initial`.
 
     Steps fall as 1 / sqrt(number of steps), since s never forgets; gradients well under
     sqrt(initial) stay as small as they are. `optax.adagrad`.
@@ -84,7 +84,7 @@ def adagrad(learning_rate: Scalar, initial: Scalar = 0.1, epsilon: Scalar = 1e-7
     Args:
       learning_rate: any number, usually over 0.
       initial: of s; at least 0.
-      epsilon: over 0.
+      eps: over 0.
 
     Raises:
       ValueError: a number is out of its range.
@@ -92,28 +92,28 @@ def adagrad(learning_rate: Scalar, initial: Scalar = 0.1, epsilon: Scalar = 1e-7
     Reference: Duchi, Hazan & Singer, Adaptive subgradient methods, JMLR 2011, fig. 1 (diagonal).
     """
     _arguments.between("initial", initial, 0.0, float("inf"))
-    _arguments.positive("epsilon", epsilon)
+    _arguments.positive("eps", eps)
 
     def init(params):
         return jax.tree.map(lambda p: jnp.full_like(p, initial), params)
 
     def update(gradients, squares, params=None):
         squares = jax.tree.map(lambda s, g: s + g**2, squares, gradients)
-        return _over_root(learning_rate, gradients, squares, epsilon), squares
+        return _over_root(learning_rate, gradients, squares, eps), squares
 
     return Rule(init, update)
 
 
-def rmsprop(learning_rate: Scalar, decay: Scalar = 0.9, epsilon: Scalar = 1e-8) -> Rule:
-    """`s <- decay s + (1 - decay) g^2`, step `-learning_rate g / sqrt(s + epsilon)`.
+def rmsprop(learning_rate: Scalar, decay: Scalar = 0.9, eps: Scalar = 1e-8) -> Rule:
+    """`s <- decay s + (1 - decay) g^2`, step `-learning_rate g / sqrt(s + eps)`.
 
     Every parameter moves at about the learning rate, however small its gradient, as long as that is
-    over sqrt(epsilon), 1e-4; `optax.rmsprop`.
+    over sqrt(eps), 1e-4; `optax.rmsprop`.
 
     Args:
       learning_rate: any number, usually over 0.
       decay: share of the last s that stays, in [0, 1).
-      epsilon: over 0.
+      eps: over 0.
 
     Raises:
       ValueError: a number is out of its range.
@@ -121,37 +121,35 @@ def rmsprop(learning_rate: Scalar, decay: Scalar = 0.9, epsilon: Scalar = 1e-8) 
     Reference: Tieleman & Hinton, Coursera lecture 6.5, 2012.
     """
     _arguments.between("decay", decay, 0.0, 1.0)
-    _arguments.positive("epsilon", epsilon)
+    _arguments.positive("eps", eps)
 
     def update(gradients, squares, params=None):
         squares = jax.tree.map(lambda s, g: decay * s + (1 - decay) * g**2, squares, gradients)
-        return _over_root(learning_rate, gradients, squares, epsilon), squares
+        return _over_root(learning_rate, gradients, squares, eps), squares
 
     return Rule(_zeros, update)
 
 
 class AdamState(NamedTuple):
-    """What Adam carries from step to step."""
+    """State of Adam."""
 
     steps: jax.Array  # t, so far
     mean: PyTree  # m, of gradients
     square: PyTree  # s, of their squares
 
 
-def adam(
-    learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, epsilon: Scalar = 1e-8
-) -> Rule:
+def adam(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> Rule:
     """Averages of g and of g^2, their start at 0 corrected for; `optax.adam`.
 
         m <- b1 m + (1 - b1) g              m^ = m / (1 - b1^t)
         s <- b2 s + (1 - b2) g^2            s^ = s / (1 - b2^t)
-        step: -learning_rate m^ / (sqrt(s^) + epsilon)
+        step: -learning_rate m^ / (sqrt(s^) + eps)
 
     Args:
       learning_rate: any number, usually over 0.
       b1: share of the last m that stays, in [0, 1).
       b2: share of the last s that stays, in [0, 1).
-      epsilon: over 0; gradients well under it stay as small as they are.
+      eps: over 0; gradients well under it stay as small as they are.
 
     Raises:
       ValueError: a number is out of its range.
@@ -167,7 +165,7 @@ def adam(
     """
     _arguments.between("b1", b1, 0.0, 1.0)
     _arguments.between("b2", b2, 0.0, 1.0)
-    _arguments.positive("epsilon", epsilon)
+    _arguments.positive("eps", eps)
 
     def init(params):
         return AdamState(jnp.zeros((), int), _zeros(params), _zeros(params))
@@ -179,7 +177,7 @@ def adam(
 
         def step(m, s):
             unbiased_mean, unbiased_square = m / (1 - b1**t), s / (1 - b2**t)
-            return -learning_rate * unbiased_mean / (jnp.sqrt(unbiased_square) + epsilon)
+            return -learning_rate * unbiased_mean / (jnp.sqrt(unbiased_square) + eps)
 
         return jax.tree.map(step, mean, square), AdamState(t, mean, square)
 
@@ -189,8 +187,8 @@ def adam(
 def clip_by_norm(max_norm: Scalar) -> Rule:
     """`g <- g min(1, max_norm / |g|)`, |g| over all parameters: its direction stays.
 
-    `optax.clip_by_global_norm`. Against explosion; what has vanished it leaves as it is. The norm
-    is taken in units of the largest entry, so that squares neither overflow nor underflow.
+    `optax.clip_by_global_norm`. It stops an explosion, and leaves a vanished gradient as it is. The
+    norm is taken in units of the largest entry, so that squares neither overflow nor underflow.
 
     Args:
       max_norm: over 0.
@@ -222,7 +220,5 @@ def _zeros(params: PyTree) -> PyTree:
     return jax.tree.map(jnp.zeros_like, params)
 
 
-def _over_root(
-    learning_rate: Scalar, gradients: PyTree, squares: PyTree, epsilon: Scalar
-) -> PyTree:
-    return jax.tree.map(lambda g, s: -learning_rate * g / jnp.sqrt(s + epsilon), gradients, squares)
+def _over_root(learning_rate: Scalar, gradients: PyTree, squares: PyTree, eps: Scalar) -> PyTree:
+    return jax.tree.map(lambda g, s: -learning_rate * g / jnp.sqrt(s + eps), gradients, squares)

@@ -1,4 +1,4 @@
-"""What a pass through a dense network costs: counted from its equations, and as XLA reports it."""
+"""Cost of a pass through a dense network, counted from its equations and as XLA reports it."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -8,18 +8,18 @@ import jax
 
 
 class Work(NamedTuple):
-    """Work of a pass."""
+    """Arithmetic and memory traffic of a pass."""
 
     flops: float  # floating-point operations; a product and its sum are two
     bytes: float  # read from and written to memory
 
     def __sub__(self, other: "Work") -> "Work":
-        """What one pass costs more than another."""
+        """Difference between two passes."""
         return Work(self.flops - other.flops, self.bytes - other.bytes)
 
 
 def forward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
-    """Of the forward pass, `z = a W + b` and `a = f(z)` in every layer.
+    """Work of the forward pass: `z = a W + b` and `a = f(z)` in every layer.
 
     The product takes 2 batch fan_in fan_out operations, adding b and applying f one a number each.
     The product reads a and W and writes z; the rest reads z and b and writes z and a, once each.
@@ -40,12 +40,13 @@ def forward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
 
 
 def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
-    """Of the backward pass: the weight gradients, and from the second layer on the error backwards.
+    """Work of the backward pass: weight gradients, and the error backwards from layer 2 on.
 
     `a^T delta` takes as many operations as the layer's forward product, and so does `delta W^T`, so
-    that the way back is about twice the way there. The slopes and their products take two for each
-    number, the bias gradient one. Each equation reads what it names and writes what it gives, once:
-    a and delta to dC/dW; delta and W to the error of a; z to the slope, both to delta, it to dC/db.
+    that the backward pass costs about twice the forward pass. The slopes and their products take
+    two for each number, the bias gradient one. Each equation reads its operands and writes its
+    result once: a and delta to dC/dW; delta and W to the error of a; z to the slope; the slope and
+    that error to delta; delta to dC/db.
 
     Args:
       batch: examples.
@@ -68,10 +69,11 @@ def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
 
 
 def xla_work(function: Callable, *args: Any) -> Work:
-    """What XLA says that a function costs, once it is compiled for where it runs.
+    """Work that XLA reports for a function compiled for the default device.
 
-    Fused operations keep what passes between them in registers, which lowers the bytes. Functions
-    such as the exponential count apart, as `transcendentals`, and are added here one for one.
+    Fused operations keep intermediate values in registers, which lowers the bytes. XLA counts
+    functions such as the exponential separately, as `transcendentals`; each is added as one
+    operation.
 
     Args:
       function: of arrays.
@@ -80,9 +82,9 @@ def xla_work(function: Callable, *args: Any) -> Work:
     Returns:
       The work; nan where the backend reports none.
     """
-    found = jax.jit(function).lower(*args).compile().cost_analysis() or {}
+    cost = jax.jit(function).lower(*args).compile().cost_analysis() or {}
     unknown = float("nan")
     return Work(
-        found.get("flops", unknown) + found.get("transcendentals", 0.0),
-        found.get("bytes accessed", unknown),
+        cost.get("flops", unknown) + cost.get("transcendentals", 0.0),
+        cost.get("bytes accessed", unknown),
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from vanishing import _arguments
 from vanishing._extras import needs
 from vanishing.data.download import fetch
 from vanishing.data.readers import DataError, read_cifar_binary, read_cifar_pickle, read_idx
@@ -131,8 +132,7 @@ def load(name: str, data_dir: str | Path | None = None, subset: bool = False) ->
     >>> digits.train.x.shape, digits.test.x.shape, digits.classes
     ((1437, 8, 8, 1), (360, 8, 8, 1), 10)
     """
-    if name not in DATASETS:
-        raise ValueError(f"data is {name!r}; it must be one of {', '.join(DATASETS)}.")
+    _arguments.one_of("data", name, DATASETS)
     folder = data_dir or os.environ.get(DATA_DIR_VARIABLE)
     return DATASETS[name](Path(folder).expanduser() if folder else None, subset)
 
@@ -166,10 +166,8 @@ def synthetic(
       ValueError: an argument is out of range.
     """
     for name, value in [("examples", examples), ("features", features), ("classes", classes)]:
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1.")
-    if q < 0:
-        raise ValueError(f"q is {q}; a mean square is at least 0.")
+        _arguments.at_least(name, value, 1)
+    _arguments.at_least("q", q, 0)
     generator = np.random.default_rng(seed)
 
     def split() -> Split:

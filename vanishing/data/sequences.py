@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vanishing import _arguments
+
 SYMBOLS, RECALLED = 8, 10  # of copy_memory: how many different ones, and how many to recall
 BLANK, DELIMITER = SYMBOLS, SYMBOLS + 1  # what else copy_memory shows, as indices
 
@@ -46,8 +48,7 @@ def adding(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     >>> print(x[..., 1].sum(1), bool(jnp.allclose((x[..., 0] * x[..., 1]).sum(1), y)))
     [2. 2.] True
     """
-    if length < 2:
-        raise ValueError(f"length is {length}; adding marks two places, so it is at least 2.")
+    _arguments.at_least("length", length, 2, note=": adding marks two places")
     value_key, first_key, second_key = jax.random.split(key, 3)
     values = jax.random.uniform(value_key, (examples, length))
     first = jax.random.randint(first_key, (examples,), 0, length // 2)
@@ -79,8 +80,7 @@ def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
     >>> x.shape, y.shape, bool((x[:, :10].argmax(-1) == y[:, -10:]).all())
     ((2, 50, 10), (2, 50), True)
     """
-    if blanks < 1:
-        raise ValueError(f"blanks is {blanks}; the last of them is the delimiter, so at least 1.")
+    _arguments.at_least("blanks", blanks, 1, note=": the last is the delimiter")
     symbols = jax.random.randint(key, (examples, RECALLED), 0, SYMBOLS)
 
     def blank(count: int) -> Int[Array, "..."]:
@@ -128,8 +128,7 @@ def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     >>> x.shape, x[:, 10:20, :2].sum((1, 2)).tolist(), x[..., :2].sum((1, 2)).tolist()
     ((3, 100, 6), [1.0, 1.0, 1.0], [2.0, 2.0, 2.0])
     """
-    if length < 10:
-        raise ValueError(f"length is {length}; a tenth of it holds a symbol, so it is at least 10.")
+    _arguments.at_least("length", length, 10, note=": a tenth of it holds a symbol")
     keys = jax.random.split(key, 4)
     at = [
         jax.random.randint(own_key, (examples,), length * low // 10, length * (low + 1) // 10)

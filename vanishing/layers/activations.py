@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vanishing import _arguments
 from vanishing._types import Elementwise
 from vanishing.layers.base import Applied, Layer, Propagate, Variables, stateless
 from vanishing.meanfield import GetMoments, Signal, by_quadrature, moments
@@ -162,11 +163,7 @@ def facts_of(function: str | Elementwise | Activation) -> Activation:
     if isinstance(function, Activation):
         return function
     if isinstance(function, str):
-        if function not in ACTIVATIONS:
-            raise ValueError(
-                f"activation is {function!r}; it must be one of {', '.join(ACTIVATIONS)}, "
-                "or a function."
-            )
+        _arguments.one_of("activation", function, ACTIVATIONS, ", or a function")
         return ACTIVATIONS[function]
     for facts in ACTIVATIONS.values():
         if facts.function is function:

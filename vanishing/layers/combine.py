@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from jax.tree_util import KeyPath, register_pytree_with_keys_class
 
+from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.layers.base import Applied, Layer, Variables, output_spec
 from vanishing.layers.base import propagate as layers_propagate
@@ -133,8 +134,7 @@ def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
     >>> params[999]["kernel"].shape
     (4, 4)
     """
-    if depth < 1:
-        raise ValueError(f"repeat has depth {depth}; it must be at least 1.")
+    _arguments.at_least("depth", depth, 1, owner="repeat")
 
     def init(key, x):
         first = jax.eval_shape(block.init, key, x)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from vanishing import initializers
+from vanishing import _arguments, initializers
 from vanishing.layers.base import Applied, Layer, Variables, stateless
 from vanishing.meanfield import Signal
 from vanishing.meanfield.signals import linear_gain, unknown
@@ -45,8 +45,7 @@ def dense(
     >>> layer.apply(params, state, jnp.ones((8, 2))).output.shape
     (8, 3)
     """
-    if features < 1:
-        raise ValueError(f"dense has {features} features; it must have at least 1.")
+    _arguments.at_least("features", features, 1, owner="dense")
 
     def init(key, x):
         if len(x.shape) < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -120,8 +119,7 @@ def conv(
     >>> layer.apply(params, state, jnp.ones((4, 28, 28, 1))).output.shape
     (4, 14, 14, 8)
     """
-    if features < 1:
-        raise ValueError(f"conv has {features} features; it must have at least 1.")
+    _arguments.at_least("features", features, 1, owner="conv")
     kernel_size = tuple(kernel_size)
     axes = len(kernel_size)
     steps = (strides,) * axes if isinstance(strides, int) else tuple(strides)

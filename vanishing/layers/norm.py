@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers.base import Applied, Layer, Variables
 from vanishing.meanfield import Signal
@@ -42,8 +43,7 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
     """
     if not 0 <= momentum <= 1:
         raise ValueError(f"batch_norm has momentum {momentum}; it must be in [0, 1].")
-    if epsilon < 0:
-        raise ValueError(f"batch_norm has epsilon {epsilon}; it must be at least 0.")
+    _arguments.at_least("epsilon", epsilon, 0, owner="batch_norm")
 
     def init(key, x):
         del key  # nothing is random
@@ -146,8 +146,7 @@ def layer_norm(epsilon: float = 1e-6) -> Layer:
     >>> print(layer.apply(params, state, jnp.array([[0.0, 2.0]])).output.round(3))
     [[-1.  1.]]
     """
-    if epsilon < 0:
-        raise ValueError(f"layer_norm has epsilon {epsilon}; it must be at least 0.")
+    _arguments.at_least("epsilon", epsilon, 0, owner="layer_norm")
 
     def init(key, x):
         del key  # nothing is random
@@ -184,8 +183,7 @@ def rms_norm(epsilon: float = 1e-6) -> Layer:
     >>> print(layer.apply(params, state, jnp.array([[3.0, -3.0]])).output.round(3))
     [[ 1. -1.]]
     """
-    if epsilon < 0:
-        raise ValueError(f"rms_norm has epsilon {epsilon}; it must be at least 0.")
+    _arguments.at_least("epsilon", epsilon, 0, owner="rms_norm")
 
     def init(key, x):
         del key  # nothing is random
@@ -233,10 +231,8 @@ def group_norm(groups: int, epsilon: float = 1e-6) -> Layer:
     >>> print(layer.apply(params, state, x).output.round(3))
     [[-1.  1.  1. -1.]]
     """
-    if groups < 1:
-        raise ValueError(f"group_norm has {groups} groups; it must have at least 1.")
-    if epsilon < 0:
-        raise ValueError(f"group_norm has epsilon {epsilon}; it must be at least 0.")
+    _arguments.at_least("groups", groups, 1, owner="group_norm")
+    _arguments.at_least("epsilon", epsilon, 0, owner="group_norm")
 
     def init(key, x):
         del key  # nothing is random
@@ -319,8 +315,7 @@ def dropout(rate: float) -> Layer:
     >>> sorted(set(y.tolist()))
     [0.0, 2.0]
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout has rate {rate}; it must be at least 0 and under 1.")
+    _arguments.between("rate", rate, 0, 1, owner="dropout")
     keep = 1 - rate
 
     def init(key, x):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.layers.base import Layer, Variables
 from vanishing.layers.base import propagate as layers_propagate
@@ -47,8 +48,7 @@ def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) 
     >>> print(jnp.abs(layer.apply(params, state, jnp.ones((1, 4))).output).max() < 1e-6)
     True
     """
-    if not epsilon > 0:
-        raise ValueError(f"weight_standardized has epsilon {epsilon}; it must be over 0.")
+    _arguments.over("epsilon", epsilon, 0, owner="weight_standardized")
 
     def init(key, x):
         params, state = layer.init(key, x)

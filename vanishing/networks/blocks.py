@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from vanishing import initializers, layers
+from vanishing import _arguments, initializers, layers
 from vanishing._types import Elementwise
 from vanishing.initializers import Weights
 from vanishing.layers import Activation, Layer
@@ -57,10 +57,8 @@ def block(
     Raises:
       ValueError: the kind is unknown, `blocks` is under 1, or fixup got a norm.
     """
-    if kind not in BLOCKS:
-        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(BLOCKS)}.")
-    if blocks < 1:
-        raise ValueError(f"blocks is {blocks}; it must be at least 1.")
+    _arguments.one_of("kind", kind, BLOCKS)
+    _arguments.at_least("blocks", blocks, 1)
     if kind == "fixup" and norm:
         raise ValueError("kind is 'fixup' with a norm, which fixup replaces; leave it out.")
     if kind == "plain" and shortcut:

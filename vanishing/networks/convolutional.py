@@ -5,7 +5,7 @@ import math
 
 import jax.numpy as jnp
 
-from vanishing import layers
+from vanishing import _arguments, layers
 from vanishing._types import Elementwise
 from vanishing.initializers import Scales, Weights, by_name
 from vanishing.layers import Activation, Layer
@@ -183,8 +183,7 @@ def vanilla_cnn(
     >>> params["hidden"][98]["conv"]["kernel"].shape
     (3, 3, 16, 16)
     """
-    if depth < 1:
-        raise ValueError(f"vanilla_cnn has depth {depth}; it must be at least 1.")
+    _arguments.at_least("depth", depth, 1, owner="vanilla_cnn")
     weights = weights or Weights(
         by_name("delta_orthogonal", Scales(math.sqrt(_SIGMA_W2))).kernel_init,
         by_name("normal", Scales(math.sqrt(_SIGMA_B2))).kernel_init,

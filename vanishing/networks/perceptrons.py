@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from vanishing import layers
+from vanishing import _arguments, layers
 from vanishing._types import Elementwise
 from vanishing.initializers import Weights, by_name
 from vanishing.layers import Activation, Layer
@@ -54,10 +54,8 @@ def mlp(
     >>> params["hidden"][28]["dense"]["kernel"].shape
     (64, 64)
     """
-    if depth < 1:
-        raise ValueError(f"mlp has depth {depth}; it must have at least 1 hidden layer.")
-    if width < 1:
-        raise ValueError(f"mlp has width {width}; it must be at least 1.")
+    _arguments.at_least("depth", depth, 1, owner="mlp")
+    _arguments.at_least("width", width, 1, owner="mlp")
     if weights is None:
         weights = by_name(layers.facts_of(activation).initializer)
 

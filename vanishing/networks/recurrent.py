@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from vanishing import layers
+from vanishing import _arguments, layers
 from vanishing._types import Scalar
 from vanishing.initializers import Scales, by_name, identity, lecun_normal, orthogonal
 from vanishing.layers import Layer
@@ -52,8 +52,7 @@ def recurrent_layer(
     Raises:
       ValueError: the cell is unknown, or a chrono_lstm has no `chrono`.
     """
-    if cell not in CELLS:
-        raise ValueError(f"cell is {cell!r}; it must be one of {', '.join(CELLS)}.")
+    _arguments.one_of("cell", cell, CELLS)
     if cell == "chrono_lstm" and chrono is None:
         raise ValueError(
             "chrono_lstm needs chrono, about the longest dependency in steps, such as the length "

@@ -1,6 +1,6 @@
 """The multilayer perceptron made of blocks: residual, gated, or plain for comparison."""
 
-from vanishing import layers
+from vanishing import _arguments, layers
 from vanishing._types import Elementwise
 from vanishing.initializers import Weights, by_name
 from vanishing.layers import Activation, Layer
@@ -45,8 +45,7 @@ def residual_mlp(
     >>> params["hidden"][19]["multiplier"]["scale"]
     Array(0., dtype=float32)
     """
-    if width < 1:
-        raise ValueError(f"residual_mlp has width {width}; it must be at least 1.")
+    _arguments.at_least("width", width, 1, owner="residual_mlp")
     if weights is None:
         weights = by_name(layers.facts_of(activation).initializer)
     repeated = block(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.probing import check, summary, tap
 from vanishing.probing.check import Check
@@ -82,8 +83,7 @@ def probe(
     >>> [site.op for site in probed.trace.sites]
     ['dot_general', 'logistic', 'dot_general']
     """
-    if level not in LEVELS:
-        raise ValueError(f"level is {level!r}; it must be one of {', '.join(LEVELS)}.")
+    _arguments.one_of("level", level, LEVELS)
     if isinstance(summaries, str):
         raise ValueError(f"summaries is the text {summaries!r}; give a tuple: ({summaries!r},).")
     if unknown := sorted(set(summaries) - set(SUMMARIES)):

@@ -1,4 +1,4 @@
-"""Datasets on the disk, written whole or not at all, and what made them."""
+"""Datasets on disk: written completely or not at all, with the versions that made them."""
 
 import importlib.metadata
 import json
@@ -20,14 +20,22 @@ DRAFT = ".draft-"  # begins the name of a file that is being written
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, str]:
-    """Attributes that say what made a dataset: its configuration, versions and devices."""
+    """Attributes that record how a dataset was made: its configuration, versions and devices."""
     packages = ("vanishing", "jax", "jaxlib", "optax", "numpy", "xarray")
-    versions = {package: importlib.metadata.version(package) for package in packages}
+    versions = {package: version(package) for package in packages}
     return {
         "config": json.dumps(config),
         "versions": json.dumps({"python": platform.python_version(), **versions}),
         "devices": devices(),
     }
+
+
+def version(package: str) -> str:
+    """The version of an installed package, or "unknown" where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def devices() -> str:
@@ -45,10 +53,10 @@ def save(dataset: xr.Dataset, path: Path) -> None:
 
 
 def load(path: Path) -> xr.Dataset:
-    """Read a whole dataset into memory.
+    """Read a dataset into memory.
 
     Raises:
-      ValueError: the file is no dataset of ours.
+      ValueError: the file is damaged, or no dataset that `save` has written.
     """
     try:
         with xr.open_dataset(path, engine="h5netcdf") as dataset:

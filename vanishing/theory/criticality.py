@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers import facts_of
 from vanishing.layers.activations import Nonlinearity
@@ -92,8 +93,7 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
     1.3956 0.76
     10.1493 45.62
     """
-    if sigma_b < 0:
-        raise ValueError(f"sigma_b is {sigma_b}; a standard deviation must be at least 0.")
+    _arguments.at_least("sigma_b", sigma_b, 0)
     share = functools.partial(_share, activation)
     with jax.enable_x64(True):
 

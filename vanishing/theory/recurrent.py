@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers import facts_of
 from vanishing.layers.activations import Nonlinearity
@@ -109,8 +110,7 @@ def chrono_gain(steps: Scalar, longest: Scalar) -> Float[Array, ""]:
     >>> print(f"{chrono_gain(100, 1000):.2f} {chrono_gain(0, 1000):.2f}")
     0.72 1.00
     """
-    if isinstance(longest, (int, float)) and longest <= 2:
-        raise ValueError(f"longest is {longest}; it must be over 2 steps.")
+    _arguments.over("longest", longest, 2)
     x, weight = np.polynomial.legendre.leggauss(256)
     u = 1 + (longest - 2) * (x + 1) / 2
     return jnp.sum(weight / 2 * jnp.exp(-steps * jnp.log1p(1 / u)))

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.optimize
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Spec
 from vanishing.layers import ACTIVATIONS, Activation, Layer, facts_of, propagate
 from vanishing.meanfield import Moments, signal
@@ -118,14 +119,12 @@ def tailor(
     >>> print(f"{fitted.negative_slope:.4f}")
     0.5704
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation is {name!r}; it must be one of {', '.join(ACTIVATIONS)}.")
+    _arguments.one_of("activation", name, ACTIVATIONS)
     if name in ("identity", "prelu"):
         raise ValueError(f"{name} cannot be tailored; take another activation, such as tanh.")
-    if method not in ("dks", "tat"):
-        raise ValueError(f"method is {method!r}; it must be 'dks' or 'tat'.")
-    if method == "dks" and slope <= 1:
-        raise ValueError(f"slope is {slope}; it must be over 1.")
+    _arguments.one_of("method", method, ("dks", "tat"))
+    if method == "dks":
+        _arguments.over("slope", slope, 1)
     if method == "tat" and not (0 < correlation < 1 and curvature > 0):
         raise ValueError(
             f"correlation is {correlation} and curvature {curvature}; the first must be in (0, 1), "

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
+from vanishing import _arguments
 from vanishing.sweep import parallel
 from vanishing.train import steps
 from vanishing.train.history import History
@@ -81,8 +82,7 @@ def task(run: Run, *, records: int, chunks: int = 20) -> parallel.Task:
     Raises:
       ValueError: `records` is under 1.
     """
-    if records < 1:
-        raise ValueError(f"records is {records}; it must be at least 1.")
+    _arguments.at_least("records", records, 1)
     length = math.ceil(records / chunks)  # of all chunks, which share one program
 
     def init(settings, data):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.probing import probe
 from vanishing.train.history import History
@@ -30,16 +31,9 @@ class Recipe:
     precision: str = "float32"
 
     def __post_init__(self):
-        if self.batch_size < 0:
-            raise ValueError(
-                f"batch_size is {self.batch_size}; it must be at least 0 (0: all examples)."
-            )
-        if self.record_every < 1:
-            raise ValueError(f"record_every is {self.record_every}; it must be at least 1.")
-        if self.precision not in DTYPES:
-            raise ValueError(
-                f"precision is {self.precision!r}; it must be one of {', '.join(DTYPES)}."
-            )
+        _arguments.at_least("batch_size", self.batch_size, 0, note=" (0: all examples)")
+        _arguments.at_least("record_every", self.record_every, 1)
+        _arguments.one_of("precision", self.precision, DTYPES)
         if self.dtype != jax.dtypes.canonicalize_dtype(self.dtype):
             raise ValueError("precision is 'float64', but jax_enable_x64 is off; turn it on first.")
 

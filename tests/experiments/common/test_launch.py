@@ -77,9 +77,11 @@ def test_another_question_is_not_mixed_in(tmp_path):
 
 def test_results_of_another_code_version_are_not_mixed_in(tmp_path, monkeypatch):
     execute(Config(out=str(tmp_path)))
-    version = run_folder.code_version(("vanishing", "experiments"))["code"]
-    monkeypatch.setattr(run_folder, "code_version", lambda names: {"code": "0.1.0+other"})
-    message = f"holds a run with code={version}, not 0.1.0+other; give another --out, or --overwr"
+    code = run_folder.code_version(["vanishing.sweep.engine", "experiments.common.launch"])
+    monkeypatch.setattr(run_folder, "code_version", lambda roots: code)
+    first = "experiments.common.launch"
+    monkeypatch.setitem(code.modules, first, "another hash")
+    message = f"{first} has changed since {tmp_path} was written; give another --out, or --overwri"
     with pytest.raises(ValueError, match=re.escape(message)):
         execute(Config(out=str(tmp_path)))
     execute(Config(out=str(tmp_path), overwrite=True))
@@ -92,11 +94,13 @@ def test_results_of_another_version_of_the_users_file_are_not_mixed_in(tmp_path)
         pass
 
     file = tmp_path / "model.py"
-    file.write_text("")
     config = Given(out=str(tmp_path / "run"), network=f"{file}:make")
-    execute(config)
-    file.write_text("# changed")
-    with pytest.raises(ValueError, match=r"holds a run with network=\w{12}, not \w{12}; give"):
+    for text in ("width = 3", "# a comment\nwidth = 3"):
+        file.write_text(text)
+        execute(config)
+    assert measure.calls == 1
+    file.write_text("width = 4")
+    with pytest.raises(ValueError, match=r"model has changed since .* was written; give another"):
         execute(config)
 
 

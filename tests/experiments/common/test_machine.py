@@ -29,17 +29,19 @@ def dataset(folder):
         return opened.load()
 
 
-def test_a_sweep_that_is_killed_at_random_moments_ends_with_the_same_dataset(tmp_path):
-    """At least 20 real processes die of SIGKILL: compiling, training, keeping checkpoints."""
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_sweep_killed_at_random_moments_ends_with_the_same_dataset(kills, tmp_path):
+    """Real processes die of SIGKILL: compiling, training, keeping checkpoints."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     ended = Running("tests.walks", f"--out={whole}").ended()
     assert ended.returncode == 0, ended.stderr
-    victims = Running("tests.victim", "20", str(killed)).ended()
+    victims = Running("tests.victim", str(kills), str(killed)).ended()
     assert victims.returncode == 0, victims.stdout + victims.stderr
     left = re.findall(r"killed; .*: (\d+)((?: \d+)*)$", victims.stdout, re.MULTILINE)
-    assert len(left) == 20
-    assert len({parts for parts, _ in left}) >= 2, f"too few died between two cells: {left}"
-    assert len({chunks for _, chunks in left}) >= 3, f"too few died with a checkpoint: {left}"
+    assert len(left) == kills
+    if kills >= 20:
+        assert len({parts for parts, _ in left}) >= 2, f"too few died between two cells: {left}"
+        assert len({chunks for _, chunks in left}) >= 3, f"too few died with a checkpoint: {left}"
     assert (killed / "data.nc").read_bytes() == (whole / "data.nc").read_bytes()
 
 
@@ -90,6 +92,7 @@ def test_two_processes_share_one_result_that_is_that_of_one_device(on_two_proces
     assert_same_results(dataset(out), on_one_device)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_after_both_or_one_of_them_was_killed(tmp_path):
     """One that is left alone ends by itself: its next exchange with the dead one fails."""
     walks = {"module": "tests.walks", "question": ("--sizes=2,3", "--chunks=20")}
