@@ -54,7 +54,7 @@ def test_the_facts_of_an_activation_are_true_of_its_slope(function, name):
 
 
 @pytest.mark.parametrize(("function", "name"), [p for p in BOTH if p[1] != "none"])
-def test_theory_foretells_the_gradient_of_a_network_of_steps(function, name, key):
+def test_theory_predicts_the_gradient_of_a_network_of_steps(function, name, key):
     net = networks.mlp(
         10,
         depth=6,

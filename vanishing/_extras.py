@@ -1,4 +1,4 @@
-"""What to say where a package is absent that the library does without."""
+"""Errors that name the extra which brings an absent package."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def needs(extra: str) -> Iterator[None]:
-    """Imports within it that fail name the extra of this project that brings the package.
+    """A context whose failing imports name the extra of this project that brings the package.
 
     Raises:
       ModuleNotFoundError: a package is absent; the message has the command that installs it.

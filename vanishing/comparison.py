@@ -1,4 +1,4 @@
-"""Comparison: what theory predicts beside what the probe measured, row by row."""
+"""Comparison of what theory predicts with what the probe measured, row by row."""
 
 import re
 from typing import NamedTuple
@@ -24,7 +24,7 @@ def measure(
     x: Float[Array, "batch ..."],
     key: PRNGKeyArray,
 ) -> Trace:
-    """What the probe sees of one network whose loss theory can speak about.
+    """Trace of one network under a loss that theory covers.
 
     The loss is a linear function of the output with random weights for every input, so that its
     gradient knows nothing of the network. Runs under `jax.jit`, and under `jax.vmap` over networks.
@@ -71,7 +71,7 @@ def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
       ValueError: they have no row in common.
     """
     columns = [name for name in prediction.names if name in set(trace.names)]
-    apart = {
+    unmatched = {
         "only_predicted": [name for name in prediction.names if name not in columns],
         "only_measured": [name for name in trace.names if name not in columns],
     }
@@ -80,15 +80,15 @@ def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
             f"the prediction has the rows {', '.join(prediction.names[:3])}, ... and the trace "
             f"{', '.join(trace.names[:3])}, ...; they must be of the same network."
         )
-    theirs = [prediction.names.index(name) for name in columns]
-    ours = [trace.names.index(name) for name in columns]
+    predicted_rows = [prediction.names.index(name) for name in columns]
+    measured_rows = [trace.names.index(name) for name in columns]
 
     def predicted(values):
-        return "row", np.asarray(values, np.float64)[theirs]
+        return "row", np.asarray(values, np.float64)[predicted_rows]
 
     def measured(values):
         values = np.asarray(values, np.float64)
-        return [f"batch_{i}" for i in range(values.ndim - 1)] + ["row"], values[..., ours]
+        return [f"batch_{i}" for i in range(values.ndim - 1)] + ["row"], values[..., measured_rows]
 
     dataset = xr.Dataset(
         {
@@ -101,7 +101,7 @@ def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
             "log_backward_std": predicted(np.sqrt(np.asarray(prediction.log_variance))),
         },
         {"row": columns},
-        {name: ", ".join(rows) for name, rows in apart.items()},
+        {name: ", ".join(rows) for name, rows in unmatched.items()},
     )
     for name in ("log_backward_predicted", "log_backward_measured"):
         dataset[name] = dataset[name] - dataset[name].isel(row=-1)
@@ -114,7 +114,7 @@ def _log_square(rms) -> np.ndarray:
 
 
 class Slope(NamedTuple):
-    """How fast the log mean square of the gradient grows from one row to the one before it."""
+    """Growth of the log mean square of the gradient from one row to the row before it."""
 
     predicted: float
     measured: float  # mean over networks
@@ -122,12 +122,12 @@ class Slope(NamedTuple):
 
     @property
     def agrees(self) -> bool:
-        """Within 0.02, or 5 % of the predicted slope."""
+        """Whether the slopes differ by at most 0.02, or 5 % of the predicted one."""
         return abs(self.measured - self.predicted) <= max(0.02, 0.05 * abs(self.predicted))
 
     @property
     def verdict(self) -> str:
-        """Whether it agrees, in a word: what two standard errors could explain is left open."""
+        """The agreement in words; within two standard errors it is left open."""
         if self.agrees:
             return "agrees"
         off = abs(self.measured - self.predicted)

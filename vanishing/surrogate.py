@@ -1,4 +1,4 @@
-"""Backpropagation through a step: a function goes forward, the slope of another goes back.
+"""Backpropagation through a step: one function forward, the slope of another backward.
 
 A step has no slope where it does not jump, so that no gradient passes it: vanishing in one layer. A
 surrogate gradient puts another function's slope in its place, on the way back only.
@@ -90,7 +90,7 @@ def straight_through(function: Elementwise) -> Elementwise:
 
 
 class Surrogate(NamedTuple):
-    """What goes back in a step's place: mostly the slope of a function that rises by 1 as well."""
+    """A slope in place of a step's own: mostly that of a function that rises by 1 too."""
 
     slope: Elementwise
     peak: float  # the largest slope

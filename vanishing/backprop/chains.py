@@ -35,7 +35,7 @@ class Chain(NamedTuple):
 
 
 def chain(activation: str, weights: Depth, biases: Depth, x: Scalar) -> Chain:
-    """The forward pass of a chain and its gradient, as the product that it is.
+    """The forward pass of a chain and its gradient, factor by factor.
 
     `theory.chain_factors` gives the sizes of the factors for any nonlinearity, from its derivative
     as JAX finds it.
@@ -51,10 +51,10 @@ def chain(activation: str, weights: Depth, biases: Depth, x: Scalar) -> Chain:
 
     Reference: Nielsen, Neural networks and deep learning, 2015, chapter 5, eq. 122.
 
-    >>> found = chain("sigmoid", jnp.ones(4), jnp.zeros(4), 0.0)
-    >>> print(" ".join(f"{factor:.3f}" for factor in found.factors))
+    >>> neurons = chain("sigmoid", jnp.ones(4), jnp.zeros(4), 0.0)
+    >>> print(" ".join(f"{factor:.3f}" for factor in neurons.factors))
     0.250 0.235 0.227 0.225
-    >>> print(" ".join(f"{gradient:.4f}" for gradient in found.bias_gradients))
+    >>> print(" ".join(f"{gradient:.4f}" for gradient in neurons.bias_gradients))
     0.0030 0.0120 0.0512 0.2253
     """
     _arguments.shape("biases", biases, weights.shape)
@@ -82,7 +82,7 @@ def chain(activation: str, weights: Depth, biases: Depth, x: Scalar) -> Chain:
 
 
 def _after(cumulated, values: Depth, empty: float) -> Depth:
-    """What comes of the values behind each one; `empty` behind the last."""
+    """The cumulation of the values after each one; `empty` after the last."""
     return jnp.append(cumulated(values[:0:-1])[::-1], jnp.asarray(empty, values.dtype))
 
 
@@ -98,7 +98,7 @@ class Window(NamedTuple):
 
     @property
     def width(self) -> Float[Array, "..."]:
-        """How long the interval is."""
+        """Length of the interval."""
         return self.high - self.low
 
 
@@ -127,7 +127,7 @@ def window(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Window:
 
 
 def window_by_bisection(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Window:
-    """The same window, found by halving: only the sigmoid's slope is asked, not its inverse.
+    """The same window by bisection, which reads the sigmoid's slope and needs no inverse.
 
     Exact to rounding, but close to |w| = 4, where the slope is flat at its largest: there to about
     the square root of it.
@@ -152,8 +152,8 @@ def window_by_bisection(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Wind
             return jnp.where(reaches, middle, inside), jnp.where(reaches, outside, middle)
 
         far = peak + direction * 100 / jnp.abs(weight)  # there s' is e^-100
-        found, _ = jax.lax.fori_loop(0, 100, halve, (peak, far))
-        return found
+        inside, _ = jax.lax.fori_loop(0, 100, halve, (peak, far))
+        return inside
 
     return Window(low=edge(-1.0), high=edge(1.0))
 
@@ -166,7 +166,7 @@ class Widest(NamedTuple):
 
 
 def widest_window() -> Widest:
-    """At which |w| a sigmoid's factor reaches 1 over the longest interval, and how long that is.
+    """The |w| at which a sigmoid's factor reaches 1 over the longest interval, and its length.
 
     The width u / (1 + cosh u) is largest where `u tanh(u / 2) = 1`, at |w| = 2 (1 + cosh u).
 

@@ -1,7 +1,7 @@
-"""Where the way back begins: the errors of the costs at the logits, and of penalties and dropout.
+"""Errors of the costs at the logits, and the gradients of penalties and of dropout.
 
 A cost joined with the nonlinearity of the last layer has an error that needs no slope: for softmax
-with cross-entropy and for sigmoid with binary cross-entropy it is "what was said minus what is so".
+with cross-entropy and for sigmoid with binary cross-entropy it is the output minus the target.
 The squared error of a sigmoid keeps the factor s'(z), and so learns slowly where it is most wrong.
 All costs are means over the examples of a batch, whose errors therefore carry 1/batch.
 """
@@ -193,7 +193,7 @@ def l2_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Float[Array, "..."]:
-    """`y = keep x / (1 - rate)`: what is kept is scaled up, so that the mean stays.
+    """`y = keep x / (1 - rate)`: kept numbers are scaled up, so that the mean stays.
 
     Args:
       x: activations, of any shape.
@@ -216,7 +216,7 @@ def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Fl
 def dropout_gradient(
     delta: Float[Array, "..."], keep: Bool[Array, "..."], rate: float
 ) -> Float[Array, "..."]:
-    """`dC/dx = keep delta / (1 - rate)`: the layer is linear, and its own way back.
+    """`dC/dx = keep delta / (1 - rate)`: the layer is linear, so both passes have one form.
 
     Args:
       delta: dC/dy, of the shape of x.

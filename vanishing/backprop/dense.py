@@ -1,4 +1,4 @@
-"""Backpropagation in a dense network: its four equations, and the two passes made of them.
+"""Backpropagation in a dense network: its four equations, and the two passes built on them.
 
 A batch is a matrix of one example a row, so that a layer is
 
@@ -84,14 +84,14 @@ def weight_gradient(
 
 
 class Forward(NamedTuple):
-    """What the forward pass keeps for the way back."""
+    """Values of the forward pass that the backward pass reads."""
 
     pre_activations: list[Float[Array, "batch fan_out"]]  # z^1 to z^L
     activations: list[Float[Array, "batch fan_out"]]  # a^0 = x to a^L, the output: one more
 
 
 class Backward(NamedTuple):
-    """What the backward pass finds."""
+    """Errors and gradients of the backward pass."""
 
     deltas: list[Float[Array, "batch fan_out"]]  # delta^1 to delta^L
     params: list[dict[str, Array]]  # dC/dW^l and dC/db^l as `kernel` and `bias`, in order
@@ -145,8 +145,8 @@ def backward(
     >>> import jax.numpy as jnp
     >>> params = [{"kernel": jnp.full((1, 1), 2.0), "bias": jnp.zeros(1)}] * 3
     >>> passed = forward(params, jnp.zeros((1, 1)), ["identity"] * 3)
-    >>> found = backward(params, passed, jnp.ones((1, 1)), ["identity"] * 3)
-    >>> print([float(delta[0, 0]) for delta in found.deltas], float(found.x[0, 0]))
+    >>> result = backward(params, passed, jnp.ones((1, 1)), ["identity"] * 3)
+    >>> print([float(delta[0, 0]) for delta in result.deltas], float(result.x[0, 0]))
     [4.0, 2.0, 1.0] 8.0
     """
     _require_names(params, activation)

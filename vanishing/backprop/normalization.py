@@ -21,7 +21,7 @@ Channels = Float[Array, " channels"]
 
 
 class NormBackward(NamedTuple):
-    """What the backward pass of a normalisation finds."""
+    """Gradients of the backward pass of a normalisation."""
 
     x: Batch  # dC/dx
     scale: Channels  # dC/dscale
@@ -84,8 +84,8 @@ def batch_norm_gradient(
     Reference: Ioffe & Szegedy 2015, sec. 3, whose six equations these are, joined.
 
     >>> x, delta = jnp.array([[0.0], [2.0]]), jnp.array([[1.0], [0.0]])
-    >>> found = batch_norm_gradient(x, delta, jnp.ones(1), epsilon=0.0)
-    >>> print(found.x.ravel(), found.scale, found.bias)  # two points are always put at -1 and 1
+    >>> result = batch_norm_gradient(x, delta, jnp.ones(1), epsilon=0.0)
+    >>> print(result.x.ravel(), result.scale, result.bias)  # two points are always put at -1 and 1
     [0. 0.] [-1.] [1.]
     """
     _arguments.shape("delta", delta, x.shape)
@@ -110,7 +110,7 @@ def frozen_batch_norm_gradient(
     var: Channels,
     epsilon: float = 1e-5,
 ) -> NormBackward:
-    """The gradient where running statistics take the batch's place: they are constants.
+    """The gradient with running statistics, which are constants.
 
     `dC/dx = delta scale / sqrt(var + epsilon)`, one example at a time.
 

@@ -1,4 +1,4 @@
-"""Backpropagation in pooling: the largest of a window takes it all, a mean shares it out.
+"""Backpropagation in pooling by the maximum and by the mean.
 
 With the window of the (padded) input at the place p of the output written x~[p, o] over offsets o,
 
@@ -159,7 +159,7 @@ def overlap_add(
     strides: Sequence[int],
     padding: Padding,
 ) -> Images:
-    """What all windows send back, added up at each place: `windows` the other way round.
+    """Sum at each place of what all windows send back: the transpose of `windows`.
 
     Args:
       sent: to each offset of each window.
@@ -170,10 +170,10 @@ def overlap_add(
     """
     pads = paddings(padding, places, size, strides)
     extents = [before + n + after for n, (before, after) in zip(places, pads, strict=True)]
-    whole = jnp.zeros((len(sent), *extents, sent.shape[-1]), sent.dtype)
+    total = jnp.zeros((len(sent), *extents, sent.shape[-1]), sent.dtype)
     for number, seen in enumerate(offsets(extents, size, strides)):
-        whole = whole.at[:, *seen].add(sent[..., number, :])
-    return unpadded(whole, places, pads, padding)
+        total = total.at[:, *seen].add(sent[..., number, :])
+    return unpadded(total, places, pads, padding)
 
 
 def _require_under_the_window(size: Sequence[int], padding: Padding) -> None:

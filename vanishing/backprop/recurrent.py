@@ -29,7 +29,7 @@ Params = Mapping[str, Mapping[str, Array]]
 
 
 class RecurrentBackward(NamedTuple):
-    """What backpropagation through time finds."""
+    """Gradients and errors of backpropagation through time."""
 
     params: dict[str, dict[str, Array]]  # the gradient, of the structure of the parameters
     x: Sequences  # dC/dx_t
@@ -87,8 +87,8 @@ def rnn_gradient(
     >>> params = {"i": {"kernel": jnp.ones((1, 1)), "bias": jnp.zeros(1)}}
     >>> params["h"] = {"kernel": jnp.full((1, 1), 0.5)}
     >>> last = jnp.zeros((1, 4, 1)).at[:, -1].set(1.0)
-    >>> found = rnn_gradient(params, jnp.ones((1, 4, 1)), last, activation="identity")
-    >>> found.errors["h"].ravel().tolist()
+    >>> result = rnn_gradient(params, jnp.ones((1, 4, 1)), last, activation="identity")
+    >>> result.errors["h"].ravel().tolist()
     [0.125, 0.25, 0.5, 1.0]
     """
     passed = _rnn_forward(params, x, activation)
@@ -99,12 +99,12 @@ def rnn_gradient(
         delta = e * slope(at["z"])
         return delta @ params["h"]["kernel"].T, {"e": e, "z": delta}
 
-    found = _back(back, jnp.zeros_like(passed["h"][:, 0]), passed, output_errors)
+    result = _back(back, jnp.zeros_like(passed["h"][:, 0]), passed, output_errors)
     gradients = {
-        "i": {"kernel": _over_time(x, found["z"]), "bias": _sum(found["z"])},
-        "h": {"kernel": _over_time(passed["h_before"], found["z"])},
+        "i": {"kernel": _over_time(x, result["z"]), "bias": _sum(result["z"])},
+        "h": {"kernel": _over_time(passed["h_before"], result["z"])},
     }
-    return RecurrentBackward(gradients, found["z"] @ params["i"]["kernel"].T, {"h": found["e"]})
+    return RecurrentBackward(gradients, result["z"] @ params["i"]["kernel"].T, {"h": result["e"]})
 
 
 def lstm(params: Params, x: Sequences) -> States:
@@ -171,16 +171,16 @@ def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Recurr
         return {"c": u * at["f"], "h": to_h}, {"h": e, "c": u, "deltas": deltas}
 
     zeros = jnp.zeros_like(passed["h"][:, 0])
-    found = _back(back, {"c": zeros, "h": zeros}, passed, output_errors)
+    result = _back(back, {"c": zeros, "h": zeros}, passed, output_errors)
     gradients = {}
-    for gate, delta in found["deltas"].items():
+    for gate, delta in result["deltas"].items():
         gradients[f"i{gate}"] = {"kernel": _over_time(x, delta)}
         gradients[f"h{gate}"] = {
             "kernel": _over_time(passed["h_before"], delta),
             "bias": _sum(delta),
         }
-    to_x = _to_input(params, x, found["deltas"])
-    return RecurrentBackward(gradients, to_x, {"h": found["h"], "c": found["c"]})
+    to_x = _to_input(params, x, result["deltas"])
+    return RecurrentBackward(gradients, to_x, {"h": result["h"], "c": result["c"]})
 
 
 def gru(params: Params, x: Sequences) -> States:
@@ -251,8 +251,8 @@ def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Recurre
         )
         return to_h, {"h": e, "deltas": deltas}
 
-    found = _back(back, jnp.zeros_like(passed["h"][:, 0]), passed, output_errors)
-    deltas, before = found["deltas"], passed["h_before"]
+    result = _back(back, jnp.zeros_like(passed["h"][:, 0]), passed, output_errors)
+    deltas, before = result["deltas"], passed["h_before"]
     gradients = {
         f"i{gate}": {"kernel": _over_time(x, deltas[gate]), "bias": _sum(deltas[gate])}
         for gate in ("r", "z", "n")
@@ -261,7 +261,7 @@ def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Recurre
     gradients["hz"] = {"kernel": _over_time(before, deltas["z"])}
     gradients["hn"] = {"kernel": _over_time(before, deltas["v"]), "bias": _sum(deltas["v"])}
     to_x = _to_input(params, x, {gate: deltas[gate] for gate in ("r", "z", "n")})
-    return RecurrentBackward(gradients, to_x, {"h": found["h"]})
+    return RecurrentBackward(gradients, to_x, {"h": result["h"]})
 
 
 def _rnn_forward(params: Params, x: Sequences, activation: str) -> dict[str, Array]:
@@ -311,7 +311,7 @@ def _gru_forward(params: Params, x: Sequences) -> dict[str, Array]:
 def _forward(
     step: Callable, states: tuple[str, ...], recurrent_kernel: Array, x: Sequences
 ) -> dict[str, Array]:
-    """What a cell's states and inner values are at all times, and its states one step before."""
+    """A cell's states and inner values at all times, and its states one step before."""
     if x.ndim != 3 or x.shape[1] < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"x is {x.dtype} of shape {x.shape}; it must be sequences (batch, time, features) of "
@@ -329,12 +329,12 @@ def _forward(
 
 
 def _back(back: Callable, carried: Any, passed: dict[str, Array], output_errors: States) -> Any:
-    """`back` from the last time to the first; what it finds, for all times."""
+    """Results of `back` for all times, run from the last time to the first."""
     _arguments.shape("output_errors", output_errors, passed["h"].shape)
     steps = passed | {"output_error": output_errors}
     steps = jax.tree.map(lambda values: values.swapaxes(0, 1), steps)
-    _, found = jax.lax.scan(back, carried, steps, reverse=True)
-    return jax.tree.map(lambda values: values.swapaxes(0, 1), found)
+    _, result = jax.lax.scan(back, carried, steps, reverse=True)
+    return jax.tree.map(lambda values: values.swapaxes(0, 1), result)
 
 
 def _to_input(params: Params, x: Sequences, deltas: Mapping[str, States]) -> Sequences:

@@ -1,4 +1,4 @@
-"""The derivatives of the activations, written out: what a gradient is multiplied by on its way.
+"""The derivatives of the activations, written out: the factors of a gradient.
 
 Each maps pre-activations z of any shape to f'(z) of that shape and dtype; s is the sigmoid.
 """
@@ -47,19 +47,19 @@ def elu_slope(z: Float[Array, "..."], alpha: float = 1.0) -> Float[Array, "..."]
 
 
 def selu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    """That of an elu of alpha = 1.6733, times 1.0507 (Klambauer et al. 2017, eq. 2)."""
+    """The slope of an ELU of alpha = 1.6733, times 1.0507 (Klambauer et al. 2017, eq. 2)."""
     return 1.0507009873554805 * elu_slope(z, 1.6732632423543772)
 
 
 def gelu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    """That of `z (1 + tanh u) / 2` with `u = sqrt(2 / pi) (z + 0.044715 z^3)`: product rule."""
+    """The slope of `z (1 + tanh u) / 2` with `u = sqrt(2 / pi) (z + 0.044715 z^3)`."""
     scale = math.sqrt(2 / math.pi)
     u = scale * (z + 0.044715 * z**3)
     return (1 + jnp.tanh(u)) / 2 + z / 2 * tanh_slope(u) * scale * (1 + 3 * 0.044715 * z**2)
 
 
 def silu_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    """That of `z s(z)`: `s(z) + z s'(z)`."""
+    """The slope of `z s(z)`: `s(z) + z s'(z)`."""
     return sigmoid(z) + z * sigmoid_slope(z)
 
 
@@ -79,7 +79,7 @@ def hard_sigmoid_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def mish_slope(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    """That of `z tanh(p)` with `p = log(1 + e^z)`, whose own derivative is s(z)."""
+    """The slope of `z tanh(p)` with `p = log(1 + e^z)`, whose own derivative is s(z)."""
     return jnp.tanh(softplus(z)) + z * tanh_slope(softplus(z)) * sigmoid(z)
 
 

@@ -19,7 +19,7 @@ def paddings(
     size: Sequence[int],
     strides: Sequence[int],
 ) -> list[tuple[int, int]]:
-    """How many places are put before and after each axis.
+    """Number of places that padding adds before and after each axis.
 
     Args:
       padding: "VALID" for none; "SAME" for as many as make the output ceil(places / stride) long,
@@ -63,7 +63,7 @@ def paddings(
 def outputs(
     places: Sequence[int], size: Sequence[int], strides: Sequence[int], padding: Padding
 ) -> tuple[int, ...]:
-    """How many windows there are along each axis.
+    """Number of windows along each axis.
 
     >>> outputs((28,), (3,), (2,), "VALID")
     (13,)
@@ -95,20 +95,22 @@ def unpadded(
     pads: Sequence[tuple[int, int]],
     padding: Padding,
 ) -> Images:
-    """dC/dx from dC/dx~: what falls on the padding is cut off.
+    """dC/dx from dC/dx~: the gradient of the padding is cut off.
 
-    Where that is a copy of the image's other end, it is added there.
+    Where the padding is a copy of the image's other end, its gradient is added there.
     """
-    whole = to_padded
+    gradient = to_padded
     for axis, (n, (before, _)) in enumerate(zip(places, pads, strict=True), start=1):
         front = (slice(None),) * axis
         if padding == "CIRCULAR":
-            original = (np.arange(whole.shape[axis]) - before) % n
-            zeros = jnp.zeros((*whole.shape[:axis], n, *whole.shape[axis + 1 :]), whole.dtype)
-            whole = zeros.at[(*front, original)].add(whole)
+            original = (np.arange(gradient.shape[axis]) - before) % n
+            zeros = jnp.zeros(
+                (*gradient.shape[:axis], n, *gradient.shape[axis + 1 :]), gradient.dtype
+            )
+            gradient = zeros.at[(*front, original)].add(gradient)
         else:
-            whole = whole[(*front, slice(before, before + n))]
-    return whole
+            gradient = gradient[(*front, slice(before, before + n))]
+    return gradient
 
 
 def windows(

@@ -32,7 +32,7 @@ class Dataset(NamedTuple):
 
 
 class _Published(NamedTuple):
-    """What the published files of a data set hold, by which a wrong file is found out."""
+    """Contents of a data set's published files, against which a file is checked."""
 
     folders: tuple[str, ...]  # where the files may lie below the data folder
     train_per_class: tuple[int, ...]
@@ -237,18 +237,18 @@ def _split(
         raise DataError(
             f"{path} holds the label {labels.max()}; expected 0 to {len(per_class) - 1}."
         )
-    found, expected = np.bincount(labels, minlength=len(per_class)), np.array(per_class)
-    if subset and len(labels) > 0 and np.all(found <= expected):
+    counts, expected = np.bincount(labels, minlength=len(per_class)), np.array(per_class)
+    if subset and len(labels) > 0 and np.all(counts <= expected):
         return _as_split(images, labels)
     if len(labels) != expected.sum():
         raise DataError(
             f"{path} holds {len(labels)} records; expected the published {expected.sum()}"
             + ("." if subset else " (--subset accepts fewer).")
         )
-    if np.any(found != expected):
-        worst = int(np.argmax(found != expected))
+    if np.any(counts != expected):
+        worst = int(np.argmax(counts != expected))
         raise DataError(
-            f"{path} holds {found[worst]} records of class {worst}, but the published file "
+            f"{path} holds {counts[worst]} records of class {worst}, but the published file "
             f"{expected[worst]}; it belongs to another data set."
         )
     return _as_split(images, labels)

@@ -1,7 +1,7 @@
 """Readers of the published files of image data sets: IDX, and CIFAR-10's two versions.
 
-Whatever is wrong with a file ends in a `DataError` whose one line names the file, what was found
-and what was expected. No reader returns an array that the file does not vouch for.
+A damaged or wrong file raises a `DataError` of one line that names the file, its content and the
+expected one. No reader returns an array that the file does not hold.
 """
 
 import gzip

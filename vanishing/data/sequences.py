@@ -1,4 +1,4 @@
-"""Sequence tasks of any length, made rather than read, and what is reached without memory."""
+"""Generated sequence tasks of any length, and the losses that are reached without memory."""
 
 import math
 from typing import NamedTuple
@@ -135,10 +135,10 @@ def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
         for own_key, low in zip(keys[:2], (1, 5), strict=True)
     ]
     distractors = jax.random.randint(keys[2], (examples, length), 2, 6)
-    said = jax.random.randint(keys[3], (examples, 2), 0, 2)
+    symbols = jax.random.randint(keys[3], (examples, 2), 0, 2)
     rows = jnp.arange(examples)
-    shown = distractors.at[rows, at[0]].set(said[:, 0]).at[rows, at[1]].set(said[:, 1])
-    return Sequences(jax.nn.one_hot(shown, 6), 2 * said[:, 0] + said[:, 1])
+    shown = distractors.at[rows, at[0]].set(symbols[:, 0]).at[rows, at[1]].set(symbols[:, 1])
+    return Sequences(jax.nn.one_hot(shown, 6), 2 * symbols[:, 0] + symbols[:, 1])
 
 
 def by_pixel(

@@ -1,4 +1,4 @@
-"""Figures: what is drawn of traces and of labelled datasets, in one style."""
+"""Figures of traces and of labelled datasets, in one style."""
 
 from typing import TYPE_CHECKING
 

@@ -48,7 +48,7 @@ def panels(
 def panels_beside(
     side: int, rows: int, columns: int, title: str
 ) -> tuple[Figure, np.ndarray, np.ndarray]:
-    """The same grid with a column of so many wider axes of their own to the left of it."""
+    """The same grid, with a column of `side` wider axes to the left of it."""
     if not side:
         figure, grid = panels(rows, columns, title)
         return figure, np.empty(0, object), grid

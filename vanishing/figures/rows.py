@@ -1,10 +1,11 @@
-"""Pictures of the rows of a trace."""
+"""Figures of the rows of a trace."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from vanishing._extras import needs
+from vanishing.figures.layout import at_least_two_decades, colors
 
 with needs("figures"):
     from matplotlib.figure import Figure
@@ -15,20 +16,16 @@ def plot(names: Sequence[str], forward: np.ndarray, backward: np.ndarray, title:
     """Signal and gradient against layer, on log axes; returns the matplotlib figure."""
     figure = Figure(figsize=(8, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, values, label, color in (
-        (upper, forward, "signal RMS", "#0072b2"),
-        (lower, backward, "gradient RMS, dL/dh", "#d55e00"),
-    ):
+    labels = ("signal RMS", "gradient RMS, dL/dh")
+    palette = colors(labels)
+    for axes, values, label in zip((upper, lower), (forward, backward), labels, strict=True):
         shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
         marker = "o" if len(values) <= 60 else None
-        axes.plot(shown, color=color, marker=marker, markersize=3.5, linewidth=1.3)
+        axes.plot(shown, color=palette[label], marker=marker, markersize=3.5, linewidth=1.3)
         axes.set_ylabel(label)
-        positive = shown[~np.isnan(shown)]
-        if len(positive):
+        if not np.isnan(shown).all():
             axes.set_yscale("log")
-            middle = np.sqrt(positive.min() * positive.max())
-            if positive.max() / positive.min() < 100:  # keep a flat line flat
-                axes.set_ylim(middle / 10, middle * 10)
+            at_least_two_decades(axes)
         axes.grid(alpha=0.25)
     lower.xaxis.set_major_locator(MaxNLocator(min(12, len(names)), integer=True))
     figure.draw_without_rendering()
