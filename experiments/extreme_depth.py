@@ -90,7 +90,7 @@ def critical_point(config: Config, depth: int) -> theory.CriticalPoint:
 def network(config: Config, depth: int, classes: int, *, checkpoint: bool) -> layers.Layer:
     """The network; with `checkpoint` in about sqrt(depth) blocks whose inputs alone are kept."""
     point = critical_point(config, depth)
-    weights = initializers.by_name("orthogonal", initializers.Scales(float(point.sigma_w)))
+    weights = initializers.Weights(initializers.orthogonal(float(point.sigma_w)))
     weights = weights._replace(bias_init=initializers.scaled(1.0, point.sigma_b).bias_init)
     block = layers.serial(
         dense=layers.dense(config.width, *weights), activation=layers.activation(config.activation)

@@ -153,7 +153,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 def trained(config: Config, target: Goal, cell: str, chrono: int) -> sweep.Cell:
     """One cell trained at every point of the numeric axes, watched through time as it learns."""
     network = networks.rnn(
-        target.outputs, cell=cell, units=config.units, chrono=chrono, sequence=target.sequence
+        target.outputs, cell=cell, width=config.units, chrono=chrono, sequence=target.sequence
     )
     recurrent = networks.recurrent_layer(cell, config.units, chrono, target.sequence)
     read_out = layers.dense(target.outputs)

@@ -1,4 +1,4 @@
-"""How fast is a training step that records every layer, and how does compilation grow with depth?
+"""Measures the cost of probing and of recorded training steps, and the growth of compile time.
 
     scripts/benchmark
     scripts/benchmark --write=scripts/README.md
@@ -9,14 +9,14 @@ Prints, and writes between the two benchmark marks of a file, what `vanishing.pr
 recorded at every 10th step; and the memory it adds to the program, also counted in activations of
 one layer: it is working space, the same at any depth.
 
-Then, for a tanh network of depth 50 with batch = width: milliseconds a training step, with every
-layer recorded at every step and at none but the first; and the share of the rate of a plain matrix
-product of the same size that the recorded step's own matrix products reach. Then the time to
-compile such a step at depths 10 to 10,000. Then the time of predictions, once compiled. What is
-compared is timed in turn, in one run: machines are shared and noisy, so read the ratios.
+Then, for a tanh network of depth 50 with batch = width: milliseconds per training step, with every
+layer recorded at every step and at the first step alone; and the rate of the recorded step's matrix
+products as a fraction of that of a plain product of the same size. Then the time to compile such a
+step at depths 10 to 10,000. Then the time of predictions, once compiled. Compared programs are
+timed in turn, in one run: machines are shared and noisy, so read the ratios.
 
-With --versus=torch it is instead a sweep of small networks, here and in several arrangements of
-PyTorch, whose CPU build the project's extra [benchmark] installs.
+With --versus=torch it measures instead a sweep of small networks, with this library and with
+several arrangements of PyTorch, whose CPU build the project's extra [benchmark] installs.
 """
 
 import functools
@@ -44,12 +44,12 @@ PROBE_WIDTHS = flags.DEFINE_list("probe_widths", ["64", "128", "512"], "Widths o
 WRITE = flags.DEFINE_string(
     "write", "", "File whose lines between the marks to replace: scripts/README.md."
 )
-VERSUS = flags.DEFINE_enum("versus", None, ["torch"], "What to compare a sweep with.")
-DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Where that comparison computes.")
+VERSUS = flags.DEFINE_enum("versus", None, ["torch"], "Library to compare a sweep with.")
+DEVICE = flags.DEFINE_enum("device", "cpu", ["cpu", "gpu"], "Device of that comparison.")
 VERSUS_WIDTHS = flags.DEFINE_list("versus_widths", ["64", "128", "512"], "Its widths.")
-ROUNDS = flags.DEFINE_integer("rounds", 9, "How often each thing is timed.", lower_bound=1)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Repetitions of each timing.", lower_bound=1)
 STEPS = 50  # of one timed call
-SAID = []
+LINES = []
 
 for name in ("widths", "compile_depths", "probe_widths", "versus_widths"):
     flags.register_validator(
@@ -62,7 +62,7 @@ for name in ("widths", "compile_depths", "probe_widths", "versus_widths"):
 def say(line: str = "") -> None:
     """Print a line, and keep it for the file."""
     print(line, flush=True)
-    SAID.append(line)
+    LINES.append(line)
 
 
 def compiled_run(depth: int, width: int, record_every: int, steps: int):
@@ -110,7 +110,7 @@ def medians(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def step_table() -> None:
-    """Print the time of a step and the share of the matrix-product rate."""
+    """Print the time of a step, and its rate as a fraction of that of matrix products."""
     depth = DEPTH.value
     products = 3 * (depth - 1) * STEPS  # forward, to the input, to the weights
     say("\n```text")
@@ -266,7 +266,7 @@ def main(argv: list[str]) -> None:
     """Print the tables."""
     if argv[1:]:
         raise app.UsageError(f"unexpected argument {argv[1]!r}; flags are written --name=value.")
-    logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of backends that are absent
+    logging.set_verbosity(logging.WARNING)  # JAX reports absent back ends at INFO
     if VERSUS.value:
         versus.table(say, DEVICE.value, DEPTH.value, [int(width) for width in VERSUS_WIDTHS.value])
     else:
@@ -280,8 +280,8 @@ def main(argv: list[str]) -> None:
         start, end = f"<!-- {part} -->\n", f"<!-- end of {part} -->\n"
         before, rest = Path(WRITE.value).read_text().split(start)
         _, after = rest.split(end)
-        said = "\n".join(SAID) + "\n"
-        Path(WRITE.value).write_text(before + start + said + end + after)
+        text = "\n".join(LINES) + "\n"
+        Path(WRITE.value).write_text(before + start + text + end + after)
 
 
 if __name__ == "__main__":

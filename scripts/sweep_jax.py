@@ -2,7 +2,7 @@
 
 python scripts/sweep_jax.py STARTED ARRANGEMENT DEVICE DEPTH WIDTH NETWORKS STEPS CALLS
 
-STARTED is the time at which the process was asked for, in seconds since the epoch.
+STARTED is the time at which the process was started, in seconds since the epoch.
 """
 
 import json
@@ -96,7 +96,7 @@ def main(
     steps: int,
     calls: int,
 ):
-    """Time the calls and print what was found."""
+    """Time the calls and print the rates, the time of the first result and the memory."""
     jax.config.update("jax_default_matmul_precision", "highest")  # float32, as PyTorch's
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")

@@ -2,7 +2,7 @@
 
 python scripts/sweep_torch.py STARTED ARRANGEMENT DEVICE DEPTH WIDTH NETWORKS STEPS CALLS
 
-STARTED is the time at which the process was asked for, in seconds since the epoch.
+STARTED is the time at which the process was started, in seconds since the epoch.
 """
 
 import json
@@ -74,7 +74,7 @@ def ensemble(models, x, y):
 
 
 def main(started, arrangement, device, depth, width, networks, steps, calls):
-    """Time the calls and print what was found."""
+    """Time the calls and print the rates, the time of the first result and the memory."""
     place = torch.device("cuda" if device == "gpu" else "cpu")
     wait = torch.cuda.synchronize if device == "gpu" else lambda: None
     torch.manual_seed(0)
@@ -96,7 +96,7 @@ def main(started, arrangement, device, depth, width, networks, steps, calls):
         def call():
             return torch.stack([step() for _ in range(steps)]).cpu()
 
-    else:  # one network after another; a few of them tell the rate
+    else:  # one network after another; a few of them show the rate
         networks = min(networks, 2)
         compiled = arrangement == "torch.compile"
         trained = [eager(network(depth, width).to(place), x, y, compiled) for _ in range(networks)]

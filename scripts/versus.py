@@ -1,4 +1,4 @@
-"""The same sweep here and in PyTorch, side by side; `scripts/benchmark --versus=torch` runs it.
+"""A sweep with this library and with PyTorch, compared; `scripts/benchmark --versus=torch` runs it.
 
 A tanh network of depth 50 with batch = width, SGD with momentum, 16 networks at once (4 learning
 rates x 4 seeds; on a GPU up to 1,024), the norm of every layer's weight gradient recorded at every
@@ -8,7 +8,7 @@ step. Each arrangement runs in a process of its own, one after another in one ru
     vanishing, every layer probed   `vanishing.train`, as the experiments run it: the signal and
                                     error signal of every layer too, and a loop over the layers
     eager                           PyTorch's usual loop, one network after another on all cores
-    torch.compile                   the same, its loss and its update compiled
+    torch.compile                   the same with its loss and its update compiled
     torch.func                      one vmapped step over the stacked models
     one process per core            eager, one thread each, the networks dealt out
 """
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).parent
-OURS, PROBED, CORES = "vanishing", "vanishing, every layer probed", "one process per core"
+JAX, PROBED, CORES = "vanishing", "vanishing, every layer probed", "one process per core"
 TORCH = ("eager", "torch.compile", "torch.func", CORES)
 NETWORKS = {"cpu": {}, "gpu": {64: 1024, 128: 256}}  # by width; else FEW
 FEW = 16
@@ -36,30 +36,30 @@ LARGE_STEPS, CALLS = 3, 4
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What one arrangement did."""
+    """The measurements of one arrangement."""
 
     rate: float  # network-steps per second, the median of the timed calls
     first: float  # seconds from the start of the process to the first result
-    memory: float  # most megabytes in use: of the processes, or of the GPU
+    memory: float  # peak megabytes of the processes, or of the GPU
 
 
 def table(say: Callable[[str], None], device: str, depth: int, widths: list[int]) -> None:
-    """Print the arrangements' rates, their ratios, and the share of the matrix-product rate."""
+    """Print the arrangements' rates, their ratios, and fractions of the matrix-product rate."""
     say(f"Training tanh networks of depth {depth} side by side, batch = width, SGD with momentum,")
     say(f"every layer's gradient norm recorded at every step; on {machine(device)}.")
     for width in widths:
         steps = STEPS.get(width, LARGE_STEPS)
-        found = {OURS: measure("sweep_jax.py", "norms", device, depth, width, steps)}
-        found[PROBED] = measure("sweep_jax.py", "probe", device, depth, width, steps)
+        results = {JAX: measure("sweep_jax.py", "norms", device, depth, width, steps)}
+        results[PROBED] = measure("sweep_jax.py", "probe", device, depth, width, steps)
         for name in TORCH if device == "cpu" else TORCH[:-1]:
-            found[name] = measure("sweep_torch.py", name, device, depth, width, steps)
+            results[name] = measure("sweep_torch.py", name, device, depth, width, steps)
         chain = 2 * width**3 * 3 * depth
         product_rate = chain * max(
             measure(script, "products", device, depth, width, steps).rate
             for script in ("sweep_jax.py", "sweep_torch.py")
         )
         work = 2 * width**3 * (3 * depth - 1)  # no gradient reaches the inputs
-        best = max(found[name].rate for name in TORCH if name in found)
+        best = max(results[name].rate for name in TORCH if name in results)
         networks = NETWORKS[device].get(width, FEW)
         say(f"\n{networks} networks of width {width}; matrix products of this shape alone reach")
         say(f"{product_rate / 1e9:.0f} GFLOP/s.\n")
@@ -68,16 +68,16 @@ def table(say: Callable[[str], None], device: str, depth: int, widths: list[int]
             "share of products | first result | memory |"
         )
         say("|---|---|---|---|---|---|---|")
-        for name, one in found.items():
+        for name, result in results.items():
             say(
-                f"| {name} | {one.rate:.4g} | {one.rate / found['eager'].rate:.2f}x | "
-                f"{one.rate / best:.2f}x | {one.rate * work / product_rate:.0%} | "
-                f"{one.first:.1f} s | {one.memory:.0f} MB |"
+                f"| {name} | {result.rate:.4g} | {result.rate / results['eager'].rate:.2f}x | "
+                f"{result.rate / best:.2f}x | {result.rate * work / product_rate:.0%} | "
+                f"{result.first:.1f} s | {result.memory:.0f} MB |"
             )
 
 
 def measure(script: str, arrangement: str, device: str, depth: int, width: int, steps: int):
-    """Run one arrangement; that of one process per core in as many at once."""
+    """Run one arrangement; "one process per core" in as many processes at once."""
     processes = os.cpu_count() or 1 if arrangement == CORES else 1
     networks = NETWORKS[device].get(width, FEW)
     sizes = (depth, width, -(-networks // processes), steps, CALLS)
@@ -91,16 +91,16 @@ def measure(script: str, arrangement: str, device: str, depth: int, width: int, 
     if any(process.returncode for process in running):
         last = " ".join(ended[0][1].strip().splitlines()[-1:])
         raise ValueError(f"{script} {arrangement} failed: {last}")
-    found = [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    outputs = [json.loads(out.splitlines()[-1]) for out, _ in ended]
     return Measured(
-        sum(statistics.median(one["rates"]) for one in found),
-        max(one["first"] for one in found),
-        sum(one["memory"] for one in found),
+        rate=sum(statistics.median(output["rates"]) for output in outputs),
+        first=max(output["first"] for output in outputs),
+        memory=sum(output["memory"] for output in outputs),
     )
 
 
 def machine(device: str) -> str:
-    """What computes: the processor's name and cores, or the GPU's name."""
+    """The name of the processor and the number of its cores, or the name of the GPU."""
     if device == "gpu":
         ask = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
         return subprocess.run(ask, capture_output=True, text=True).stdout.strip()

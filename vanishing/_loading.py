@@ -17,9 +17,7 @@ def load_function(name: str, option: str) -> Callable[..., Any]:
     Raises:
       ValueError: there is no such file, or no such function in it.
     """
-    path, function = split(name, option)
-    if not path.is_file():
-        raise ValueError(f"{option} names {path}, which is no file.")
+    path, function = locate(name, option)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ValueError(f"{option} names {path}, which is no Python file.")
@@ -32,16 +30,15 @@ def load_function(name: str, option: str) -> Callable[..., Any]:
     return getattr(module, function)
 
 
-def split(name: str, option: str) -> tuple[Path, str]:
-    """The file and the function of "path/to/file.py:name".
-
-    >>> split("models/deep.py:make", "model")[1]
-    'make'
+def locate(name: str, option: str) -> tuple[Path, str]:
+    """The file and the name of the function of "path/to/file.py:name", without running the file.
 
     Raises:
-      ValueError: it is not written so.
+      ValueError: it is not written so, or there is no such file.
     """
     file, _, function = name.rpartition(":")
     if not file or not function:
         raise ValueError(f"{option} is {name!r}; write it as path/to/file.py:function.")
+    if not Path(file).is_file():
+        raise ValueError(f"{option} names {file}, which is no file.")
     return Path(file), function

@@ -1,4 +1,4 @@
-"""Initialisers: how the kernels and biases of a network are drawn, by name."""
+"""Initialisers of the kernels and biases of a network, with the mean squares that theory reads."""
 
 import dataclasses
 import math
@@ -17,10 +17,9 @@ Initializer = jax_initializers.Initializer  # (key, shape, dtype) -> array
 
 @dataclasses.dataclass(frozen=True)
 class ZeroMean:
-    """An initialiser whose entries have mean zero and a mean square that is known.
+    """An initialiser whose entries have mean zero and a known mean square, which theory reads.
 
-    Called as those of `jax.nn.initializers` are, `(key, shape, dtype) -> array`. What the theory of
-    a network has to know of its weights stands beside the draw.
+    Called as those of `jax.nn.initializers` are, `(key, shape, dtype) -> array`.
 
     >>> init = ZeroMean(jax_initializers.normal(0.5), lambda shape: 0.25)
     >>> init(jax.random.key(0), (3, 4), jnp.float32).shape, init.mean_square((3, 4))
@@ -37,10 +36,10 @@ class ZeroMean:
 
 
 def known(initializer: Initializer) -> ZeroMean:
-    """The initialiser, where its mean square is known.
+    """The initialiser as one whose mean square is known.
 
     Raises:
-      ValueError: nothing is known of it.
+      ValueError: its mean square is not known.
     """
     if isinstance(initializer, ZeroMean):
         return initializer
@@ -60,17 +59,85 @@ def _name(initializer: Initializer) -> str:
 zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)  # all zeros, the usual bias
 
 
+def constant(value: Scalar) -> Initializer:
+    """`jax.nn.initializers.constant`: every entry is the value, so that theory does not follow it.
+
+    >>> print(constant(-2.0)(jax.random.key(0), (2,), jnp.float32))
+    [-2. -2.]
+    """
+    return jax_initializers.constant(value)
+
+
+def normal(stddev: Scalar = 1e-2) -> ZeroMean:
+    """`jax.nn.initializers.normal`: N(0, stddev^2), whatever the fan_in; `stddev` may be traced."""
+
+    def draw(key, shape, dtype=jnp.float32, out_sharding=None):
+        unit = jax.random.normal(key, shape, dtype, out_sharding=out_sharding)
+        return (stddev * unit).astype(dtype)
+
+    return ZeroMean(draw, lambda shape: stddev**2)
+
+
+def symmetric_uniform(scale: Scalar) -> ZeroMean:
+    """Uniform on [-scale, scale). (`jax.nn.initializers.uniform` draws from [0, scale) instead.)"""
+
+    def draw(key, shape, dtype=jnp.float32, out_sharding=None):
+        unit = jax.random.uniform(key, shape, dtype, -1.0, 1.0, out_sharding=out_sharding)
+        return (scale * unit).astype(dtype)
+
+    return ZeroMean(draw, lambda shape: scale**2 / 3)
+
+
 def lecun_normal() -> ZeroMean:
     """`jax.nn.initializers.lecun_normal`: the mean square is 1 / fan_in."""
-    return _variance_scaling(jax_initializers.lecun_normal(), lambda fan_in, fan_out: 1 / fan_in)
+    return _variance_scaling(jax_initializers.lecun_normal(), _lecun)
+
+
+def lecun_uniform() -> ZeroMean:
+    """`jax.nn.initializers.lecun_uniform`: the mean square is 1 / fan_in."""
+    return _variance_scaling(jax_initializers.lecun_uniform(), _lecun)
+
+
+def glorot_normal() -> ZeroMean:
+    """`jax.nn.initializers.glorot_normal`: the mean square is 2 / (fan_in + fan_out)."""
+    return _variance_scaling(jax_initializers.glorot_normal(), _glorot)
+
+
+def glorot_uniform() -> ZeroMean:
+    """`jax.nn.initializers.glorot_uniform`: the mean square is 2 / (fan_in + fan_out)."""
+    return _variance_scaling(jax_initializers.glorot_uniform(), _glorot)
+
+
+def he_normal() -> ZeroMean:
+    """`jax.nn.initializers.he_normal`: the mean square is 2 / fan_in."""
+    return _variance_scaling(jax_initializers.he_normal(), _he)
+
+
+def he_uniform() -> ZeroMean:
+    """`jax.nn.initializers.he_uniform`: the mean square is 2 / fan_in."""
+    return _variance_scaling(jax_initializers.he_uniform(), _he)
+
+
+def _lecun(fan_in: int, fan_out: int) -> float:
+    del fan_out  # keeps the signal alone
+    return 1 / fan_in
+
+
+def _glorot(fan_in: int, fan_out: int) -> float:
+    return 2 / (fan_in + fan_out)
+
+
+def _he(fan_in: int, fan_out: int) -> float:
+    del fan_out  # keeps the signal alone
+    return 2 / fan_in
 
 
 def _variance_scaling(draw: Initializer, variance: Callable[[int, int], Scalar]) -> ZeroMean:
-    def of_shape(shape):
+    def mean_square(shape):
         places = math.prod(shape[:-2])
         return variance(places * shape[-2], places * shape[-1])
 
-    return ZeroMean(draw, of_shape)
+    return ZeroMean(draw, mean_square)
 
 
 class Weights(NamedTuple):
@@ -81,7 +148,7 @@ class Weights(NamedTuple):
 
 
 def scaled(sigma_w: Scalar, sigma_b: Scalar = 0.0) -> Weights:
-    """Gaussian weights in the scales that mean-field theory speaks in.
+    """Gaussian weights, parametrised as in mean-field theory.
 
     kernel ~ N(0, sigma_w^2 / fan_in), bias ~ N(0, sigma_b^2), so that a layer maps a mean square
     q of its input to sigma_w^2 q + sigma_b^2.
@@ -103,7 +170,7 @@ def scaled(sigma_w: Scalar, sigma_b: Scalar = 0.0) -> Weights:
         return (sigma_w * lecun(key, shape, dtype, out_sharding)).astype(dtype)
 
     known = _variance_scaling(kernel_init, lambda fan_in, fan_out: sigma_w**2 / fan_in)
-    return Weights(known, _gaussian(sigma_b))
+    return Weights(known, normal(sigma_b))
 
 
 def textbook() -> Weights:
@@ -111,7 +178,7 @@ def textbook() -> Weights:
 
     Reference: Nielsen, Neural networks and deep learning, 2015, chapter 1.
     """
-    return Weights(_gaussian(1.0), _gaussian(1.0))
+    return Weights(normal(1.0), normal(1.0))
 
 
 def rescaled(initializer: Initializer, factor: Scalar) -> Initializer:
@@ -133,41 +200,37 @@ def rescaled(initializer: Initializer, factor: Scalar) -> Initializer:
     )
 
 
-def symmetric_uniform(scale: Scalar) -> ZeroMean:
-    """Uniform on [-scale, scale). (`jax.nn.initializers.uniform` draws from [0, scale) instead.)"""
-
-    def init(key, shape, dtype=jnp.float32, out_sharding=None):
-        unit = jax.random.uniform(key, shape, dtype, -1.0, 1.0, out_sharding=out_sharding)
-        return (scale * unit).astype(dtype)
-
-    return ZeroMean(init, lambda shape: scale**2 / 3)
-
-
-def _gaussian(sigma: Scalar) -> ZeroMean:
-    def init(key, shape, dtype=jnp.float32, out_sharding=None):
-        unit = jax.random.normal(key, shape, dtype, out_sharding=out_sharding)
-        return (sigma * unit).astype(dtype)
-
-    return ZeroMean(init, lambda shape: sigma**2)
-
-
 def orthogonal(scale: Scalar = 1.0) -> ZeroMean:
-    """`scale` times an orthogonal matrix: it keeps the length of every vector, but for the scale.
+    """`scale` times an orthogonal matrix, which keeps the length of every vector.
 
     Reference: Saxe, McClelland & Ganguli, Exact solutions to the nonlinear dynamics of learning in
     deep linear neural networks, ICLR 2014.
     """
 
-    def of_shape(shape):
+    def mean_square(shape):
         return scale**2 / max(math.prod(shape[:-1]), shape[-1])
 
-    return ZeroMean(jax_initializers.orthogonal(scale), of_shape, orthogonal=True)
+    return ZeroMean(jax_initializers.orthogonal(scale), mean_square, orthogonal=True)
+
+
+def delta_orthogonal(scale: Scalar = 1.0) -> ZeroMean:
+    """`scale` times `jax.nn.initializers.delta_orthogonal`, for convolutions.
+
+    The kernel, of 3 to 5 axes, is zero but for an orthogonal matrix in its middle.
+
+    Reference: Xiao et al., Dynamical isometry and a mean field theory of CNNs, ICML 2018, sec. 3.
+    """
+
+    def mean_square(shape):
+        return scale**2 / math.prod((*shape[:-2], shape[-1]))
+
+    return ZeroMean(jax_initializers.delta_orthogonal(scale), mean_square, orthogonal=True)
 
 
 def identity(scale: Scalar = 1.0) -> Initializer:
     """`scale` times the identity, for the kernel of a recurrent layer; nothing is random.
 
-    Its entries have no mean of zero, so mean-field theory does not follow it.
+    The mean of its entries is not zero, so mean-field theory does not follow it.
 
     Reference: Le, Jaitly & Hinton, A simple way to initialize recurrent networks of rectified
     linear units, 2015.
@@ -186,52 +249,42 @@ def identity(scale: Scalar = 1.0) -> Initializer:
     return init
 
 
-def _delta_orthogonal(scale: Scalar) -> ZeroMean:
-    def of_shape(shape):
-        return scale**2 / math.prod((*shape[:-2], shape[-1]))  # all but the middle tap are zero
-
-    return ZeroMean(jax_initializers.delta_orthogonal(scale), of_shape, orthogonal=True)
-
-
 class Scales(NamedTuple):
-    """The numbers that some of the named initialisers read; the others ignore them."""
+    """Numbers that some of the named initialisers read; the others ignore them."""
 
     scale: Scalar = 1.0  # of constant, normal, uniform, identity and the two orthogonal ones
     sigma_w: Scalar = 1.0  # of scaled
     sigma_b: Scalar = 0.0  # of scaled
 
 
-_FANS: dict[str, Callable[[int, int], float]] = {  # the mean square of each family
-    "lecun": lambda fan_in, fan_out: 1 / fan_in,
-    "glorot": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
-    "xavier": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
-    "he": lambda fan_in, fan_out: 2 / fan_in,
-    "kaiming": lambda fan_in, fan_out: 2 / fan_in,
-}
-_FAMILIES = {
-    f"{family}_{distribution}": lambda _, name=f"{family}_{distribution}", variance=variance: (
-        Weights(_variance_scaling(getattr(jax_initializers, name)(), variance))
-    )
-    for family, variance in _FANS.items()
-    for distribution in ("normal", "uniform")
-}
 # By name, from the scales that some of them need.
 INITIALIZERS: dict[str, Callable[[Scales], Weights]] = {
     "zeros": lambda _: Weights(zeros),
-    "constant": lambda s: Weights(jax_initializers.constant(s.scale)),
-    "normal": lambda s: Weights(_gaussian(s.scale)),
+    "constant": lambda s: Weights(constant(s.scale)),
+    "normal": lambda s: Weights(normal(s.scale)),
     "uniform": lambda s: Weights(symmetric_uniform(s.scale)),
-    **_FAMILIES,
+    "lecun_normal": lambda _: Weights(lecun_normal()),
+    "lecun_uniform": lambda _: Weights(lecun_uniform()),
+    "glorot_normal": lambda _: Weights(glorot_normal()),
+    "glorot_uniform": lambda _: Weights(glorot_uniform()),
+    "xavier_normal": lambda _: Weights(glorot_normal()),
+    "xavier_uniform": lambda _: Weights(glorot_uniform()),
+    "he_normal": lambda _: Weights(he_normal()),
+    "he_uniform": lambda _: Weights(he_uniform()),
+    "kaiming_normal": lambda _: Weights(he_normal()),
+    "kaiming_uniform": lambda _: Weights(he_uniform()),
     "orthogonal": lambda s: Weights(orthogonal(s.scale)),
     "identity": lambda s: Weights(identity(s.scale)),
-    "delta_orthogonal": lambda s: Weights(_delta_orthogonal(s.scale)),
+    "delta_orthogonal": lambda s: Weights(delta_orthogonal(s.scale)),
     "textbook": lambda _: textbook(),
     "scaled": lambda s: scaled(s.sigma_w, s.sigma_b),
 }
 
 
 def by_name(name: str, scales: Scales = Scales()) -> Weights:
-    """The initialisers that a name stands for; biases start at zero unless said otherwise.
+    """The initialisers of a name, for flags; biases start at zero but for "textbook" and "scaled".
+
+    Code calls the functions of this module instead.
 
     Args:
       name: one of `INITIALIZERS`. `delta_orthogonal` is for convolutions (kernels of 3 to 5 axes).

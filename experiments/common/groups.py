@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from experiments.common.launch import OutputOptions, SweepOptions
 from experiments.common.options import option
 from vanishing import data, initializers, layers, losses, optimizers, train
-from vanishing._loading import split
+from vanishing._loading import locate
 
 PENALTIES = {"none": lambda params: jnp.zeros(()), "l1": losses.l1, "l2": losses.l2}
 
@@ -107,6 +107,7 @@ class NetworkOptions(OutputOptions):
         super().__post_init__()
         if not self.network:
             return
+        locate(self.network, "network")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name in self.own_network:
             if getattr(self, name) != defaults[name]:
@@ -122,7 +123,7 @@ class NetworkOptions(OutputOptions):
 
     def sources(self) -> dict[str, Path]:
         """The file of the given network."""
-        return {"network": split(self.network, "network")[0]} if self.network else {}
+        return {"network": locate(self.network, "network")[0]} if self.network else {}
 
 
 @dataclasses.dataclass(frozen=True)

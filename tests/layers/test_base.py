@@ -40,3 +40,17 @@ def test_a_layer_is_no_argument_of_jit_but_can_be_closed_over(key):
     with pytest.raises(TypeError):
         jax.jit(lambda layer, x: layer.apply(params, state, x).output)(net, jnp.ones(2))
     assert jax.jit(lambda x: net.apply(params, state, x).output)(jnp.ones(2)).shape == (3,)
+
+
+def test_a_layer_names_the_layers_that_it_is_composed_of():
+    one, other = layers.dense(2), layers.activation("tanh")
+    chain = layers.serial(one, other)
+    assert one.structure is None
+    assert chain.structure == layers.Chain((one, other))
+    assert layers.serial(a=one, b=other).structure == layers.Chain((one, other))
+    assert layers.repeat(chain, 3).structure == layers.Chain((chain,))
+    assert layers.checkpoint(chain).structure == chain.structure
+    assert layers.residual(one, shortcut=other).structure == layers.Sum((other, one))
+    assert layers.residual(one).structure.paths[0].structure == layers.Chain(())
+    highway = layers.highway(one, chain, shortcut=other)
+    assert highway.structure == layers.Gated((one, other), chain)

@@ -112,7 +112,7 @@ def test_they_run_in_a_batch_of_networks_and_in_jit(key):
 
 
 def test_a_network_is_refused_and_its_recurrent_part_is_not(key):
-    net = networks.rnn(1, units=3)
+    net = networks.rnn(1, width=3)
     x = jnp.ones((2, 5, 1))
     params, _ = net.init(key, x)
     assert_refuses(

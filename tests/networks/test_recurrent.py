@@ -10,14 +10,14 @@ from vanishing import networks
 @pytest.mark.parametrize("cell", networks.CELLS)
 def test_a_network_reads_out_its_layer_at_the_end_or_at_every_time(cell, x64, key):
     x = jax.random.normal(key, (3, 6, 2))
-    net = networks.rnn(4, cell=cell, units=5, chrono=20, sequence=True)
+    net = networks.rnn(4, cell=cell, width=5, chrono=20, sequence=True)
     params, state = net.init(key, x)
     h = networks.recurrent_layer(cell, 5, 20).apply(params["recurrent"], {}, x).output
     read_out = np.asarray(h) @ np.asarray(params["output"]["kernel"])
     output = net.apply(params, state, x).output
     assert output.shape == (3, 6, 4)
     np.testing.assert_allclose(output[:, -1], read_out, rtol=1e-10)
-    last = networks.rnn(4, cell=cell, units=5, chrono=20).apply(params, state, x).output
+    last = networks.rnn(4, cell=cell, width=5, chrono=20).apply(params, state, x).output
     np.testing.assert_allclose(last, output[:, -1], rtol=1e-10)
 
 
@@ -58,9 +58,9 @@ def test_irnn_holds_what_it_has_seen(key):
     [
         ({"cell": "ltsm"}, ("cell is 'ltsm'", "rnn, irnn")),
         ({"cell": "chrono_lstm"}, ("chrono_lstm needs chrono",)),
-        ({"units": 0}, ("lstm has 0 units",)),
+        ({"width": 0}, ("lstm has 0 features",)),
     ],
-    ids=["cell", "chrono", "units"],
+    ids=["cell", "chrono", "width"],
 )
 def test_rnn_refuses(options, fragments):
-    assert_refuses(lambda: networks.rnn(1, **{"units": 3} | options), *fragments)
+    assert_refuses(lambda: networks.rnn(1, **{"width": 3} | options), *fragments)

@@ -158,6 +158,10 @@ def test_a_wide_network_has_the_correlations_that_it_was_tailored_for(key):
             lambda: theory.tailor("tanh", lambda _: layers.dense(3, *by_name("he_normal")), X),
             "maps a variance of 1 to 2",
         ),
+        (
+            lambda: theory.tailor("tanh", lambda _: layers.highway(dense(), dense()), X),
+            "no activation is tailored to a network with a highway",
+        ),
         (lambda: theory.tailor("tanh", lambda _: dense(), X), "gives the network a slope of 1.5"),
     ],
 )

@@ -1,9 +1,13 @@
-"""The layer algebra: layers as triples of pure functions, and what combines them."""
+"""The layer algebra: layers of pure functions, and the functions that combine them."""
 
 from vanishing.layers.activations import ACTIVATIONS, Activation, activation, facts_of
 from vanishing.layers.base import (
     Applied,
+    Chain,
+    Gated,
     Layer,
+    Structure,
+    Sum,
     Variables,
     checkpoint,
     output_spec,
@@ -23,8 +27,12 @@ __all__ = [
     "ACTIVATIONS",
     "Activation",
     "Applied",
+    "Chain",
+    "Gated",
     "Layer",
     "Stacked",
+    "Structure",
+    "Sum",
     "Variables",
     "activation",
     "avg_pool",

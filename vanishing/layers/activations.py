@@ -1,4 +1,4 @@
-"""Activations: the nonlinearities on offer, what their slopes do, and their layer."""
+"""Activations: nonlinearities, what is known of their slopes, and the layer that applies one."""
 
 import math
 from typing import NamedTuple
@@ -8,13 +8,14 @@ import jax.numpy as jnp
 
 from vanishing import _arguments
 from vanishing._types import Elementwise
+from vanishing.initializers import Weights, by_name
 from vanishing.layers.base import Applied, Layer, Propagate, Variables, stateless
 from vanishing.meanfield import GetMoments, Signal, by_quadrature, moments
 from vanishing.meanfield.signals import elementwise_gain, unknown
 
 
 class Activation(NamedTuple):
-    """A nonlinearity and what its slope does to a gradient that passes through it."""
+    """A nonlinearity and the effect of its slope on a gradient that passes through it."""
 
     function: Elementwise
     largest_slope: float  # max |f'(x)|: the most that one pass can multiply a gradient by
@@ -25,13 +26,20 @@ class Activation(NamedTuple):
     closed_form: GetMoments | None = None  # of its Gaussian moments, where one is known
 
     @property
+    def weights(self) -> Weights:
+        """The initialisers derived for it, of kernels and biases."""
+        return by_name(self.initializer)
+
+    @property
     def moments(self) -> GetMoments:
         """Its Gaussian moments as a function of (q, difference)."""
         return self.closed_form or by_quadrature(self.function, self.kinks)
 
 
+Nonlinearity = str | Elementwise | Activation  # a name of `ACTIVATIONS`, or a nonlinearity itself
+
 _NEVER = math.inf
-_PRELU_SLOPE = 0.25  # what He et al. start the learnt slope at
+_PRELU_SLOPE = 0.25  # where He et al. start the learnt slope
 
 # The activations by name, with what is known of their slopes.
 ACTIVATIONS = {
@@ -123,7 +131,7 @@ ACTIVATIONS = {
 }
 
 
-def activation(function: str | Elementwise | Activation, kinks: tuple[float, ...] = ()) -> Layer:
+def activation(function: Nonlinearity, kinks: tuple[float, ...] = ()) -> Layer:
     """A nonlinearity, element by element.
 
     Args:
@@ -137,7 +145,7 @@ def activation(function: str | Elementwise | Activation, kinks: tuple[float, ...
       A layer whose output has the shape of its input.
 
     Raises:
-      ValueError: the name is not on offer.
+      ValueError: the name is unknown.
 
     >>> layer = activation("relu")
     >>> params, state = layer.init(jax.random.key(0), jnp.ones(3))
@@ -154,11 +162,11 @@ def activation(function: str | Elementwise | Activation, kinks: tuple[float, ...
     return stateless(facts.function, _propagate(facts.moments))
 
 
-def facts_of(function: str | Elementwise | Activation) -> Activation:
-    """What is known of a nonlinearity; of a function that is not on offer, only that function.
+def facts_of(function: Nonlinearity) -> Activation:
+    """The facts known of a nonlinearity; nan for a function that is not among `ACTIVATIONS`.
 
     Raises:
-      ValueError: the name is not on offer.
+      ValueError: the name is unknown.
     """
     if isinstance(function, Activation):
         return function
@@ -179,12 +187,12 @@ def _propagate(get_moments: GetMoments) -> Propagate:
                 "dense or convolutional layer, or a norm of such.",
                 signal,
             )
-        # what scales with its input is looked at in units of the signal, whatever that may be
+        # a function that scales with its input is evaluated in units of the signal
         scales = isinstance(get_moments, moments.Leaky)
         q = jnp.ones_like(signal.log_q) if scales else signal.q
-        m = get_moments(q, q * signal.share)
+        m = get_moments(q, q * signal.decorrelation)
         spread = jnp.where(m.slope_square > 0, m.slope_fourth / m.slope_square**2 - 1, 0.0)
-        some = jnp.where(q > 0, q, 1.0)
+        safe_q = jnp.where(q > 0, q, 1.0)
         return (signal.scaled if scales else signal.then)(
             q=m.square,
             difference=m.difference,
@@ -192,12 +200,12 @@ def _propagate(get_moments: GetMoments) -> Propagate:
             gain=elementwise_gain(
                 m.slope_square,
                 m.slope_product,
-                m.weighted_square / some,
-                m.weighted_product / some,
+                m.weighted_square / safe_q,
+                m.weighted_product / safe_q,
                 log_variance=3 * spread / signal.shape[-1],
             ),
             gaussian=False,
-            has_parameters=False,  # a probe calls it by its scope, even with a slope to learn
+            has_parameters=False,  # a probe names it by its scope, even with a slope to learn
         )
 
     return propagate
@@ -213,6 +221,3 @@ def _prelu() -> Layer:
         return Applied(jnp.where(x > 0, x, params["negative_slope"] * x), state)
 
     return Layer(init, apply, _propagate(moments.Leaky(_PRELU_SLOPE)))
-
-
-Nonlinearity = str | Elementwise | Activation

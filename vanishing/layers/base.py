@@ -1,5 +1,6 @@
 """The layer: one definition, three readings."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -13,14 +14,14 @@ from vanishing.meanfield.signals import unknown
 
 
 class Variables(NamedTuple):
-    """What a layer's `init` returns."""
+    """The result of a layer's `init`."""
 
-    params: PyTree  # what the gradient is taken with respect to
-    state: PyTree  # what `apply` carries from batch to batch (running statistics); often empty
+    params: PyTree  # the gradient is taken with respect to these
+    state: PyTree  # carried by `apply` from batch to batch (running statistics); often empty
 
 
 class Applied(NamedTuple):
-    """What a layer's `apply` returns."""
+    """The result of a layer's `apply`."""
 
     output: Float[jax.Array, "..."]
     state: PyTree
@@ -35,8 +36,8 @@ class Init(Protocol):
 class Apply(Protocol):
     """Maps an input to an output.
 
-    `key` feeds layers that are random while training and may be None otherwise; `train` tells
-    those layers, and those with running statistics, which of their two faces to show.
+    `key` is for layers that are random while training and may be None otherwise; `train` tells
+    those layers, and those with running statistics, whether to behave as in training.
     """
 
     def __call__(
@@ -60,6 +61,10 @@ class Propagate(Protocol):
     def __call__(self, signal: Signal) -> Signal: ...
 
 
+class Structure:
+    """The composition of a layer: a `Chain`, a `Sum`, `Gated`, or `layers.recurrent.Recurrent`."""
+
+
 class Layer(NamedTuple):
     """A pure function of its parameters, read three ways.
 
@@ -70,11 +75,37 @@ class Layer(NamedTuple):
     `propagate(signal)` maps the mean-field signal before the layer to the signal after it, and is
     None where no mean-field form is known. A layer says which axes of `x` it reads; any axes in
     front of these are a batch.
+
+    `structure` is for code that looks into a network: the layers that a combinator composes, or
+    the cell of a recurrent layer. It is None for a layer that is one piece.
     """
 
     init: Init
     apply: Apply
     propagate: Propagate | None = None
+    structure: Structure | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain(Structure):
+    """Layers one after another; a repeated block stands once."""
+
+    layers: tuple[Layer, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum(Structure):
+    """Layers side by side, whose outputs are scaled and added; `serial()` is the bare input."""
+
+    paths: tuple[Layer, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Gated(Structure):
+    """Layers side by side, whose outputs are mixed by the output of another one, the gate."""
+
+    paths: tuple[Layer, ...]
+    gate: Layer
 
 
 def propagate(layer: Layer, signal: Signal) -> Signal:
@@ -89,7 +120,7 @@ def propagate(layer: Layer, signal: Signal) -> Signal:
 
 
 def output_spec(layer: Layer, variables: Variables, x: Spec) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of a layer's output for inputs like `x`, found without computing it."""
+    """Shape and dtype of a layer's output for inputs like `x`, without computing it."""
     return jax.eval_shape(layer.apply, *variables, x).output
 
 
@@ -110,8 +141,8 @@ def stateless(function: Callable[[Any], Any], propagate: Propagate | None = None
 def checkpoint(layer: Layer) -> Layer:
     """The same layer, whose activations are computed anew on the way back instead of kept.
 
-    Around a whole `repeat` inside a `repeat`, it is the activations between the outer blocks that
-    are kept: of depth^(1/2) layers where both are that long.
+    Around a whole `repeat` inside a `repeat`, the activations between the outer blocks are kept:
+    those of depth^(1/2) layers where both are that long.
 
     >>> import jax.numpy as jnp
     >>> from vanishing.layers import dense, repeat

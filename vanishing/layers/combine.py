@@ -2,7 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +12,11 @@ import jax
 from jax.tree_util import KeyPath, register_pytree_with_keys_class
 
 from vanishing import _arguments
-from vanishing._types import PyTree
-from vanishing.layers.base import Applied, Layer, Variables, output_spec
+from vanishing._types import DEPTH, PyTree
+from vanishing.layers.base import Applied, Chain, Layer, Variables, output_spec
 from vanishing.layers.base import propagate as layers_propagate
-from vanishing.meanfield import Gain, Row, Signal
-from vanishing.meanfield.signals import DEPTH, identity_gain, unknown
+from vanishing.meanfield import Gain, PredictedRow, Signal
+from vanishing.meanfield.signals import identity_gain, unknown
 
 
 def serial(*layers: Layer, **named_layers: Layer) -> Layer:
@@ -22,14 +24,14 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
 
     Args:
       *layers: layers in forward order; parameters and state are then tuples, one entry a layer.
-      **named_layers: the same by name; parameters and state are then dicts. Names make paths that
-        a person recognises, such as `hidden.kernel`. Give all layers a name, or none.
+      **named_layers: the same by name; parameters and state are then dicts. Names make
+        recognisable paths, such as `hidden.kernel`. Give all layers a name, or none.
 
     Returns:
       The composed layer; with no layers at all, the identity.
 
     Raises:
-      ValueError: one of them is no layer, or some have a name and some do not.
+      ValueError: one of them is not a layer, or some have a name and some do not.
 
     >>> import jax.numpy as jnp
     >>> from vanishing.layers import activation, dense
@@ -78,35 +80,35 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
             new_state.append(layer_state)
         return Applied(x, collect(new_state))
 
-    def propagate(signal):
-        path, before = signal.path, signal
-        signal = signal.restarted()
-        gains, rows = [], []
-        for i, layer in enumerate(chain):
-            name = names[i] or f"[{i}]"
-            after = layers_propagate(layer, replace(signal.restarted(), path=(*path, name)))
-            rows.append(rows_within(signal, after))
-            gains.append(after.gain)
-            signal = after
-        total = identity_gain(before.log_q)
-        for i in reversed(range(len(chain))):
-            rows[i] = [replace(row, gain=row.gain.after(total)) for row in rows[i]]
-            total = gains[i].after(total)
-        return replace(
-            signal,
-            path=path,
-            gain=before.gain.after(total),
-            rows=before.rows + tuple(row for layer_rows in rows for row in layer_rows),
-        )
-
-    return Layer(init, apply, propagate)
+    places = [name or f"[{i}]" for i, name in enumerate(names)]
+    propagate = functools.partial(_propagate_chain, dict(zip(places, chain, strict=True)))
+    return Layer(init, apply, propagate, Chain(chain))
 
 
-def rows_within(before: Signal, after: Signal) -> tuple[Row, ...]:
-    """The rows within a layer, or one of its own if it is made of none and changes the signal."""
-    fields = ("log_q", "share", "relative_mean")
-    if after.rows or all(getattr(after, f) is getattr(before, f) for f in fields):
-        return after.rows
+def _propagate_chain(chain: Mapping[str, Layer], signal: Signal) -> Signal:
+    """The signal after layers, by name, one after another."""
+    end = signal.restarted()
+    gains, rows = [], []
+    for name, layer in chain.items():
+        walk = replace(end.walk, path=(*signal.walk.path, name), rows=())
+        after = layers_propagate(layer, replace(end.restarted(), walk=walk))
+        rows.append(rows_within(end, after))
+        gains.append(after.gain)
+        end = after
+    total = identity_gain(signal.log_q)
+    for i in reversed(range(len(chain))):
+        rows[i] = [replace(row, gain=row.gain.after(total)) for row in rows[i]]
+        total = gains[i].after(total)
+    all_rows = signal.walk.rows + tuple(row for layer_rows in rows for row in layer_rows)
+    walk = replace(end.walk, path=signal.walk.path, rows=all_rows)
+    return replace(end, gain=signal.gain.after(total), walk=walk)
+
+
+def rows_within(before: Signal, after: Signal) -> tuple[PredictedRow, ...]:
+    """The rows within a layer, or its own row if it has none within and changes the signal."""
+    fields = ("log_q", "decorrelation", "relative_mean")
+    if after.walk.rows or all(getattr(after, f) is getattr(before, f) for f in fields):
+        return after.walk.rows
     return (after.row(identity_gain(after.log_q)),)
 
 
@@ -157,27 +159,28 @@ def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
         x, new_state = jax.lax.scan(step, x, layers, length=depth, unroll=unroll)
         return Applied(x, Stacked(new_state))
 
-    def propagate(signal):
-        start, end = _settled(block, replace(signal.restarted(), path=(*signal.path, DEPTH)))
+    return Layer(init, apply, functools.partial(_propagate_repeated, block, depth), Chain((block,)))
 
-        def step(carry, _):
-            after = layers_propagate(block, carry)
-            rows = rows_within(carry, after)
-            return _alike(after.restarted(), start), (after.gain, rows)
 
-        last, (gains, rows) = jax.lax.scan(step, start, length=depth)
-        last = _alike(last, end)
+def _propagate_repeated(block: Layer, depth: int, signal: Signal) -> Signal:
+    """The signal after the same block `depth` times over."""
+    start, end = _settled(block, signal.inside(DEPTH))
 
-        def backward(above, gain):
-            return gain.after(above), above
+    def step(carry, _):
+        after = layers_propagate(block, carry)
+        rows = rows_within(carry, after)
+        return _alike(after.restarted(), start), (after.gain, rows)
 
-        total, above = jax.lax.scan(backward, identity_gain(signal.log_q), gains, reverse=True)
-        rows = tuple(replace(row, gain=row.gain.after(_spread(above, row))) for row in rows)
-        return replace(
-            last, path=signal.path, gain=signal.gain.after(total), rows=(*signal.rows, *rows)
-        )
+    last, (gains, rows) = jax.lax.scan(step, start, length=depth)
+    last = _alike(last, end)
 
-    return Layer(init, apply, propagate)
+    def backward(above, gain):
+        return gain.after(above), above
+
+    total, above = jax.lax.scan(backward, identity_gain(signal.log_q), gains, reverse=True)
+    rows = tuple(replace(row, gain=row.gain.after(_spread(above, row))) for row in rows)
+    walk = replace(last.walk, path=signal.walk.path, rows=(*signal.walk.rows, *rows))
+    return replace(last, gain=signal.gain.after(total), walk=walk)
 
 
 def _settled(block: Layer, signal: Signal) -> tuple[Signal, Signal]:
@@ -194,17 +197,12 @@ def _settled(block: Layer, signal: Signal) -> tuple[Signal, Signal]:
 
 
 def _alike(signal: Signal, other: Signal) -> Signal:
-    """The signal with what another one knows for certain: a scan's carry keeps its structure."""
-    return replace(
-        signal,
-        gaussian=other.gaussian,
-        fresh=other.fresh,
-        has_parameters=other.has_parameters,
-        path=other.path,
-    )
+    """The signal with another one's static fields: a scan's carry keeps its structure."""
+    walk = replace(other.walk, rows=signal.walk.rows)
+    return replace(signal, gaussian=other.gaussian, walk=walk)
 
 
-def _spread(above: Gain, row: Row) -> Gain:
+def _spread(above: Gain, row: PredictedRow) -> Gain:
     """The gains above each block, with the axes of depth that the block's own rows have."""
     inner = (1,) * (row.log_q.ndim - 1)
     return Gain(
@@ -219,7 +217,7 @@ class DepthKey:
     """The step of a tree path that enters a `Stacked`: below it, leaves have a depth axis."""
 
     def __str__(self) -> str:
-        return "[:]"
+        return DEPTH
 
 
 @register_pytree_with_keys_class
@@ -235,7 +233,7 @@ class Stacked:
 
     def __getitem__(self, index: int) -> PyTree:
         if not jax.tree.leaves(self.layers):
-            return self.layers  # nothing to tell one depth from another
+            return self.layers  # without leaves all depths are alike
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is not among {len(self)} stacked layers.")
         return jax.tree.map(lambda leaf: leaf[index], self.layers)
@@ -259,7 +257,7 @@ def depth_axes(path: KeyPath) -> int:
 
 
 def require_spec(like: Any, why: str, x: Any, layer: Layer, variables: Variables) -> None:
-    """Refuse a layer whose output has not the shape and dtype that it must have, and say why."""
+    """Refuse a layer whose output does not have the shape and dtype of `like`; `why` it must."""
     output = output_spec(layer, variables, x)
     if (output.shape, output.dtype) != (like.shape, like.dtype):
         raise ValueError(

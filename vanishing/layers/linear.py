@@ -1,6 +1,7 @@
 """Linear layers: dense, convolution, and the reshaping that leads from one to the other."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 
@@ -37,8 +38,8 @@ def dense(
       A layer from (..., fan_in) to (..., features).
 
     Raises:
-      ValueError: `features` is under 1; the input is no vector of floating-point numbers, or its
-        width is not that of the kernel.
+      ValueError: `features` is under 1; the input is not a vector of floating-point numbers, or
+        its width is not that of the kernel.
 
     >>> layer = dense(3)
     >>> params, state = layer.init(jax.random.key(0), jnp.ones((8, 2)))
@@ -95,8 +96,8 @@ def conv(
     and `bias` of shape (features,).
 
     Theory follows it as it does a dense layer: exactly with circular padding, and away from the
-    border with any other, for a signal alike at all places. What a border of zeros takes away, some
-    4 % of the mean square at the edge of 3 x 3 kernels on 28 x 28 places, it leaves out.
+    border with any other, for a signal alike at all places. It leaves out the loss at a border of
+    zeros, some 4 % of the mean square for 3 x 3 kernels on 28 x 28 places.
 
     Args:
       features: channels of the output; at least 1.
@@ -128,16 +129,7 @@ def conv(
             f"conv has a kernel of size {kernel_size} and strides {strides}; both take one number "
             "for each of 1 to 3 axes of places."
         )
-    names = "DHW"[-axes:]
-    numbers = (f"N{names}C", f"{names}IO", f"N{names}C")
-
-    def convolve(x, kernel):
-        pad = padding
-        if padding == "CIRCULAR":
-            around = [((k - 1) // 2, k // 2) for k in kernel_size]
-            x = jnp.pad(x, [(0, 0), *around, (0, 0)], mode="wrap")
-            pad = "VALID"
-        return jax.lax.conv_general_dilated(x, kernel, steps, pad, dimension_numbers=numbers)
+    convolve = functools.partial(_convolve, steps=steps, padding=padding)
 
     def init(key, x):
         if len(x.shape) != axes + 2:
@@ -169,6 +161,17 @@ def conv(
     return Layer(init, apply, propagate)
 
 
+def _convolve(x, kernel, steps: tuple[int, ...], padding: str | Sequence[tuple[int, int]]):
+    """The convolution of images (batch, *places, channels) with a kernel, without the bias."""
+    if padding == "CIRCULAR":
+        around = [((size - 1) // 2, size // 2) for size in kernel.shape[:-2]]
+        x = jnp.pad(x, [(0, 0), *around, (0, 0)], mode="wrap")
+        padding = "VALID"
+    axes = "DHW"[-len(steps) :]
+    numbers = (f"N{axes}C", f"{axes}IO", f"N{axes}C")
+    return jax.lax.conv_general_dilated(x, kernel, steps, padding, dimension_numbers=numbers)
+
+
 def _affine(
     signal: Signal,
     kernel_shape: tuple[int, ...],
@@ -189,12 +192,12 @@ def _affine(
     sigma_w2 = math.prod(kernel_shape[:-1]) * kernel.mean_square(kernel_shape)
     sigma_b2 = bias.mean_square((kernel_shape[-1],))
     biased = not (isinstance(sigma_b2, float) and sigma_b2 == 0)
-    # relative to the larger of signal and bias, whichever that is
+    # relative to the larger of signal and bias
     unit = jnp.maximum(signal.log_q, 0.0) if biased else signal.log_q
     kept = sigma_w2 * (jnp.exp(signal.log_q - unit) if biased else 1.0)
     return signal.scaled(
         q=kept + sigma_b2 * jnp.exp(-unit) if biased else kept,
-        difference=kept * signal.share,  # both inputs get the same bias
+        difference=kept * signal.decorrelation,  # both inputs get the same bias
         mean=0.0,
         log_unit=unit,
         # the length of a Gaussian vector: Hanin, Which neural net architectures give rise to

@@ -1,5 +1,7 @@
 """Layers that normalise or drop: batch, layer, root-mean-square and group norms, dropout."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,11 +24,11 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
     Theory follows it behind a dense layer. In training it takes the batch's size into account:
     exactly before an activation that scales with its input, such as ReLU; before another one it
     leaves out that a batch's normalised numbers are not quite normal, which is 10 % of tanh's slope
-    at a batch of 32 and nearly half of it at 8. Without training it does what its fresh state makes
-    it do, which is nothing.
+    at a batch of 32 and nearly half of it at 8. Without training it uses its fresh state, which
+    leaves the signal as it is.
 
     Args:
-      momentum: how much of the state a training batch leaves, in [0, 1].
+      momentum: fraction of the state that a training batch leaves, in [0, 1].
       epsilon: added to the variance.
 
     Raises:
@@ -64,45 +66,47 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
             }
         return Applied(_normalised(params, x, mean, var, epsilon), state)
 
-    def propagate(signal: Signal) -> Signal:
-        if not signal.train:
-            gain = 1 / (1 + epsilon)
-            return signal.scaled(
-                q=gain,
-                difference=gain * signal.share,
-                mean=gain**0.5 * signal.relative_mean,
-                gain=linear_gain(signal, gain),
-                has_parameters=True,
-            )
-        n = signal.batch
-        if not signal.gaussian:
-            raise unknown(
-                "batch_norm meets a signal that is not normal, whose units differ in variance; "
-                "theory follows one behind a dense layer.",
-                signal,
-            )
-        if len(signal.shape) > 1:
-            raise unknown(
-                "batch_norm over the places of an image depends on the covariance between places, "
-                "which is not followed.",
-                signal,
-            )
-        if n < 4:
-            raise unknown(
-                f"batch_norm has a finite gradient on average from a batch of 4, not of {n}.",
-                signal,
-            )
-        variance = signal.share * (n - 1) / n  # within the batch, over the mean square
-        share = variance / (variance + epsilon * jnp.exp(-signal.log_q))
-        return signal.then(
-            q=share,
-            difference=share * n / (n - 1),  # a batch of mean 0: its correlation is -1 / (n - 1)
-            mean=0.0,
-            gain=_batch_norm_gain(signal, epsilon),
+    return Layer(init, apply, functools.partial(_propagate_batch_norm, epsilon))
+
+
+def _propagate_batch_norm(epsilon: float, signal: Signal) -> Signal:
+    """The signal after batch normalisation; see `batch_norm`."""
+    if not signal.walk.train:
+        gain = 1 / (1 + epsilon)
+        return signal.scaled(
+            q=gain,
+            difference=gain * signal.decorrelation,
+            mean=gain**0.5 * signal.relative_mean,
+            gain=linear_gain(signal, gain),
             has_parameters=True,
         )
-
-    return Layer(init, apply, propagate)
+    n = signal.walk.batch
+    if not signal.gaussian:
+        raise unknown(
+            "batch_norm meets a signal that is not normal, whose units differ in variance; "
+            "theory follows one behind a dense layer.",
+            signal,
+        )
+    if len(signal.shape) > 1:
+        raise unknown(
+            "batch_norm over the places of an image depends on the covariance between places, "
+            "which is not followed.",
+            signal,
+        )
+    if n < 4:
+        raise unknown(
+            f"batch_norm has a finite gradient on average from a batch of 4, not of {n}.",
+            signal,
+        )
+    variance = signal.decorrelation * (n - 1) / n  # within the batch, over the mean square
+    fraction = variance / (variance + epsilon * jnp.exp(-signal.log_q))
+    return signal.then(
+        q=fraction,
+        difference=fraction * n / (n - 1),  # a batch of mean 0: its correlation is -1 / (n - 1)
+        mean=0.0,
+        gain=_batch_norm_gain(signal, epsilon),
+        has_parameters=True,
+    )
 
 
 def _batch_norm_gain(before: Signal, epsilon: float) -> Gain:
@@ -114,9 +118,9 @@ def _batch_norm_gain(before: Signal, epsilon: float) -> Gain:
     E[n / s^2] = n / (difference (n - 3)). With E[g^2] = a, E[g g'] = b, E[g^2 y^2] = c and
     E[g g' y y'] = d the projection keeps a - (a + (n - 1) b) / n - (c + (n - 1) d) / n.
     """
-    n, dtype = before.batch, before.log_q.dtype
+    n, dtype = before.walk.batch, before.log_q.dtype
     # over the mean square, which goes into the scale
-    inverse_variance = n / (before.share * (n - 3) + epsilon * n * jnp.exp(-before.log_q))
+    inverse_variance = n / (before.decorrelation * (n - 3) + epsilon * n * jnp.exp(-before.log_q))
     kept = jnp.array([1 - 1 / n, -(n - 1) / n, -1 / n, -(n - 1) / n], dtype)
     square = inverse_variance * kept
     product = -square / (n - 1)  # the batch's cotangents add up to 0
@@ -252,10 +256,10 @@ def group_norm(groups: int, epsilon: float = 1e-6) -> Layer:
         train=False,
     ):
         del key, train  # deterministic, and the same in training
-        apart = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+        grouped = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
         axes = (*range(1, x.ndim - 1), x.ndim)  # all but the batch and the groups
         mean, var = (
-            jnp.broadcast_to(f(apart, axes, keepdims=True), apart.shape).reshape(x.shape)
+            jnp.broadcast_to(f(grouped, axes, keepdims=True), grouped.shape).reshape(x.shape)
             for f in (jnp.mean, jnp.var)
         )
         return Applied(_normalised(params, x, mean, var, epsilon), state)
@@ -283,7 +287,7 @@ def _divided(signal: Signal, factor: jax.Array, q: jax.Array, mean: Scalar) -> S
     gain = linear_gain(signal, factor)
     return signal.then(
         q=q,
-        difference=factor * signal.share,
+        difference=factor * signal.decorrelation,
         mean=mean,
         gain=gain._replace(log_scale=gain.log_scale - signal.log_q),
         has_parameters=True,
@@ -328,11 +332,11 @@ def dropout(rate: float) -> Layer:
             return Applied(x, state)
         if key is None:
             raise ValueError("dropout is random in training, but got no key; give apply a key.")
-        kept = jax.random.bernoulli(key, keep, x.shape).astype(x.dtype)
-        return Applied(x * (kept / keep), state)
+        mask = jax.random.bernoulli(key, keep, x.shape).astype(x.dtype)
+        return Applied(x * (mask / keep), state)
 
     def propagate(signal: Signal) -> Signal:
-        if not signal.train or rate == 0:
+        if not signal.walk.train or rate == 0:
             return signal
         one = jnp.ones_like(signal.log_q)
         return signal.scaled(

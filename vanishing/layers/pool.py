@@ -1,4 +1,4 @@
-"""Pooling: the largest number or the mean of a window of places, or the mean of them all."""
+"""Pooling: the largest number or the mean of a window of places, or the mean of all places."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,7 +31,7 @@ def max_pool(
       strides: steps between windows, one for all axes or one for each; by default the window, so
         that none overlap.
       padding: "SAME", "VALID", or (before, after) for each axis, which must be under the window.
-        What is added is never the largest.
+        Padding is never the largest.
 
     Returns:
       A layer from (batch, *places, channels) to (batch, *places, channels), without parameters.
@@ -60,7 +60,7 @@ def avg_pool(
     Args:
       window: as for `max_pool`.
       strides: as for `max_pool`.
-      padding: as for `max_pool`; what is added is zeros, which the mean counts, as Flax's does.
+      padding: as for `max_pool`; it adds zeros, which the mean counts, as Flax's does.
 
     Returns:
       A layer from (batch, *places, channels) to (batch, *places, channels), without parameters.
@@ -110,7 +110,7 @@ def _pool(
     padding: Padding,
     reduce: Callable[..., jax.Array],
 ) -> Layer:
-    """The layer that reduces each window, once all settings are found to be sound."""
+    """The layer that reduces each window, after a check of all settings."""
     window = tuple(window)
     axes = len(window)
     strides = window if strides is None else strides
@@ -121,16 +121,16 @@ def _pool(
             "at least 1 for each of 1 to 3 axes of places."
         )
     if isinstance(padding, str):
-        sound = padding in ("SAME", "VALID")
+        valid = padding in ("SAME", "VALID")
         around = padding
     else:
         around = tuple(map(tuple, padding))
-        sound = len(around) == axes and all(
+        valid = len(around) == axes and all(
             len(pair) == 2 and min(pair) >= 0 and max(pair) < size
             for pair, size in zip(around, window, strict=True)
         )
         around = ((0, 0), *around, (0, 0))
-    if not sound:
+    if not valid:
         raise ValueError(
             f'{name} has padding {padding!r}; it must be "SAME", "VALID" or (before, after) for '
             f"each of {axes} axes, at least 0 and under the window {window}."

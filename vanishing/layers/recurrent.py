@@ -10,46 +10,43 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from vanishing import initializers
-from vanishing._types import Elementwise, PyTree, Scalar
-from vanishing.layers.activations import ACTIVATIONS, Activation, facts_of
-from vanishing.layers.base import Applied, Layer, Variables
+from vanishing._types import PyTree, Scalar
+from vanishing.layers.activations import ACTIVATIONS, Nonlinearity, facts_of
+from vanishing.layers.base import Applied, Layer, Structure, Variables
 from vanishing.layers.linear import Initializer
 
-State = dict[str, jax.Array]  # what a cell carries, each part (*batch, units); "h" is its output
+RecurrentState = dict[str, jax.Array]  # by name, each part (*batch, units); "h" is the output
 Mark = Callable[[str, jax.Array], jax.Array]
 
 
 class Step(Protocol):
     """Maps a state and an input to the next state.
 
-    Each part of the new state goes through `mark(name, part)` where it is made, before anything
-    uses it, so that whoever runs the cell can perturb it.
+    Each part of the new state goes through `mark(name, part)` where it is computed, before anything
+    uses it, so that the caller can perturb it.
     """
 
-    def __call__(self, joined: PyTree, state: State, x: jax.Array, mark: Mark) -> State: ...
+    def __call__(
+        self, joined: PyTree, state: RecurrentState, x: jax.Array, mark: Mark
+    ) -> RecurrentState: ...
 
 
-class Cell(NamedTuple):
-    """What a recurrent layer does at one step of time; the same at every step."""
+class RecurrentCell(NamedTuple):
+    """One step of time of a recurrent layer; the same at every step."""
 
-    init: Callable[[PRNGKeyArray, int, Any], PyTree]  # (key, features, dtype) -> params
-    join: Callable[[PyTree], PyTree]  # params -> what a step reads; once, before the first
+    init: Callable[[PRNGKeyArray, int, Any], PyTree]  # (key, width of the input, dtype) -> params
+    join: Callable[[PyTree], PyTree]  # params -> the arrays that a step reads; once, at the start
     step: Step
     states: tuple[str, ...]  # names of the parts of the state, which all start at 0
-    units: int  # width of each part
+    features: int  # width of each part
 
 
 @dataclasses.dataclass(frozen=True)
-class OverTime:
-    """The `apply` of a recurrent layer: its cell, at one time after another."""
+class Recurrent(Structure):
+    """The structure of a recurrent layer: its cell, at one time after another."""
 
-    cell: Cell
+    cell: RecurrentCell
     sequence: bool  # whether the output is that of every time, or the last one
-
-    def __call__(self, params, state, x, key=None, train=False):
-        """The output of the layer."""
-        del key, train  # deterministic, and the same in training
-        return Applied(self.run(params, x), state)
 
     def run(
         self,
@@ -60,7 +57,7 @@ class OverTime:
         """The output, with `nudges` added to the parts of the state at every time."""
         x = jnp.moveaxis(jnp.asarray(x), -2, 0)
         dtype = jnp.result_type(x, *jax.tree.leaves(params))
-        zeros = jnp.zeros((*x.shape[1:-1], self.cell.units), dtype)
+        zeros = jnp.zeros((*x.shape[1:-1], self.cell.features), dtype)
         joined = self.cell.join(params)
 
         def step(state, now):
@@ -79,9 +76,9 @@ class OverTime:
 
 
 def rnn(
-    units: int,
+    features: int,
     *,
-    activation: str | Elementwise | Activation = "tanh",
+    activation: Nonlinearity = "tanh",
     kernel_init: Initializer = initializers.lecun_normal(),
     recurrent_init: Initializer = initializers.orthogonal(),
     bias_init: Initializer = initializers.zeros,
@@ -92,11 +89,11 @@ def rnn(
     Parameters are spelt as those of Flax's `SimpleCell`: `i` with `kernel` and `bias`, `h` with
     `kernel`.
 
-    It has no `propagate`: a network that holds it is not predicted row by row. What a step of time
-    multiplies the mean-square gradient by is `theory.rnn_chi`, and at most `theory.rnn_bound`.
+    It has no `propagate`: a network that holds it is not predicted row by row. `theory.rnn_chi` is
+    the factor of the mean-square gradient for a step of time, `theory.rnn_bound` bounds it.
 
     Args:
-      units: width of the state; at least 1.
+      features: width of the state; at least 1.
       activation: f, a name of `layers.ACTIVATIONS`, an elementwise function, or an `Activation`.
       kernel_init: of the kernel that reads the input.
       recurrent_init: of the kernel that reads the state. `initializers.identity()` with relu and
@@ -105,10 +102,10 @@ def rnn(
       sequence: whether to return the states of all times or the last one.
 
     Returns:
-      A layer from (batch, time, features) to (batch, time, units), or to (batch, units).
+      A layer from (batch, time, features) to (batch, time, `features`), or to (batch, `features`).
 
     Raises:
-      ValueError: `units` is under 1, the activation is unknown or has a slope to learn, or the
+      ValueError: `features` is under 1, the activation is unknown or has a slope to learn, or the
         input is no sequence of floating-point vectors.
 
     Reference: Elman, Finding structure in time, Cognitive Science 1990.
@@ -122,10 +119,10 @@ def rnn(
     if facts is ACTIVATIONS["prelu"]:
         raise ValueError("rnn cannot learn the slope of prelu; take leaky_relu, or a function.")
 
-    def init(key, features, dtype):
+    def init(key, fan_in, dtype):
         keys = jax.random.split(key, 3)
-        params = _kernels(keys[0], ["i"], (features, units), kernel_init, dtype)
-        params |= _kernels(keys[1], ["h"], (units, units), recurrent_init, dtype)
+        params = _kernels(keys[0], ["i"], (fan_in, features), kernel_init, dtype)
+        params |= _kernels(keys[1], ["h"], (features, features), recurrent_init, dtype)
         return _with_biases(keys[2], params, ["i"], bias_init)
 
     def join(params):
@@ -136,11 +133,11 @@ def rnn(
         pre_activation = _affine(bias, (x, reads), (state["h"], remembers))
         return {"h": mark("h", facts.function(pre_activation))}
 
-    return _layer("rnn", Cell(init, join, step, ("h",), units), sequence)
+    return _layer("rnn", RecurrentCell(init, join, step, ("h",), features), sequence)
 
 
 def lstm(
-    units: int,
+    features: int,
     *,
     forget_bias: Scalar = 1.0,
     chrono: Scalar | None = None,
@@ -155,13 +152,13 @@ def lstm(
     `?` is the letter. Parameters are spelt as those of Flax's `LSTMCell`: `ii`, `if`, `ig`, `io`
     with `kernel`, and `hi`, `hf`, `hg`, `ho` with `kernel` and `bias`.
 
-    It has no `propagate`: a network that holds it is not predicted row by row. What some steps
-    leave of the gradient along `c`, in the mean over units, is about `theory.gate_gain`, or with
-    `chrono` and gates that stay near their biases `theory.chrono_gain`. Its norm falls slower than
-    that of equal gates: paths through `h` cancel in the mean only.
+    It has no `propagate`: a network that holds it is not predicted row by row. The part of
+    the gradient along `c` that is left after some steps, in the mean over units, is about
+    `theory.gate_gain`, or with `chrono` and gates that stay near their biases `theory.chrono_gain`.
+    Its norm falls slower than that of equal gates: paths through `h` cancel in the mean only.
 
     Args:
-      units: width of `c` and of `h`; at least 1.
+      features: width of `c` and of `h`; at least 1.
       forget_bias: added to the bias of the forget gate, so that it starts open.
       chrono: in place of `forget_bias`, T_max, about the longest dependency in steps; over 2.
         Log(u), u ~ U(1, T_max - 1), is added to the bias of the forget gate and subtracted from
@@ -172,10 +169,10 @@ def lstm(
       sequence: whether to return the `h` of all times or the last one.
 
     Returns:
-      A layer from (batch, time, features) to (batch, time, units), or to (batch, units).
+      A layer from (batch, time, features) to (batch, time, `features`), or to (batch, `features`).
 
     Raises:
-      ValueError: `units` is under 1, `chrono` is not over 2, or the input is no sequence of
+      ValueError: `features` is under 1, `chrono` is not over 2, or the input is no sequence of
         floating-point vectors.
 
     Reference: Hochreiter & Schmidhuber, Long short-term memory, 1997, with the forget gate of Gers,
@@ -190,14 +187,14 @@ def lstm(
     _require_chrono("lstm", chrono)
     inward, back = ("ii", "if", "ig", "io"), ("hi", "hf", "hg", "ho")
 
-    def init(key, features, dtype):
+    def init(key, fan_in, dtype):
         keys = jax.random.split(key, 4)
-        params = _kernels(keys[0], inward, (features, units), kernel_init, dtype)
-        params |= _kernels(keys[1], back, (units, units), recurrent_init, dtype)
+        params = _kernels(keys[0], inward, (fan_in, features), kernel_init, dtype)
+        params |= _kernels(keys[1], back, (features, features), recurrent_init, dtype)
         params = _with_biases(keys[2], params, back, bias_init)
         if chrono is None:
             return _shifted(params, "hf", forget_bias)
-        log_times = _log_times(keys[3], chrono, units, dtype)
+        log_times = _log_times(keys[3], chrono, features, dtype)
         return _shifted(_shifted(params, "hf", log_times), "hi", -log_times)
 
     def join(params):
@@ -220,11 +217,11 @@ def lstm(
             c = mark("c", f * state["c"] + i * g)
             return {"c": c, "h": mark("h", o * jnp.tanh(c))}
 
-    return _layer("lstm", Cell(init, join, step, ("c", "h"), units), sequence)
+    return _layer("lstm", RecurrentCell(init, join, step, ("c", "h"), features), sequence)
 
 
 def gru(
-    units: int,
+    features: int,
     *,
     chrono: Scalar | None = None,
     kernel_init: Initializer = initializers.lecun_normal(),
@@ -239,12 +236,13 @@ def gru(
     those of Flax's `GRUCell`: `ir`, `iz`, `in` and `hn` with `kernel` and `bias`, `hr` and `hz`
     with `kernel`.
 
-    It has no `propagate`: a network that holds it is not predicted row by row. What some steps
-    leave of the gradient along `h`, in the mean over units, is about `theory.gate_gain` with the
-    bias of `z`, or with `chrono` and gates that stay near their biases `theory.chrono_gain`.
+    It has no `propagate`: a network that holds it is not predicted row by row. The part of
+    the gradient along `h` that is left after some steps, in the mean over units, is about
+    `theory.gate_gain` with the bias of `z`, or with `chrono` and gates that stay near their biases
+    `theory.chrono_gain`.
 
     Args:
-      units: width of `h`; at least 1.
+      features: width of `h`; at least 1.
       chrono: T_max, about the longest dependency in steps; over 2. Log(u), u ~ U(1, T_max - 1), is
         added to the bias of `z`.
       kernel_init: of the kernels that read the input.
@@ -253,10 +251,10 @@ def gru(
       sequence: whether to return the states of all times or the last one.
 
     Returns:
-      A layer from (batch, time, features) to (batch, time, units), or to (batch, units).
+      A layer from (batch, time, features) to (batch, time, `features`), or to (batch, `features`).
 
     Raises:
-      ValueError: `units` is under 1, `chrono` is not over 2, or the input is no sequence of
+      ValueError: `features` is under 1, `chrono` is not over 2, or the input is no sequence of
         floating-point vectors.
 
     Reference: Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014,
@@ -271,14 +269,14 @@ def gru(
     _require_chrono("gru", chrono)
     inward, back = ("ir", "iz", "in"), ("hr", "hz", "hn")
 
-    def init(key, features, dtype):
+    def init(key, fan_in, dtype):
         keys = jax.random.split(key, 4)
-        params = _kernels(keys[0], inward, (features, units), kernel_init, dtype)
-        params |= _kernels(keys[1], back, (units, units), recurrent_init, dtype)
+        params = _kernels(keys[0], inward, (fan_in, features), kernel_init, dtype)
+        params |= _kernels(keys[1], back, (features, features), recurrent_init, dtype)
         params = _with_biases(keys[2], params, (*inward, "hn"), bias_init)
         if chrono is None:
             return params
-        return _shifted(params, "iz", _log_times(keys[3], chrono, units, dtype))
+        return _shifted(params, "iz", _log_times(keys[3], chrono, features, dtype))
 
     def join(params):
         gates = (
@@ -303,12 +301,13 @@ def gru(
         with jax.named_scope("h"):
             return {"h": mark("h", n + z * (h - n))}
 
-    return _layer("gru", Cell(init, join, step, ("h",), units), sequence)
+    return _layer("gru", RecurrentCell(init, join, step, ("h",), features), sequence)
 
 
-def _layer(kind: str, cell: Cell, sequence: bool) -> Layer:
-    if cell.units < 1:
-        raise ValueError(f"{kind} has {cell.units} units; it must have at least 1.")
+def _layer(kind: str, cell: RecurrentCell, sequence: bool) -> Layer:
+    if cell.features < 1:
+        raise ValueError(f"{kind} has {cell.features} features; it must have at least 1.")
+    over_time = Recurrent(cell, sequence)
 
     def init(key, x):
         if len(x.shape) < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -319,7 +318,11 @@ def _layer(kind: str, cell: Cell, sequence: bool) -> Layer:
             )
         return Variables(params=cell.init(key, x.shape[-1], x.dtype), state={})
 
-    return Layer(init, OverTime(cell, sequence))
+    def apply(params, state, x, key=None, train=False):
+        del key, train  # deterministic, and the same in training
+        return Applied(over_time.run(params, x), state)
+
+    return Layer(init, apply, structure=over_time)
 
 
 def _require_chrono(kind: str, chrono: Scalar | None) -> None:
@@ -350,8 +353,8 @@ def _shifted(params: dict, name: str, by: Scalar | jax.Array) -> dict:
     return params | {name: params[name] | {"bias": (bias + by).astype(bias.dtype)}}
 
 
-def _log_times(key, chrono: Scalar, units: int, dtype) -> jax.Array:
-    return jnp.log(jax.random.uniform(key, (units,), dtype, 1.0, chrono - 1.0))
+def _log_times(key, chrono: Scalar, features: int, dtype) -> jax.Array:
+    return jnp.log(jax.random.uniform(key, (features,), dtype, 1.0, chrono - 1.0))
 
 
 def _side_by_side(params: dict, names: Sequence[str], leaf: str) -> jax.Array:

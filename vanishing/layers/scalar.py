@@ -42,7 +42,7 @@ def multiplier(initial: Scalar = 1.0) -> Layer:
     def propagate(signal: Signal) -> Signal:
         return signal.scaled(
             q=jnp.square(initial),
-            difference=jnp.square(initial) * signal.share,
+            difference=jnp.square(initial) * signal.decorrelation,
             mean=initial * signal.relative_mean,
             gain=linear_gain(signal, jnp.square(initial)),
             has_parameters=True,
@@ -54,7 +54,7 @@ def multiplier(initial: Scalar = 1.0) -> Layer:
 def shift(initial: Scalar = 0.0) -> Layer:
     """A learnt scalar that is added to its input: the parameter `bias`, of shape ().
 
-    Theory follows it from its usual start, 0, where it does nothing.
+    Theory follows it from its usual start, 0, where it changes nothing.
 
     Args:
       initial: the value that training starts at.

@@ -1,6 +1,9 @@
 """Residual connections: a branch beside a shortcut, and a gate between the two."""
 
 import contextlib
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from vanishing._types import PyTree, Scalar
-from vanishing.layers.base import Applied, Layer, Variables, output_spec
+from vanishing.layers.base import Applied, Gated, Layer, Sum, Variables, output_spec
 from vanishing.layers.base import propagate as layers_propagate
 from vanishing.layers.combine import require_spec, rows_within, serial
-from vanishing.meanfield import Gain, Signal
+from vanishing.meanfield import Gain, PredictedRow, Signal
 from vanishing.meanfield.signals import elementwise_gain, identity_gain, linear_gain, unknown
 
 
@@ -49,91 +52,112 @@ def residual(
     >>> block.apply(params, state, jnp.ones((8, 4))).output.shape
     (8, 4)
     """
-    skip = serial() if shortcut is None else shortcut
-    scope = contextlib.nullcontext if shortcut is None else jax.named_scope
+    paths = _Paths(shortcut, branch, shortcut_scale, branch_scale)
+    skip, with_names = paths.skip, shortcut is not None
+    scope = jax.named_scope if with_names else contextlib.nullcontext
 
-    def joined(of_branch, of_shortcut) -> PyTree:
-        return of_branch if shortcut is None else {"branch": of_branch, "shortcut": of_shortcut}
+    def join(of_branch, of_shortcut) -> PyTree:
+        return {"branch": of_branch, "shortcut": of_shortcut} if with_names else of_branch
 
-    def apart(tree) -> tuple[PyTree, PyTree]:
-        return (tree, ()) if shortcut is None else (tree["branch"], tree["shortcut"])
+    def split(tree) -> tuple[PyTree, PyTree]:
+        return (tree["branch"], tree["shortcut"]) if with_names else (tree, ())
 
     def init(key, x):
-        keys = (key, key) if shortcut is None else jax.random.split(key)
+        keys = jax.random.split(key) if with_names else (key, key)
         own, skipped = branch.init(keys[0], x), skip.init(keys[1], x)
-        what = "its input" if shortcut is None else "its shortcut"
         like = output_spec(skip, skipped, x)
-        require_spec(like, f"residual adds {what} to its output", x, branch, own)
+        require_spec(like, f"residual adds {_name(shortcut)} to its output", x, branch, own)
         return Variables(
-            params=joined(own.params, skipped.params), state=joined(own.state, skipped.state)
+            params=join(own.params, skipped.params), state=join(own.state, skipped.state)
         )
 
     def apply(params, state, x, key=None, train=False):
-        keys = (key, key) if key is None or shortcut is None else jax.random.split(key)
-        (own_params, skip_params), (own_state, skip_state) = apart(params), apart(state)
+        keys = (key, key) if key is None or not with_names else jax.random.split(key)
+        (own_params, skip_params), (own_state, skip_state) = split(params), split(state)
         with scope("shortcut"):
             kept, skip_state = skip.apply(skip_params, skip_state, x, keys[1], train)
         with scope("branch"):
             added, own_state = branch.apply(own_params, own_state, x, keys[0], train)
         output = _times(shortcut_scale, kept) + _times(branch_scale, added)
-        return Applied(output, joined(own_state, skip_state))
+        return Applied(output, join(own_state, skip_state))
 
-    def propagate(signal):
-        start = replace(signal.restarted(), fresh=False)
+    propagate = functools.partial(_propagate_sum, paths)
+    return Layer(init, apply, propagate, Sum((skip, branch)))
 
-        def inside(name: str) -> Signal:
-            return start if shortcut is None else replace(start, path=(*signal.path, name))
 
-        kept = layers_propagate(skip, inside("shortcut"))
-        added = layers_propagate(branch, inside("branch"))
-        if not (kept.fresh or added.fresh):
-            raise unknown(
-                "a residual branch without weights of its own is correlated with its input; theory "
-                "follows a branch with a dense or convolutional layer on every path.",
-                signal,
-            )
-        # in units of the larger of the two, so that no depth is too deep
-        unit = jnp.maximum(kept.log_q, added.log_q)
-        some = jnp.where(jnp.isfinite(unit), unit, 0.0)
-        a, b = (
-            scale * jnp.exp((log_q - some) / 2)
-            for scale, log_q in ((shortcut_scale, kept.log_q), (branch_scale, added.log_q))
+@dataclasses.dataclass(frozen=True)
+class _Paths:
+    """The two paths of a residual sum and their factors."""
+
+    shortcut: Layer | None
+    branch: Layer
+    shortcut_scale: Scalar
+    branch_scale: Scalar
+
+    @property
+    def skip(self) -> Layer:
+        """The shortcut, or the identity where there is none."""
+        return serial() if self.shortcut is None else self.shortcut
+
+
+def _propagate_sum(paths: _Paths, signal: Signal) -> Signal:
+    """The signal after a residual sum; see `residual`."""
+    with_names = paths.shortcut is not None
+    start = _entering(signal)
+    kept = layers_propagate(paths.skip, start.inside("shortcut") if with_names else start)
+    added = layers_propagate(paths.branch, start.inside("branch") if with_names else start)
+    if not (kept.walk.fresh or added.walk.fresh):
+        raise unknown(
+            "a residual branch without weights of its own is correlated with its input; theory "
+            "follows a branch with a dense or convolutional layer on every path.",
+            signal,
         )
-        keep, add = shortcut_scale**2, branch_scale**2
-        skip_gain = linear_gain(signal, 1.0) if shortcut is None else kept.gain
-        means = a * kept.relative_mean, b * added.relative_mean
-        after = kept.scaled(
-            q=a**2 + b**2 + 2 * means[0] * means[1],
-            difference=a**2 * kept.share + b**2 * added.share,
-            mean=means[0] + means[1],
-            log_unit=some,
-            gaussian=kept.gaussian and added.gaussian,
-            fresh=signal.fresh or (kept.fresh and added.fresh),
-            path=signal.path,
-            has_parameters=False,
+    # in units of the larger of the two, so that no depth is too deep
+    unit = jnp.maximum(kept.log_q, added.log_q)
+    unit = jnp.where(jnp.isfinite(unit), unit, 0.0)
+    a, b = (
+        scale * jnp.exp((log_q - unit) / 2)
+        for scale, log_q in (
+            (paths.shortcut_scale, kept.log_q),
+            (paths.branch_scale, added.log_q),
         )
-        rows = [replace(row, gain=row.gain.times(keep)) for row in rows_within(start, kept)]
-        rows += [replace(row, gain=row.gain.times(add)) for row in rows_within(start, added)]
-        return replace(
-            after,
-            gain=signal.gain.after(skip_gain.times(keep).plus(added.gain.times(add))),
-            rows=(*signal.rows, *rows, after.row(identity_gain(after.log_q))),
-            subnetworks=_with_paths(signal, (skip, branch)),
-        )
+    )
+    keep, add = paths.shortcut_scale**2, paths.branch_scale**2
+    skip_gain = kept.gain if with_names else linear_gain(signal, 1.0)
+    means = a * kept.relative_mean, b * added.relative_mean
+    after = kept.scaled(
+        q=a**2 + b**2 + 2 * means[0] * means[1],
+        difference=a**2 * kept.decorrelation + b**2 * added.decorrelation,
+        mean=means[0] + means[1],
+        log_unit=unit,
+        gaussian=kept.gaussian and added.gaussian,
+        fresh=signal.walk.fresh or (kept.walk.fresh and added.walk.fresh),
+        has_parameters=False,
+    )
+    rows = [replace(row, gain=row.gain.times(keep)) for row in rows_within(start, kept)]
+    rows += [replace(row, gain=row.gain.times(add)) for row in rows_within(start, added)]
+    return _leaving(signal, after, skip_gain.times(keep).plus(added.gain.times(add)), rows)
 
-    return Layer(init, apply, propagate)
+
+def _entering(signal: Signal) -> Signal:
+    """The signal as it enters the paths of a sum, which have yet to draw weights."""
+    start = signal.restarted()
+    return replace(start, walk=replace(start.walk, fresh=False))
 
 
-def _with_paths(signal: Signal, paths: tuple[Layer, ...]) -> Any:
-    """The largest value of a subnetwork so far, with those that these paths are by themselves."""
-    if signal.subnetworks is None:
-        return None
-    start, largest = signal.subnetworks
-    for path in paths:
-        alone = replace(signal.restarted(), log_q=jnp.zeros_like(start), share=start)
-        end = layers_propagate(path, alone)
-        largest = jnp.maximum(largest, jnp.maximum(end.share, end.subnetworks[1]))
-    return (start, largest)
+def _leaving(before: Signal, after: Signal, gain: Gain, rows: Sequence[PredictedRow]) -> Signal:
+    """The signal after a sum, with the rows of its paths and one of its own.
+
+    Args:
+      before: the signal before the sum.
+      after: the moments after it.
+      gain: of the whole sum.
+      rows: of its paths.
+    """
+    after = replace(after, walk=replace(after.walk, path=before.walk.path))
+    own_row = after.row(identity_gain(after.log_q))
+    walk = replace(after.walk, rows=(*before.walk.rows, *rows, own_row))
+    return replace(after, gain=before.gain.after(gain), walk=walk)
 
 
 def _times(scale: Scalar, x: Any) -> Any:
@@ -174,7 +198,7 @@ def highway(branch: Layer, gate: Layer, *, shortcut: Layer | None = None) -> Lay
         like = output_spec(shortcut, drawn["shortcut"], x) if shortcut else x
         for name in ("branch", "gate"):
             require_spec(
-                like, f"highway mixes a {name} with {_of(shortcut)}", x, parts[name], drawn[name]
+                like, f"highway mixes a {name} with {_name(shortcut)}", x, parts[name], drawn[name]
             )
         return Variables(
             params={name: own.params for name, own in drawn.items()},
@@ -193,60 +217,60 @@ def highway(branch: Layer, gate: Layer, *, shortcut: Layer | None = None) -> Lay
         mixed = opened * outputs["branch"] + (1 - opened) * outputs["shortcut"]
         return Applied(mixed, new_state)
 
-    def propagate(signal: Signal) -> Signal:
-        start = replace(signal.restarted(), fresh=False)
-        after = {
-            name: layers_propagate(part, replace(start, path=(*signal.path, name)))
-            for name, part in parts.items()
-        }
-        new, t, old = after["branch"], after["gate"], after.get("shortcut", start)
-        if not (new.fresh and t.fresh) or signal.subnetworks is not None:
-            raise unknown(
-                "theory follows a highway whose branch and gate have weights of their own, and "
-                "tailors no activation in it.",
-                signal,
-            )
-        shut_square = 1 - 2 * t.mean + t.q  # E[(1 - T)^2], and of two inputs
-        shut_product = 1 - 2 * t.mean + t.covariance
-        apart_square = new.q + old.q - 2 * new.mean * old.mean  # E[(H - x)^2]
-        apart_product = new.covariance + old.covariance - 2 * new.mean * old.mean
-        gains = {
-            "branch": _independent_gain(t.q, t.covariance, new),
-            "gate": _independent_gain(apart_square, apart_product, t),
-            "shortcut": _independent_gain(shut_square, shut_product, old),
-        }
-        total = (old.gain if shortcut else identity_gain(signal.log_q)).after(gains["shortcut"])
-        for name in ("branch", "gate"):
-            total = total.plus(after[name].gain.after(gains[name]))
-        mixed = signal.then(
-            q=t.q * new.q + shut_square * old.q + 2 * (t.mean - t.q) * new.mean * old.mean,
-            difference=t.q * new.difference
-            + shut_square * old.difference
-            + t.difference * (new.covariance + old.covariance - 2 * new.mean * old.mean),
-            mean=t.mean * new.mean + (1 - t.mean) * old.mean,
-            shape=new.shape,
-            gaussian=False,
-            fresh=signal.fresh or old.fresh,
-            has_parameters=False,
+    propagate = functools.partial(_propagate_gated, parts)
+    return Layer(init, apply, propagate, Gated((branch, shortcut or serial()), gate))
+
+
+def _propagate_gated(parts: Mapping[str, Layer], signal: Signal) -> Signal:
+    """The signal after a highway's `branch`, `gate` and, if there is one, `shortcut`.
+
+    With H, T and x the outputs of the three, independent of each other but for their means:
+    E[y^2] = E[T^2] E[H^2] + E[(1 - T)^2] E[x^2] + 2 E[T (1 - T)] E[H] E[x], and likewise for the
+    product of two inputs.
+    """
+    start = _entering(signal)
+    after = {name: layers_propagate(part, start.inside(name)) for name, part in parts.items()}
+    h, t, x = after["branch"], after["gate"], after.get("shortcut", start)
+    if not (h.walk.fresh and t.walk.fresh):
+        raise unknown(
+            "theory follows a highway whose branch and gate have weights of their own.", signal
         )
-        rows = [
-            replace(row, gain=row.gain.after(gains[name]))
-            for name in parts
-            for row in rows_within(start, after[name])
-        ]
-        return replace(
-            mixed,
-            gain=signal.gain.after(total),
-            rows=(*signal.rows, *rows, mixed.row(identity_gain(mixed.log_q))),
-        )
+    shut_square = 1 - 2 * t.mean + t.q  # E[(1 - T)^2], and of two inputs
+    shut_product = 1 - 2 * t.mean + t.covariance
+    gap_square = h.q + x.q - 2 * h.mean * x.mean  # E[(H - x)^2], and of two inputs
+    gap_product = h.covariance + x.covariance - 2 * h.mean * x.mean
+    gains = {
+        "branch": _independent_gain(t.q, t.covariance, h),
+        "gate": _independent_gain(gap_square, gap_product, t),
+        "shortcut": _independent_gain(shut_square, shut_product, x),
+    }
+    skip_gain = x.gain if "shortcut" in parts else identity_gain(signal.log_q)
+    total = skip_gain.after(gains["shortcut"])
+    for name in ("branch", "gate"):
+        total = total.plus(after[name].gain.after(gains[name]))
+    mixed = signal.then(
+        q=t.q * h.q + shut_square * x.q + 2 * (t.mean - t.q) * h.mean * x.mean,
+        difference=t.q * h.difference
+        + shut_square * x.difference
+        + t.difference * (h.covariance + x.covariance - 2 * h.mean * x.mean),
+        mean=t.mean * h.mean + (1 - t.mean) * x.mean,
+        shape=h.shape,
+        gaussian=False,
+        fresh=signal.walk.fresh or x.walk.fresh,
+        has_parameters=False,
+    )
+    rows = [
+        replace(row, gain=row.gain.after(gains[name]))
+        for name in parts
+        for row in rows_within(start, after[name])
+    ]
+    return _leaving(signal, mixed, total, rows)
 
-    return Layer(init, apply, propagate)
 
-
-def _of(shortcut: Layer | None) -> str:
+def _name(shortcut: Layer | None) -> str:
     return "its shortcut" if shortcut else "its input"
 
 
 def _independent_gain(square: Scalar, product: Scalar, before: Signal) -> Gain:
-    """The gain of a product with numbers that know nothing of the signal that they multiply."""
+    """The gain of a product with numbers that are independent of the signal before it."""
     return elementwise_gain(square, product, square, product * before.correlation)

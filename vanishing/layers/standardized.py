@@ -17,14 +17,14 @@ Leaf = jax.Array | np.ndarray
 
 
 def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) -> Layer:
-    """A linear layer that uses its kernel standardised over what feeds each output unit.
+    """A linear layer that uses its kernel standardised over the inputs of each output unit.
 
     It uses `gain * scale * (kernel - mean) / sqrt(max(var * fan_in, epsilon))`, where mean and var
-    are those of the fan_in weights of the unit. Parameters are the layer's own, and beside `kernel`
-    its `scale` of shape (features,), which starts at 1.
+    are those of the fan_in weights of the unit. Parameters are the layer's own, and a `scale` of
+    shape (features,), which starts at 1.
 
     Theory follows it as it does the layer, with two differences: the weights of a unit sum to 0, so
-    the mean of what comes in is lost; and the scale of the kernel's initialiser does not count.
+    the mean of the input is lost; and the scale of the kernel's initialiser does not count.
 
     Args:
       layer: one with a parameter `kernel` whose last axis is that of its outputs, such as `dense`
@@ -66,8 +66,8 @@ def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) 
     def propagate(signal: Signal) -> Signal:
         x = jax.ShapeDtypeStruct((1, *signal.shape), signal.log_q.dtype)
         _require_kernel(jax.eval_shape(lambda: layer.init(jax.random.key(0), x)).params)
-        nothing = replace(signal.restarted(), log_q=jnp.full_like(signal.log_q, -jnp.inf))
-        own = layers_propagate(layer, nothing)  # all that comes out is the bias
+        silence = replace(signal.restarted(), log_q=jnp.full_like(signal.log_q, -jnp.inf))
+        own = layers_propagate(layer, silence)  # its output is the bias alone
         # relative to the larger of signal and bias, as in a dense layer
         unit = jnp.maximum(signal.log_q, own.log_q)
         unit = jnp.where(jnp.isfinite(unit), unit, 0.0)
@@ -76,7 +76,7 @@ def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) 
         kept = square * jnp.exp(signal.log_q - unit)
         return signal.scaled(
             q=kept * (1 - signal.relative_mean**2) + jnp.exp(own.log_q - unit),
-            difference=kept * signal.share,  # two inputs have the same mean
+            difference=kept * signal.decorrelation,  # two inputs have the same mean
             mean=0.0,
             log_unit=unit,
             gain=linear_gain(signal, square, own.gain.log_variance),

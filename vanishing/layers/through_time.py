@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from vanishing._numerics import norm
 from vanishing._types import PyTree
 from vanishing.layers import Layer
-from vanishing.layers.recurrent import OverTime
+from vanishing.layers.recurrent import Recurrent
 
 Loss = Callable[[jax.Array], Float[Array, ""]]
 
@@ -23,9 +23,9 @@ def state_cotangents(
 ) -> dict[str, Float[Array, "time *batch units"]]:
     """dL/dstate_t for every time t, along all paths from there to the loss.
 
-    Zeros are added to each part of the state at each time, where it is made, and the loss is
-    differentiated with respect to them. For an LSTM, dL/dc_t holds what c_t does through h_t, and
-    dL/dh_t is of h_t alone.
+    Zeros are added to each part of the state at each time, where it is computed, and the loss is
+    differentiated with respect to them. For an LSTM, dL/dc_t includes the effect of c_t through
+    h_t, and dL/dh_t is that of h_t alone.
 
     Args:
       layer: made by `layers.rnn`, `layers.lstm` or `layers.gru`; of a network, that part.
@@ -37,10 +37,10 @@ def state_cotangents(
       For each part of the state by name ("h", for an LSTM also "c") the cotangents, time first.
 
     Raises:
-      ValueError: the layer is no recurrent one.
+      ValueError: the layer is not recurrent.
 
     Reference: Pascanu, Mikolov & Bengio, On the difficulty of training recurrent neural networks,
-    ICML 2013, eq. 4, for the products that they are made of.
+    ICML 2013, eq. 4, for the products of which they are sums.
 
     >>> from vanishing.layers import rnn
     >>> layer = rnn(1, activation="identity")
@@ -49,19 +49,19 @@ def state_cotangents(
     >>> print(state_cotangents(layer, params, jnp.ones((4, 1)), jnp.sum)["h"].ravel())
     [0.125 0.25  0.5   1.   ]
     """
-    over_time = layer.apply
-    if not isinstance(over_time, OverTime):
+    recurrent = layer.structure
+    if not isinstance(recurrent, Recurrent):
         raise ValueError(
-            f"state_cotangents got a layer whose apply is {over_time!r}; it takes one that "
+            f"state_cotangents got a layer whose structure is {recurrent!r}; it takes one that "
             "layers.rnn, layers.lstm or layers.gru made, and of a network that part."
         )
     x = jnp.asarray(x)
     zeros = jnp.zeros(
-        (x.shape[-2], *x.shape[:-2], over_time.cell.units),
+        (x.shape[-2], *x.shape[:-2], recurrent.cell.features),
         jnp.result_type(x, *jax.tree.leaves(params)),
     )
-    nudges = dict.fromkeys(over_time.cell.states, zeros)
-    return jax.grad(lambda nudges: loss(over_time.run(params, x, nudges)))(nudges)
+    nudges = dict.fromkeys(recurrent.cell.states, zeros)
+    return jax.grad(lambda nudges: loss(recurrent.run(params, x, nudges)))(nudges)
 
 
 def log_norms(

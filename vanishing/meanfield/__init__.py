@@ -2,14 +2,15 @@
 
 from vanishing.meanfield.moments import GetMoments, Moments, by_quadrature
 from vanishing.meanfield.quadrature import gaussian_mean
-from vanishing.meanfield.signals import Gain, Row, Signal, signal
+from vanishing.meanfield.signals import Gain, PredictedRow, Signal, Walk, signal
 
 __all__ = [
     "Gain",
     "GetMoments",
     "Moments",
-    "Row",
+    "PredictedRow",
     "Signal",
+    "Walk",
     "by_quadrature",
     "gaussian_mean",
     "signal",

@@ -1,4 +1,4 @@
-"""Moments of an activation: all that mean-field theory wants to know of a nonlinearity."""
+"""Gaussian moments of an activation: all that mean-field theory needs of a nonlinearity."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -28,7 +28,7 @@ class Moments(NamedTuple):
     slope_fourth: Float[Array, ""]  # E[f'(u)^4]
 
 
-_FAR = 1e6  # standard deviations: where no weight is left
+_FAR = 1e6  # standard deviations: where the normal density is 0
 _NEAR = 1e-6  # of the standard deviation: as good as 0
 
 GetMoments = Callable[[Scalar, Scalar], Moments]  # of (q, difference)
@@ -39,9 +39,9 @@ def angle_of(q: Scalar, difference: Scalar) -> Float[Array, ""]:
 
     With correlation c = 1 - difference / q it is 2 asin(sqrt((1 - c) / 2)).
     """
-    share = jnp.clip(_ratio(difference, 2 * q), 0.0, 1.0)
-    inside = share > 0  # where the slope of the square root is infinite, the angle has none
-    return jnp.where(inside, 2 * jnp.arcsin(jnp.sqrt(jnp.where(inside, share, 1.0))), 0.0)
+    fraction = jnp.clip(_ratio(difference, 2 * q), 0.0, 1.0)
+    inside = fraction > 0  # where the slope of the square root is infinite, the angle has none
+    return jnp.where(inside, 2 * jnp.arcsin(jnp.sqrt(jnp.where(inside, fraction, 1.0))), 0.0)
 
 
 def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments:
@@ -74,13 +74,13 @@ def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments
             slope_fourth=jnp.sum(one.weight * slope**4),
         )
         if isinstance(difference, float) and difference == 0:
-            return alone  # v is u, and the plane need not be looked at
+            return alone  # v is u, so that no integral over the plane is needed
         off_center = [bend for b, bend in zip(breaks, bends, strict=True) if b]
         pair = pair_nodes(angle_of(q, difference), off_center)
         f_u, slope_u = _value_and_slope(function, sigma * pair.u)
         f_v, slope_v = _value_and_slope(function, sigma * pair.v)
         slope_product = jnp.sum(pair.weight * slope_u * slope_v)
-        # d E[f f'] / d cov = E[slope slope'] (Price 1958): at angle 0 the nodes do not know it
+        # d E[f f'] / d cov = E[slope slope'] (Price 1958): which the nodes miss at angle 0
         still = jax.lax.stop_gradient(jnp.asarray(difference))
         slope_at_0 = jnp.where(still == 0, jax.lax.stop_gradient(slope_product), 0.0)
         price = slope_at_0 * (difference - still)
@@ -111,15 +111,15 @@ class Leaky(NamedTuple):
         # q - E|u||v| = q (1 - cos a) - (2 q / pi) (sin a - a cos a)
         of_modulus = difference - 2 * q / jnp.pi * _sine_minus_chord(angle)
         square = q * (odd**2 + even**2)
-        apart = odd**2 * difference + even**2 * of_modulus
+        half_gap = odd**2 * difference + even**2 * of_modulus
         return Moments(
             mean=2 * even * _root(q / (2 * jnp.pi)),
             square=square,
-            difference=apart,
+            difference=half_gap,
             slope_square=jnp.full_like(angle, odd**2 + even**2),
             slope_product=odd**2 + even**2 * (1 - 2 * angle / jnp.pi),
             weighted_square=square,  # x f'(x) = f(x)
-            weighted_product=square - apart,
+            weighted_product=square - half_gap,
             slope_fourth=jnp.full_like(angle, (1 + self.slope**4) / 2),
         )
 

@@ -1,29 +1,27 @@
-"""The mean-field signal: what theory knows of a wide network's activations and gradients."""
+"""The mean-field signal: the moments of a wide network's activations and gradients."""
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from vanishing._types import Scalar
-
-DEPTH = "[:]"  # in a path: an axis of depth
+from vanishing._types import DEPTH, Scalar
 
 
 class Gain(NamedTuple):
-    """How a layer maps the gradient's second moments from its output back to its input.
+    """The map of the gradient's second moments from a layer's output back to its input.
 
     The moments are those of the cotangents g of a unit h, for one input and for two (primed):
     (E[g^2], E[g g'], E[g^2 h^2] / q, E[g g' h h'] / q), summed over units, where q = E[h^2]. The
-    last two are what batch normalisation projects away, and the layer above knows them. The matrix
+    last two are what batch normalisation projects away; they depend on the layer above. The matrix
     is kept near 1 and its scale as a logarithm, so that no depth makes it underflow.
 
-    All this is of infinite width. `log_variance` says how far a network of finite width strays: the
-    variance of the logarithm of its squared gradient norm, to the first order in 1 / width.
+    This holds at infinite width. `log_variance` measures how far a network of finite width strays:
+    the variance of the logarithm of its squared gradient norm, to the first order in 1 / width.
     """
 
     matrix: Float[Array, "*rows 4 4"]
@@ -42,11 +40,11 @@ class Gain(NamedTuple):
         """The gain of two paths whose cotangents are uncorrelated."""
         largest = jnp.maximum(self.log_scale, other.log_scale)
         largest = jnp.where(jnp.isfinite(largest), largest, 0.0)
-        one = self.matrix * jnp.exp(self.log_scale - largest)[..., None, None]
-        two = other.matrix * jnp.exp(other.log_scale - largest)[..., None, None]
-        share = one[..., 0, 0] / _nonzero(one[..., 0, 0] + two[..., 0, 0])
-        variance = share**2 * self.log_variance + (1 - share) ** 2 * other.log_variance
-        return _scaled(one + two, largest, variance)
+        first = self.matrix * jnp.exp(self.log_scale - largest)[..., None, None]
+        second = other.matrix * jnp.exp(other.log_scale - largest)[..., None, None]
+        fraction = first[..., 0, 0] / _nonzero(first[..., 0, 0] + second[..., 0, 0])
+        variance = fraction**2 * self.log_variance + (1 - fraction) ** 2 * other.log_variance
+        return _scaled(first + second, largest, variance)
 
     def times(self, factor: Scalar) -> "Gain":
         """The gain with all second moments that come back multiplied by a number."""
@@ -83,17 +81,17 @@ def _log(x: Array) -> Array:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["log_q", "share", "relative_mean", "gain"],
+    data_fields=["log_q", "decorrelation", "relative_mean", "gain"],
     meta_fields=["path", "has_parameters", "size"],
 )
+@no_type_check  # at run time: JAX puts anything in the place of arrays when it rebuilds a tree
 @dataclasses.dataclass(frozen=True)
-class Row:
+class PredictedRow:
     """The signal after one layer of a network, and the gain from there to the network's end."""
 
-    # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
-    log_q: Any  # each with the axes of depth; see `Signal`
-    share: Any
-    relative_mean: Any
+    log_q: Float[Array, "*depth"]  # as in `Signal`, with an axis for each axis of depth
+    decorrelation: Float[Array, "*depth"]
+    relative_mean: Float[Array, "*depth"]
     gain: Gain
     path: tuple[str, ...]  # names of the layers around it; `DEPTH` for each axis of depth
     has_parameters: bool
@@ -102,42 +100,48 @@ class Row:
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["log_q", "share", "relative_mean", "gain", "rows", "subnetworks"],
-    meta_fields=[
-        "shape",
-        "batch",
-        "train",
-        "gaussian",
-        "fresh",
-        "path",
-        "has_parameters",
-    ],
+    data_fields=["rows"],
+    meta_fields=["batch", "train", "path", "fresh", "has_parameters"],
 )
 @dataclasses.dataclass(frozen=True)
-class Signal:
-    """What a layer's `propagate` maps: the signal at one place of an infinitely wide network.
+class Walk:
+    """The walk of a signal through a network: how it set out, where it is, what lies behind it."""
 
-    A batch of inputs that are alike in norm and in the angle between any two, and a unit h of the
-    place, random over the weights. Its size is kept as a logarithm and the rest relative to it: a
-    thousand layers of a factor 2 are more than a float holds.
+    batch: int  # number of inputs that are normalised together
+    train: bool = True  # whether dropout and batch normalisation behave as in training
+    path: tuple[str, ...] = ()  # names of the layers around this place
+    fresh: bool = True  # whether weights were drawn since the innermost residual branch began
+    has_parameters: bool = False  # whether the last layer has
+    rows: tuple[PredictedRow, ...] = ()  # of the layers since the innermost combinator began
+
+    @property
+    def place(self) -> str:
+        """The place, for an error message."""
+        return ".".join(self.path).replace("." + DEPTH, DEPTH) or "the network"
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["log_q", "decorrelation", "relative_mean", "gain", "walk"],
+    meta_fields=["shape", "gaussian"],
+)
+@no_type_check  # at run time: JAX puts anything in the place of arrays when it rebuilds a tree
+@dataclasses.dataclass(frozen=True)
+class Signal:
+    """The signal at one place of an infinitely wide network, which a layer's `propagate` maps.
+
+    It describes a batch of inputs that are alike in norm and in the angle between any two, and a
+    unit h of the place, random over the weights. Its size is kept as a logarithm and the rest
+    relative to it: a thousand layers of a factor 2 are more than a float holds.
     """
 
-    # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
-    log_q: Any  # log E[h^2]
-    share: Any  # E[(h - h')^2] / 2 for two inputs, over E[h^2]: 1 minus their correlation
-    relative_mean: Any  # E[h] / sqrt(E[h^2])
+    log_q: Float[Array, ""]  # log E[h^2]
+    decorrelation: Float[Array, ""]  # E[(h - h')^2] / 2 for two inputs, over E[h^2]
+    relative_mean: Float[Array, ""]  # E[h] / sqrt(E[h^2])
     gain: Gain  # of the layers since the innermost combinator began
     shape: tuple[int, ...]  # of one input at this place, without the batch axis
-    batch: int  # how many inputs are normalised together
-    train: bool = True  # of the two faces of dropout and batch normalisation, which
-    gaussian: bool = False  # whether h is normal, as behind a dense layer
-    fresh: bool = True  # whether weights were drawn since the innermost residual branch began
-    path: tuple[str, ...] = ()
-    has_parameters: bool = False  # whether the last layer has
-    rows: tuple[Row, ...] = ()
-    # Where `theory.tailored` asks for the largest value that a path of the network makes of a
-    # start, travelling as `share`: the start, and the largest so far of the paths passed.
-    subnetworks: Any = None
+    gaussian: bool  # whether h is normal, as behind a dense layer
+    walk: Walk
 
     @property
     def q(self) -> Array:
@@ -147,7 +151,7 @@ class Signal:
     @property
     def difference(self) -> Array:
         """E[(h - h')^2] / 2 for two inputs: q minus their covariance."""
-        return self.q * self.share
+        return self.q * self.decorrelation
 
     @property
     def mean(self) -> Array:
@@ -157,68 +161,85 @@ class Signal:
     @property
     def covariance(self) -> Array:
         """E[h h'] for two inputs."""
-        return self.q * (1 - self.share)
+        return self.q * (1 - self.decorrelation)
 
     @property
     def correlation(self) -> Array:
         """E[h h'] / E[h^2] for two inputs; 1 where the signal is 0."""
-        return 1 - self.share
+        return 1 - self.decorrelation
 
     @property
     def size(self) -> int:
         """Number of units."""
         return int(np.prod(self.shape, dtype=int))
 
-    @property
-    def place(self) -> str:
-        """Where it is, for a message."""
-        return ".".join(self.path).replace("." + DEPTH, DEPTH) or "the network"
-
     def restarted(self) -> "Signal":
         """The same signal with no history: no rows, and a gain of one."""
-        return dataclasses.replace(self, gain=identity_gain(self.log_q), rows=())
+        return self.inside()
+
+    def inside(self, *names: str) -> "Signal":
+        """The same signal as it enters a layer of this name, with no history."""
+        walk = dataclasses.replace(self.walk, path=(*self.walk.path, *names), rows=())
+        return dataclasses.replace(self, gain=identity_gain(self.log_q), walk=walk)
 
     def scaled(
         self,
         q: Scalar,
         difference: Scalar,
         mean: Scalar,
+        *,
+        gain: Gain | None = None,
         log_unit: Array | None = None,
-        **changes: Any,
+        shape: tuple[int, ...] | None = None,
+        gaussian: bool | None = None,
+        fresh: bool | None = None,
+        has_parameters: bool | None = None,
     ) -> "Signal":
         """The signal after a layer that makes these moments of a signal of mean square 1.
 
+        What is None stays as it was before the layer.
+
         Args:
           q: mean square; likewise `difference` and `mean`.
+          difference: half the mean-square difference of two inputs.
+          mean: of a unit.
+          gain: of the layer alone; it is added to that of the layers before.
           log_unit: logarithm of the unit of these; by default the mean square before the layer.
-          **changes: other fields of the signal; `gain` is the layer's own.
+          shape: of one input after the layer.
+          gaussian: as in `Signal`.
+          fresh: as in `Walk`.
+          has_parameters: as in `Walk`.
         """
         dtype = self.log_q.dtype
         q = jnp.asarray(q, dtype)
-        some = _nonzero(q)
-        if "gain" in changes:
-            changes["gain"] = self.gain.after(changes["gain"])
+        safe_q = _nonzero(q)
+        walk = {"fresh": fresh, "has_parameters": has_parameters}
         return dataclasses.replace(
             self,
             log_q=(self.log_q if log_unit is None else log_unit) + _log(q),
-            share=jnp.asarray(difference, dtype) / some,
-            relative_mean=jnp.asarray(mean, dtype) / jnp.sqrt(some),
-            **changes,
+            decorrelation=jnp.asarray(difference, dtype) / safe_q,
+            relative_mean=jnp.asarray(mean, dtype) / jnp.sqrt(safe_q),
+            gain=self.gain if gain is None else self.gain.after(gain),
+            shape=self.shape if shape is None else shape,
+            gaussian=self.gaussian if gaussian is None else gaussian,
+            walk=dataclasses.replace(
+                self.walk, **{name: value for name, value in walk.items() if value is not None}
+            ),
         )
 
     def then(self, q: Scalar, difference: Scalar, mean: Scalar, **changes: Any) -> "Signal":
         """The signal after a layer, with these moments; see `scaled`."""
-        return self.scaled(q, difference, mean, jnp.zeros_like(self.log_q), **changes)
+        return self.scaled(q, difference, mean, log_unit=jnp.zeros_like(self.log_q), **changes)
 
-    def row(self, gain: Gain) -> Row:
+    def row(self, gain: Gain) -> PredictedRow:
         """This place as a row, with the gain from here to the end of the layer around it."""
-        return Row(
+        return PredictedRow(
             log_q=self.log_q,
-            share=self.share,
+            decorrelation=self.decorrelation,
             relative_mean=self.relative_mean,
             gain=gain,
-            path=self.path,
-            has_parameters=self.has_parameters,
+            path=self.walk.path,
+            has_parameters=self.walk.has_parameters,
             size=self.size,
         )
 
@@ -241,7 +262,7 @@ def signal(
       mean: of an input's features.
       shape: of one input, without the batch axis.
       batch: how many inputs batch normalisation sees at once.
-      train: whether dropout and batch normalisation show their training face.
+      train: whether dropout and batch normalisation behave as in training.
       gaussian: whether the features are normal, so that an activation may come first.
 
     >>> print(f"{signal(2.0, 0.5).difference:.1f}")
@@ -250,13 +271,12 @@ def signal(
     zero = jnp.zeros((), jax.dtypes.canonicalize_dtype(float))
     start = Signal(
         log_q=zero,
-        share=zero,
+        decorrelation=zero,
         relative_mean=zero,
         gain=identity_gain(zero),
         shape=shape,
-        batch=batch,
-        train=train,
         gaussian=gaussian,
+        walk=Walk(batch=batch, train=train),
     )
     return start.then(q, q * (1 - jnp.asarray(correlation, zero.dtype)), mean)
 
@@ -277,8 +297,8 @@ def elementwise_gain(
     """The gain of a layer that treats every input of the batch by itself.
 
     Args:
-      square: what it multiplies E[g^2] by.
-      product: what it multiplies E[g g'] by.
+      square: factor by which it multiplies E[g^2].
+      product: factor by which it multiplies E[g g'].
       weighted_square: E[g^2 h^2] / q at its input, of an E[g^2] of 1 at its output.
       weighted_product: E[g g' h h'] / q at its input, of an E[g g'] of 1 at its output.
       log_variance: see `Gain`.
@@ -299,11 +319,11 @@ def linear_gain(before: Signal, square: Scalar, log_variance: Scalar = 0.0) -> G
 
 
 def output_gradient(end: Signal, correlation: Scalar) -> Float[Array, "4"]:
-    """Moments of a loss gradient at a network's output that knows nothing of the network."""
+    """Moments, at a network's output, of a loss gradient that is independent of the network."""
     one = jnp.ones_like(end.log_q)
     return jnp.stack([one, correlation * one, one, correlation * end.correlation])
 
 
-def unknown(what: str, before: Signal) -> ValueError:
+def unknown(reason: str, before: Signal) -> ValueError:
     """The error for a layer that theory cannot follow."""
-    return ValueError(f"{before.place}: {what}")
+    return ValueError(f"{before.walk.place}: {reason}")

@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
-
 from vanishing import _arguments, initializers, layers
-from vanishing._types import Elementwise
 from vanishing.initializers import Weights
-from vanishing.layers import Activation, Layer
+from vanishing.layers import Layer
+from vanishing.layers.activations import Nonlinearity
 
 MakeWeight = Callable[[Weights], Layer]
 _OPEN_ENDED = ("pre_activation", "scaled", "skipinit")  # blocks that end in weights
@@ -20,7 +18,7 @@ def block(
     weight: MakeWeight,
     *,
     blocks: int,
-    activation: str | Elementwise | Activation = "relu",
+    activation: Nonlinearity = "relu",
     weights: Weights | None = None,
     norm: Layer | None = None,
     into: MakeWeight | None = None,
@@ -29,7 +27,7 @@ def block(
 ) -> Layer:
     """One of a network's `blocks` blocks, with two layers of weights and a nonlinearity.
 
-    What it makes of its input x, with weights W1 and W2, nonlinearity f, and norm N (if any):
+    Its output for an input x, with weights W1 and W2, nonlinearity f, and norm N (if any):
 
     - plain: f(N(W2 f(N(W1 x))))
     - post_activation: f(x + N(W2 f(N(W1 x)))) (He et al., CVPR 2016, fig. 2)
@@ -67,7 +65,7 @@ def block(
         _Parts(
             weight=weight,
             into=into or weight,
-            weights=weights or initializers.by_name(layers.facts_of(activation).initializer),
+            weights=weights or layers.facts_of(activation).weights,
             nonlinearity=layers.activation(activation),
             norm={"norm": norm} if norm else {},
             shortcut=shortcut,
@@ -78,7 +76,7 @@ def block(
 
 
 class Ends(NamedTuple):
-    """What stands around the blocks of a network, by name."""
+    """The layers around the blocks of a network, by name."""
 
     before: dict[str, Layer]  # between the layer that reads the input and the blocks
     after: dict[str, Layer]  # between the blocks and the read-out
@@ -86,9 +84,9 @@ class Ends(NamedTuple):
 
 
 def ends(kind: str, nonlinearity: Layer, norm: Layer | None, weights: Weights) -> Ends:
-    """What such blocks want around them: one nonlinearity, before or after, and a read-out.
+    """The layers that such blocks need around them: a nonlinearity before or after, a read-out.
 
-    With fixup the read-out starts at zero, as its authors have it.
+    With fixup the read-out starts at zero, as in its paper.
     """
     end = {**({"norm": norm} if norm else {}), "activation": nonlinearity}
     read_out = Weights(initializers.zeros) if kind == "fixup" else weights
@@ -97,7 +95,7 @@ def ends(kind: str, nonlinearity: Layer, norm: Layer | None, weights: Weights) -
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-    """What blocks are made of."""
+    """The parts of a block."""
 
     weight: MakeWeight
     into: MakeWeight
@@ -152,14 +150,14 @@ class _Parts:
 
     def gate(self) -> Layer:
         """Weights and a sigmoid that starts nearly shut."""
-        opening = jax.nn.initializers.constant(self.gate_bias)
+        opening = initializers.constant(self.gate_bias)
         return layers.serial(
             weight=self.into(self.weights._replace(bias_init=opening)),
             activation=layers.activation("sigmoid"),
         )
 
     def sum(self, branch: Layer, scale: float = 1.0) -> Layer:
-        """The input and what the branch makes of it."""
+        """The sum of the input and the branch."""
         return layers.residual(branch, shortcut=self.shortcut, branch_scale=scale)
 
     def closed_sum(self, branch: Layer) -> Layer:

@@ -1,4 +1,4 @@
-"""Convolutional networks: the textbook's, residual and plain ones, and vanilla ones."""
+"""Convolutional networks: that of introductory texts, residual and plain ones, vanilla ones."""
 
 import functools
 import math
@@ -6,9 +6,9 @@ import math
 import jax.numpy as jnp
 
 from vanishing import _arguments, layers
-from vanishing._types import Elementwise
-from vanishing.initializers import Scales, Weights, by_name
-from vanishing.layers import Activation, Layer
+from vanishing.initializers import Weights, delta_orthogonal, normal
+from vanishing.layers import Layer
+from vanishing.layers.activations import Nonlinearity
 from vanishing.networks.blocks import block, ends
 
 STAGES = 3  # of a residual network; each has half the places and twice the channels of the last
@@ -18,10 +18,10 @@ def cnn(
     outputs: int,
     *,
     channels: int = 32,
-    activation: str | Elementwise | Activation = "relu",
+    activation: Nonlinearity = "relu",
     weights: Weights | None = None,
 ) -> Layer:
-    """The textbook's: a 3 x 3 convolution, nonlinearity, 2 x 2 max-pooling, and a linear read-out.
+    """The CNN of introductory texts: 3 x 3 convolution, nonlinearity, max-pooling, read-out.
 
     Args:
       outputs: width of the output, such as the number of classes; at least 1.
@@ -38,7 +38,7 @@ def cnn(
     >>> params["output"]["dense"]["kernel"].shape
     (6272, 10)
     """
-    weights = weights or by_name(layers.facts_of(activation).initializer)
+    weights = weights or layers.facts_of(activation).weights
     return layers.serial(
         conv=layers.conv(channels, (3, 3), **weights._asdict()),
         activation=layers.activation(activation),
@@ -54,7 +54,7 @@ def resnet(
     depth: int = 20,
     width: int = 16,
     kind: str = "post_activation",
-    activation: str | Elementwise | Activation = "relu",
+    activation: Nonlinearity = "relu",
     weights: Weights | None = None,
     norm: Layer | None = layers.batch_norm(),
 ) -> Layer:
@@ -90,7 +90,7 @@ def resnet(
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"resnet has depth {depth}; it must be 6 n + 2: 8, 14, 20, 26, 32, ...")
     each = (depth - 2) // 6
-    weights = weights or by_name(layers.facts_of(activation).initializer)
+    weights = weights or layers.facts_of(activation).weights
 
     def convolution(channels: int, strides: int = 1):
         return lambda weights: layers.conv(channels, (3, 3), strides=strides, **weights._asdict())
@@ -123,12 +123,12 @@ def resnet(
 
 
 def plain_cnn(outputs: int, **options) -> Layer:
-    """The twin of `resnet` without shortcuts; it takes the same options but `kind`."""
+    """`resnet` without shortcuts; it takes the same options but `kind`."""
     return resnet(outputs, kind="plain", **options)
 
 
 def subsample(channels: int, strides: int = 2) -> Layer:
-    """Every second place of an image, and zeros in the channels that it had not.
+    """Every second place of an image, with zeros in the added channels.
 
     Reference: He et al., Deep residual learning for image recognition, CVPR 2016, sec. 4.1, (A).
     """
@@ -151,7 +151,7 @@ def vanilla_cnn(
     depth: int,
     channels: int = 16,
     reductions: int = 1,
-    activation: str | Elementwise | Activation = "tanh",
+    activation: Nonlinearity = "tanh",
     weights: Weights | None = None,
 ) -> Layer:
     """A deep convolutional network with neither shortcuts nor norms.
@@ -185,8 +185,7 @@ def vanilla_cnn(
     """
     _arguments.at_least("depth", depth, 1, owner="vanilla_cnn")
     weights = weights or Weights(
-        by_name("delta_orthogonal", Scales(math.sqrt(_SIGMA_W2))).kernel_init,
-        by_name("normal", Scales(math.sqrt(_SIGMA_B2))).kernel_init,
+        delta_orthogonal(math.sqrt(_SIGMA_W2)), normal(math.sqrt(_SIGMA_B2))
     )
 
     def layer(strides: int, padding: str) -> Layer:

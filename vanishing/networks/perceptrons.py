@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from vanishing import _arguments, layers
-from vanishing._types import Elementwise
-from vanishing.initializers import Weights, by_name
-from vanishing.layers import Activation, Layer
+from vanishing.initializers import Weights
+from vanishing.layers import Layer
+from vanishing.layers.activations import Nonlinearity
 
 
 def mlp(
@@ -13,9 +13,9 @@ def mlp(
     *,
     depth: int,
     width: int,
-    activation: str | Elementwise | Activation = "relu",
+    activation: Nonlinearity = "relu",
     weights: Weights | None = None,
-    output_activation: str | Elementwise | Activation = "identity",
+    output_activation: Nonlinearity = "identity",
     norm: Layer | None = None,
     wrap: Callable[[Layer], Layer] = lambda block: block,
     wrap_weights: Callable[[Layer], Layer] = lambda weights: weights,
@@ -34,7 +34,7 @@ def mlp(
       weights: initialisers of all kernels and biases; by default those derived for the
         activation (`Activation.initializer`), LeCun's for a function.
       output_activation: follows the read-out; the losses of `vanishing.losses` with "cross_entropy"
-        in their name want none.
+        in their name need none.
       norm: stands between the weights and the nonlinearity of every hidden layer, for instance
         `layers.batch_norm()`.
       wrap: applied to every hidden layer but the first, for instance `layers.residual`.
@@ -57,7 +57,7 @@ def mlp(
     _arguments.at_least("depth", depth, 1, owner="mlp")
     _arguments.at_least("width", width, 1, owner="mlp")
     if weights is None:
-        weights = by_name(layers.facts_of(activation).initializer)
+        weights = layers.facts_of(activation).weights
 
     block = layers.serial(
         dense=wrap_weights(layers.dense(width, *weights)),

@@ -1,9 +1,9 @@
 """The multilayer perceptron made of blocks: residual, gated, or plain for comparison."""
 
 from vanishing import _arguments, layers
-from vanishing._types import Elementwise
-from vanishing.initializers import Weights, by_name
-from vanishing.layers import Activation, Layer
+from vanishing.initializers import Weights
+from vanishing.layers import Layer
+from vanishing.layers.activations import Nonlinearity
 from vanishing.networks.blocks import block, ends
 
 
@@ -13,7 +13,7 @@ def residual_mlp(
     kind: str,
     blocks: int,
     width: int,
-    activation: str | Elementwise | Activation = "relu",
+    activation: Nonlinearity = "relu",
     weights: Weights | None = None,
     norm: Layer | None = None,
     gate_bias: float = -2.0,
@@ -21,7 +21,7 @@ def residual_mlp(
     """A dense layer that reads the input, blocks of two dense layers, and a linear read-out.
 
     Parameters are `{"first": ..., "hidden": Stacked, "output": ...}`, where `hidden` holds the
-    blocks. What stands around them is that of `networks.blocks.ends`.
+    blocks; around them are the layers of `networks.blocks.ends`.
 
     Args:
       outputs: width of the output, such as the number of classes; at least 1.
@@ -47,7 +47,7 @@ def residual_mlp(
     """
     _arguments.at_least("width", width, 1, owner="residual_mlp")
     if weights is None:
-        weights = by_name(layers.facts_of(activation).initializer)
+        weights = layers.facts_of(activation).weights
     repeated = block(
         kind,
         lambda weights: layers.dense(width, *weights),

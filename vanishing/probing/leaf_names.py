@@ -5,7 +5,8 @@ from typing import Any, NamedTuple, NewType
 
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
-DEPTH = "[:]"  # in a path: an axis of depth
+from vanishing._types import DEPTH
+
 _WRAPPERS = (".value", ".raw_value")  # of Flax NNX's variables
 
 

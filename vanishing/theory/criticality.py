@@ -20,7 +20,7 @@ _ROUNDING = 1e-11  # of quadrature, in the differences whose sign is looked at
 
 
 class CriticalPoint(NamedTuple):
-    """Scales of weights and biases at which chi_1 = 1, and the variance at which that is so."""
+    """Scales of weights and biases at which chi_1 = 1 for pre-activations of variance q."""
 
     sigma_w: Float[Array, ""]
     sigma_b: Float[Array, ""]
@@ -94,7 +94,7 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
     10.1493 45.62
     """
     _arguments.at_least("sigma_b", sigma_b, 0)
-    share = functools.partial(_share, activation)
+    fraction = functools.partial(bias_fraction, activation)
     with jax.enable_x64(True):
 
         def solution(q: float) -> Critical:
@@ -108,22 +108,22 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
             return Critical(sigma_w, sigma_b, q, steepness, stable)
 
         grid = np.exp(_LOG_Q)
-        shares = np.asarray(jax.vmap(share)(jnp.asarray(grid)))
-        if np.max(np.abs(shares)) < 1e-9:
+        fractions = np.asarray(jax.vmap(fraction)(jnp.asarray(grid)))
+        if np.max(np.abs(fractions)) < 1e-9:
             solutions = (solution(1.0),) if sigma_b == 0 else ()
         else:
-            gaps = shares - sigma_b**2 / grid
+            gaps = fractions - sigma_b**2 / grid
             gaps = np.where(np.abs(gaps) < _ROUNDING, 0.0, gaps)
             roots = [0.0] if sigma_b == 0 and variance_map(activation, 0.0, 1.0, 0.0) == 0 else []
-            roots += crossings(lambda q: float(share(q)) - sigma_b**2 / q, grid, gaps)
+            roots += crossings(lambda q: float(fraction(q)) - sigma_b**2 / q, grid, gaps)
             solutions = tuple(solution(q) for q in roots)
     if not solutions:
-        biases = np.sqrt(np.maximum(shares * grid, 0.0))
+        biases = np.sqrt(np.maximum(fractions * grid, 0.0))
         advice = (
             f"there is one at sigma_b from {np.min(biases[biases > 0]):.2g} to {biases.max():.2g}"
-            if np.max(shares) > 1e-9
+            if np.max(fractions) > 1e-9
             else "without biases there is one"
-            if np.max(np.abs(shares)) < 1e-9
+            if np.max(np.abs(fractions)) < 1e-9
             else "there is none at any sigma_b"
         )
         raise ValueError(
@@ -134,8 +134,14 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
 
 
 @functools.partial(jax.jit, static_argnames="activation")
-def _share(activation, q):
-    """sigma_b^2 over q at the critical sigma_w; it crosses sigma_b^2 / q at the solutions."""
+def bias_fraction(activation: Nonlinearity, q: Scalar) -> Float[Array, ""]:
+    """sigma_b^2 / q at which q is a fixed point, where sigma_w is the critical one of q.
+
+    Critical points for a given sigma_b are where it crosses sigma_b^2 / q.
+
+    >>> print(f"{bias_fraction('tanh', 1.0):.4f}")
+    0.1510
+    """
     moments = facts_of(activation).moments(q, 0.0)
     return 1 - moments.square / (moments.slope_square * q)
 

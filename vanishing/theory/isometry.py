@@ -17,7 +17,7 @@ _GRID = 200  # points of each of the searches for the largest singular value
 
 
 class Spectrum(NamedTuple):
-    """Of the squared singular values of a Jacobian, or of their prediction."""
+    """Statistics of the squared singular values of a Jacobian, measured or predicted."""
 
     mean: Float[Array, "..."]
     variance: Float[Array, "..."]
@@ -88,7 +88,7 @@ def _largest(
 
     bounds = (jnp.asarray(-25.0, top.dtype), jnp.asarray(12.0, top.dtype))
     _, lowest = jax.lax.scan(zoom, bounds, length=3)
-    # at a minimum its place does not matter to the first order
+    # the value at a minimum does not depend on its position to the first order
     return jnp.exp(log_edge(jax.lax.stop_gradient(lowest[-1])))
 
 
@@ -97,7 +97,7 @@ def singular_values(
 ) -> Float[Array, " value"]:
     """The singular values of a function's Jacobian at one input, the largest first.
 
-    Holds the whole matrix; `spectrum` needs none.
+    It holds the whole matrix in memory; `spectrum` does not.
 
     Args:
       function: of one input, without the batch axis.
@@ -115,10 +115,10 @@ def spectrum(
     probes: int = 64,
     iterations: int = 32,
 ) -> Spectrum:
-    """Measured squared singular values of a function's Jacobian, without forming the matrix.
+    """Statistics of the squared singular values of a function's Jacobian, without the matrix.
 
     The mean and the variance are Hutchinson's estimates from products with random vectors, the
-    largest comes from power iteration, and is never over the truth.
+    largest comes from power iteration, and is never too large.
 
     Args:
       function: of one input, without the batch axis, of any network.

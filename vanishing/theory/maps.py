@@ -20,10 +20,10 @@ _NEWTON_STEPS = 5  # from a bracket of 12 %: the error is squared at each
 
 
 def _require_scales(**scales: Scalar) -> None:
-    """Refuse what cannot be the scale of an initialisation; traced numbers are taken on trust.
+    """Refuse values that cannot be a standard deviation; traced numbers are not checked.
 
     Raises:
-      ValueError: an array (`jax.vmap` runs over those), or a number that is negative or no number.
+      ValueError: an array (`jax.vmap` runs over those), a negative number, or nan.
     """
     for name, scale in scales.items():
         if jnp.ndim(scale):
@@ -190,7 +190,7 @@ def _fixed_point(activation, sigma_w, sigma_b):
     first, last = jnp.argmax(ends_rise), grid.size - 1 - jnp.argmax(ends_fall[::-1])
     low = jnp.where(rises, grid[first - 1], grid[last])
     high = jnp.where(rises, grid[first], grid[jnp.minimum(last + 1, grid.size - 1)])
-    found = jnp.where(rises, jnp.any(ends_rise), jnp.any(ends_fall))
+    has_root = jnp.where(rises, jnp.any(ends_rise), jnp.any(ends_fall))
 
     def value_and_slope(q):
         return jax.value_and_grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
@@ -208,7 +208,7 @@ def _fixed_point(activation, sigma_w, sigma_b):
     value, slope = value_and_slope(root)
     step = (value - root) / jax.lax.stop_gradient(_away_from_0(1 - slope))
     otherwise = jnp.where(rises, jnp.inf, 0.0)
-    return jnp.where(stays, 1.0, jnp.where(found, root + step, otherwise)).astype(dtype)
+    return jnp.where(stays, 1.0, jnp.where(has_root, root + step, otherwise)).astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnames="activation")
@@ -233,8 +233,9 @@ def correlation_fixed_point(
     moments = facts_of(activation).moments
     q = jnp.asarray(q, float)
 
-    def growth(share):  # of 1 - c, over a layer: above 1 below the fixed point
-        return sigma_w**2 * moments(q, q * share).difference / (q * share)
+    def growth(decorrelation):  # of 1 - c, over a layer: above 1 below the fixed point
+        difference = q * decorrelation
+        return sigma_w**2 * moments(q, difference).difference / difference
 
     def halve(bounds, _):
         low, high = bounds
@@ -245,12 +246,12 @@ def correlation_fixed_point(
     smallest = np.log(np.finfo(q.dtype).eps)
     bounds = (jnp.full_like(q, smallest), jnp.full_like(q, np.log(2.0)))
     (low, high), _ = jax.lax.scan(halve, bounds, length=60)
-    share = jax.lax.stop_gradient(jnp.exp((low + high) / 2))
-    # one Newton step, which is the one that `jax.grad` sees: d share = dF / (1 - F')
-    value = sigma_w**2 * moments(q, q * share).difference / q
-    slope = chi(activation, q, sigma_w, 1 - share)
-    share = share + (value - share) / jax.lax.stop_gradient(_away_from_0(1 - slope))
-    return jnp.where(chi(activation, q, sigma_w) <= 1, 1.0, 1 - share)
+    start = jax.lax.stop_gradient(jnp.exp((low + high) / 2))
+    # one Newton step, which is the one that `jax.grad` sees: d start = dF / (1 - F')
+    value = sigma_w**2 * moments(q, q * start).difference / q
+    slope = chi(activation, q, sigma_w, 1 - start)
+    decorrelation = start + (value - start) / jax.lax.stop_gradient(_away_from_0(1 - slope))
+    return jnp.where(chi(activation, q, sigma_w) <= 1, 1.0, 1 - decorrelation)
 
 
 class CorrelationFixedPoint(NamedTuple):
@@ -283,9 +284,9 @@ def correlation_fixed_points(
     """
     with jax.enable_x64(True):
         c = float(correlation_fixed_point(activation, float(q), sigma_w))
-        found = [c, 1.0] if c < 1 - 1e-9 else [1.0]
+        points = [c, 1.0] if c < 1 - 1e-9 else [1.0]
         return tuple(
-            CorrelationFixedPoint(c, float(chi(activation, float(q), sigma_w, c))) for c in found
+            CorrelationFixedPoint(c, float(chi(activation, float(q), sigma_w, c))) for c in points
         )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +14,10 @@ from jaxtyping import Array, Float
 
 from vanishing import _text
 from vanishing._extras import needs
-from vanishing._types import Scalar, Spec
+from vanishing._types import DEPTH, Scalar, Spec
 from vanishing.layers import Layer, propagate
-from vanishing.meanfield import Row, Signal, signal
-from vanishing.meanfield.signals import DEPTH, output_gradient
+from vanishing.meanfield import PredictedRow, Signal, signal
+from vanishing.meanfield.signals import output_gradient
 
 
 @functools.partial(
@@ -32,23 +32,23 @@ from vanishing.meanfield.signals import DEPTH, output_gradient
     ],
     meta_fields=["names", "sizes"],
 )
+@no_type_check  # at run time: JAX puts anything in the place of arrays when it rebuilds a tree
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What theory expects at every row of a network, named as `vanishing.probe` names its rows.
+    """Predicted signal and gradient at every row, named as `vanishing.probe` names its rows.
 
     A pytree whose names are static: it leaves a `jax.jit`, is stacked by `jax.vmap` and is
-    differentiated by `jax.grad`. It prints as a table: of the signal its mean, its root mean square
-    and the correlation of two inputs; of the gradient the decades over that of the last row, and
-    how many of them one input strays by in a network of this width.
+    differentiated by `jax.grad`. It prints as a table: the signal's mean, root mean square and
+    correlation of two inputs; the gradient in decades over that of the last row, and by how many
+    decades one input strays in a network of this width.
     """
 
-    # JAX puts anything in the place of arrays when it rebuilds a tree, hence Any.
-    q: Any  # mean square of the signal: E[h^2], of a unit
-    mean: Any  # E[h]
-    correlation: Any  # cosine of the angle between the signals of two inputs
-    log_gain: Any  # log of E|dL/dh|^2 over that of the output, both summed over units
-    gradient_correlation: Any  # cosine of the angle between the gradients of two inputs
-    log_variance: Any  # of the logarithm of one input's |dL/dh|^2, over networks of this width
+    q: Float[Array, "... row"]  # mean square of the signal: E[h^2], of a unit
+    mean: Float[Array, "... row"]  # E[h]
+    correlation: Float[Array, "... row"]  # cosine of the angle between the signals of two inputs
+    log_gain: Float[Array, "... row"]  # log of E|dL/dh|^2, summed over units, over the output's
+    gradient_correlation: Float[Array, "... row"]  # cosine of the angle between two gradients
+    log_variance: Float[Array, "... row"]  # of log |dL/dh|^2 for one input, over networks drawn
     names: tuple[str, ...]
     sizes: tuple[int, ...]  # units of each row
 
@@ -64,7 +64,7 @@ class Prediction:
 
     @property
     def log_factor(self) -> Float[Array, "... row"]:
-        """What passing from the next row back to this one adds to `log_gain`; 0 at the last."""
+        """The change of `log_gain` from the next row back to this one; 0 at the last."""
         return self.log_gain - jnp.concatenate(
             [self.log_gain[..., 1:], self.log_gain[..., -1:]], axis=-1
         )
@@ -140,7 +140,7 @@ def predict(
         spec of such, for inputs of mean square 1 at right angles to one another.
       q: mean square of the inputs' features, in place of that of `x`; their mean goes with it.
       correlation: cosine of the angle between two inputs, in place of that of `x`.
-      train: whether dropout and batch normalisation show their training face; the latter sees a
+      train: whether dropout and batch normalisation behave as in training, the latter with a
         batch of `x.shape[0]`.
       gradient_correlation: cosine of the angle between the loss gradients of two inputs, at the
         network's output.
@@ -178,13 +178,13 @@ def predict(
 
 @functools.partial(jax.jit, static_argnums=0)
 def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -> Prediction:
-    """The prediction for a signal of your own making; see `predict`.
+    """The prediction for a given signal at the input; see `predict`.
 
-    Compiled once for a network: from the second call on it takes milliseconds. A network built anew
-    is another one; many scales of one network run under one `jax.vmap`.
+    Compiled once for a network: from the second call on it takes milliseconds. A network that is
+    built again compiles again; many scales of one network run under one `jax.vmap`.
     """
     end = propagate(network, start)
-    rows = end.rows or (end.row(start.restarted().gain),)
+    rows = end.walk.rows or (end.row(start.restarted().gain),)
     places = list(_unroll(list(enumerate(rows)), 0))
     order = _order(rows, places)
 
@@ -195,7 +195,7 @@ def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -
     return Prediction(
         q=jnp.exp(collect(lambda row: row.log_q)),
         mean=collect(lambda row: jnp.exp(row.log_q / 2) * row.relative_mean),
-        correlation=1 - collect(lambda row: row.share),
+        correlation=1 - collect(lambda row: row.decorrelation),
         log_gain=collect(lambda row: row.gain.log_of(gradient)),
         gradient_correlation=collect(lambda row: row.gain.correlation_of(gradient)),
         log_variance=collect(lambda row: row.gain.log_variance),
@@ -204,10 +204,10 @@ def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -
     )
 
 
-def label(row: Row, index: Sequence[int]) -> str:
-    """What a probe calls the row: the path of its parameters, or the scope of what has none.
+def label(row: PredictedRow, index: Sequence[int]) -> str:
+    """The name that a probe gives the row: the path of its parameters, or else its scope.
 
-    An index stands behind each repeated layer's name in a path, and behind the whole of a scope.
+    An index follows each repeated layer's name in a path, and the end of a scope.
     """
     indices = iter(index)
     if not row.has_parameters:
@@ -223,7 +223,7 @@ def label(row: Row, index: Sequence[int]) -> str:
 def input_signal(
     x: Spec, q: Scalar | None = None, correlation: Scalar | None = None, train: bool = True
 ) -> Signal:
-    """The signal that a batch of inputs is, or that a spec stands for; see `predict`."""
+    """The signal of a batch of inputs, or of the inputs that a spec stands for; see `predict`."""
     if len(x.shape) < 2:
         raise ValueError(f"x has shape {x.shape}; it must be a batch of inputs, (batch, ...).")
     given = not isinstance(x, jax.ShapeDtypeStruct)
@@ -252,8 +252,10 @@ def _mean_correlation(x: Float[Array, "batch features"]) -> Float[Array, ""]:
     return (total - squares) / (n - 1) / jnp.where(squares > 0, squares, 1.0)
 
 
-def _unroll(rows: list[tuple[int, Row]], level: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Rows in forward order: (which, its index along each axis of depth)."""
+def _unroll(
+    rows: list[tuple[int, PredictedRow]], level: int
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Rows in forward order: (number of the row, its index along each axis of depth)."""
     for _, group in itertools.groupby(rows, lambda item: _prefix(item[1].path, level + 1)):
         members = list(group)
         if members[0][1].path.count(DEPTH) <= level:
@@ -264,13 +266,13 @@ def _unroll(rows: list[tuple[int, Row]], level: int) -> Iterator[tuple[int, tupl
 
 
 def _prefix(path: tuple[str, ...], depths: int) -> tuple[str, ...]:
-    """The path through its given number of axes of depth, or the whole of one that has fewer."""
+    """The path through its given number of axes of depth, or all of it if it has fewer."""
     positions = [i for i, name in enumerate(path) if name == DEPTH]
     return path[: positions[depths - 1] + 1] if len(positions) >= depths else path
 
 
-def _order(rows: Sequence[Row], places) -> np.ndarray:
-    """Where each place stands when the rows' arrays are flattened, one after another."""
+def _order(rows: Sequence[PredictedRow], places) -> np.ndarray:
+    """The position of each place when the rows' arrays are flattened, one after another."""
     offsets = np.cumsum([0, *(row.log_q.size for row in rows)])
     return np.array(
         [

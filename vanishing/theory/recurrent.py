@@ -1,4 +1,4 @@
-"""Recurrent networks at initialisation: what one step of time multiplies the gradient by."""
+"""Recurrent networks at initialisation: the gradient's factor for one step of time."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from vanishing.theory.maps import chi, fixed_point
 def rnn_chi(
     activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar = 0.0, sigma_x: Scalar = 0.0
 ) -> Float[Array, ""]:
-    """By how much one step of a wide plain RNN multiplies the mean-square gradient.
+    """The factor by which one step of a wide plain RNN multiplies the mean-square gradient.
 
     The step is h' = f(W h + U x + b). Theory takes fresh weights at every step; for many units and
     a time under their number the shared ones give the same.
@@ -27,7 +27,7 @@ def rnn_chi(
       activation: f.
       sigma_w: recurrent weights have the variance sigma_w^2 / units.
       sigma_b: standard deviation of the biases.
-      sigma_x: standard deviation of U x, what the input adds at each step.
+      sigma_x: standard deviation of U x, the contribution of the input at each step.
 
     Reference: Chen, Pennington & Schoenholz, Dynamical isometry and a mean field theory of RNNs,
     ICML 2018, sec. 3.
@@ -40,7 +40,7 @@ def rnn_chi(
 
 
 class StepBound(NamedTuple):
-    """What one step does to the gradient's norm at most, and in the long run if linear."""
+    """Bounds on the factor of the gradient's norm: for one step, and for many linear ones."""
 
     largest: Float[Array, ""]  # never exceeded: the largest slope times the spectral norm
     in_the_long_run: Float[Array, ""]  # the largest slope times the spectral radius
@@ -70,7 +70,7 @@ def rnn_bound(activation: str, kernel: Float[Array | np.ndarray, "units units"])
 
 
 def gate_gain(steps: Scalar, bias: Scalar = 1.0, sigma: Scalar = 0.0) -> Float[Array, ""]:
-    """What is left of the gradient along a gated cell after some steps: E[gate]^steps.
+    """The fraction of the gradient left along a gated cell after some steps: E[gate]^steps.
 
     The gate is the forget gate of an LSTM, or 1 - update of a GRU (then take the update bias with
     the other sign): sigmoid(bias + sigma z), drawn anew at each step.
@@ -95,8 +95,8 @@ def chrono_gain(steps: Scalar, longest: Scalar) -> Float[Array, ""]:
     """The same with chrono initialisation: the mean over units of gate^steps.
 
     Forget biases are log(u), u ~ U(1, longest - 1), so that a unit's gate is u / (1 + u) and its
-    memory 1 + u steps: what is left falls like a power of time up to `longest`, where equal gates
-    fall exponentially.
+    memory 1 + u steps: the fraction falls like a power of time up to `longest`, where that of
+    equal gates falls exponentially.
 
     Args:
       steps: of time.

@@ -13,10 +13,10 @@ def root(f: Callable[[float], float], low: float, high: float) -> float:
     >>> print(f"{root(lambda x: x * x - 2, 1.0, 2.0):.12f}")
     1.414213562373
     """
-    found = scipy.optimize.root_scalar(
+    result = scipy.optimize.root_scalar(
         f, bracket=(low, high), method="brentq", xtol=1e-15, rtol=1e-14
     )
-    return float(found.root)
+    return float(result.root)
 
 
 def crossings(
@@ -24,11 +24,11 @@ def crossings(
     grid: Float[np.ndarray, " point"],
     values: Float[np.ndarray, " point"],
 ) -> list[float]:
-    """All roots of f that a grid tells apart, given its values there, in ascending order.
+    """All roots of f that a grid separates, given its values there, in ascending order.
 
-    Points whose value is 0 are passed over: give rounding errors as such.
+    Points whose value is 0 are skipped: set rounding errors to 0.
     """
-    clear = np.flatnonzero(values != 0)  # a value that was rounded to 0 tells nothing
+    clear = np.flatnonzero(values != 0)  # a value that was rounded to 0 has no sign
     sides = np.sign(values[clear])
     changes = np.flatnonzero(sides[:-1] * sides[1:] < 0)
     return [root(f, float(grid[clear[i]]), float(grid[clear[i + 1]])) for i in changes]

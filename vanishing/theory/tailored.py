@@ -8,8 +8,9 @@ network's map of correlations is neither degenerate nor chaotic.
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,20 @@ from jaxtyping import Array, Float
 
 from vanishing import _arguments
 from vanishing._types import Spec
-from vanishing.layers import ACTIVATIONS, Activation, Layer, facts_of, propagate
-from vanishing.meanfield import Moments, signal
+from vanishing.layers import (
+    ACTIVATIONS,
+    Activation,
+    Chain,
+    Gated,
+    Layer,
+    Sum,
+    facts_of,
+    propagate,
+)
+from vanishing.meanfield import Moments, Signal, signal
 from vanishing.meanfield.moments import Leaky
 from vanishing.meanfield.quadrature import nodes
+from vanishing.meanfield.signals import unknown
 from vanishing.theory.roots import root
 
 Network = Callable[[Activation], Layer]  # the network with this nonlinearity everywhere
@@ -110,9 +121,9 @@ def tailor(
       ValueError: a target cannot be met, or the network does not keep the variance.
 
     >>> from vanishing import networks
-    >>> from vanishing.initializers import by_name
+    >>> from vanishing.initializers import Weights, orthogonal
     >>> def plain(activation):
-    ...     weights = by_name("orthogonal")
+    ...     weights = Weights(orthogonal())
     ...     return networks.mlp(10, depth=100, width=64, activation=activation, weights=weights)
     >>> x = jax.ShapeDtypeStruct((8, 64), jnp.float32)
     >>> fitted = tailor("leaky_relu", plain, x, method="tat")
@@ -168,7 +179,7 @@ def _leaky_relu(network: Network, x: Spec, correlation: float) -> Tailored:
 
     largest = _largest(network, x, local_map, -1.0)
     negative_slope = 0.0
-    if 1 + largest(0.0) > correlation:  # else even ReLU itself is well behaved
+    if 1 + largest(0.0) > correlation:  # otherwise even ReLU itself is well behaved
         negative_slope = _increasing(
             lambda slope: -largest(slope), 1 - correlation, 0.0, 1.0, "correlation"
         )
@@ -182,8 +193,8 @@ def _leaky_relu(network: Network, x: Spec, correlation: float) -> Tailored:
 def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[float], float]:
     """The largest of a value over subnetworks, which every nonlinearity maps and sums average.
 
-    The value travels as the signal's `share`, which dense layers keep and residual sums weigh as
-    they weigh correlations.
+    The value takes the place of the signal's `decorrelation`, which dense layers keep and residual
+    sums weigh as they weigh correlations. A subnetwork is the network, or one path of a sum in it.
     """
 
     def run(parameter):
@@ -195,14 +206,11 @@ def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[fl
             return Moments(**fields)
 
         stand_in = ACTIVATIONS["tanh"]._replace(closed_form=get_moments, initializer="lecun_normal")
-        begin = jnp.asarray(start, jnp.float64)
-        before = dataclasses.replace(
-            signal(1.0, shape=tuple(x.shape[1:]), batch=x.shape[0]),
-            share=begin,
-            subnetworks=(begin, begin),
-        )
-        after = propagate(network(stand_in), before)
-        return after.q, jnp.maximum(after.share, after.subnetworks[1])
+        fitted = network(stand_in)
+        before = _beginning(signal(1.0, shape=tuple(x.shape[1:]), batch=x.shape[0]), start)
+        after = propagate(fitted, before)
+        ends = [propagate(path, _beginning(there, start)) for path, there in _paths(fitted, before)]
+        return after.q, functools.reduce(jnp.maximum, [s.decorrelation for s in (after, *ends)])
 
     jitted = jax.jit(run)
 
@@ -219,14 +227,38 @@ def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[fl
     return largest
 
 
+def _beginning(there: Signal, start: float) -> Signal:
+    """The signal at the same place of a subnetwork that begins there."""
+    return dataclasses.replace(
+        there.restarted(),
+        log_q=jnp.zeros_like(there.log_q),
+        decorrelation=jnp.asarray(start, jnp.float64),
+    )
+
+
+def _paths(layer: Layer, before: Signal) -> Iterator[tuple[Layer, Signal]]:
+    """Every path of a sum within a layer, at any depth, with the signal in front of it."""
+    match layer.structure:
+        case Chain(layers=parts):
+            for part in parts:
+                yield from _paths(part, before)
+                before = propagate(part, before)
+        case Sum(paths=paths):
+            for path in paths:
+                yield path, before
+                yield from _paths(path, before)
+        case Gated():
+            raise unknown("no activation is tailored to a network with a highway.", before)
+
+
 def _increasing(
-    f: Callable[[float], float], target: float, low: float, high: float, what: str
+    f: Callable[[float], float], target: float, low: float, high: float, quantity: str
 ) -> float:
     """Where an increasing function meets its target."""
     if not f(low) < target <= f(high):
         raise ValueError(
-            f"no local value from {low:g} to {high:g} gives the network a {what} of {target:g} (it "
-            f"reaches {f(low):.4g} to {f(high):.4g}); take another target, or a network with "
+            f"no local value from {low:g} to {high:g} gives the network a {quantity} of {target:g} "
+            f"(it reaches {f(low):.4g} to {f(high):.4g}); take another target, or a network with "
             "nonlinearities on its longest path."
         )
     return root(lambda p: f(p) - target, low, high)
@@ -267,12 +299,12 @@ def _fit(name: str, targets: _Targets) -> Tailored:
     ]
     for start in starts:
         with np.errstate(all="ignore"):
-            found = scipy.optimize.root(
+            solution = scipy.optimize.root(
                 lambda p: np.asarray(errors(p)), np.asarray(start), tol=1e-13
-            )
-        if not np.all(np.abs(errors(found.x)) < 1e-9):
+            ).x
+        if not np.all(np.abs(errors(solution)) < 1e-9):
             continue
-        parameters = {k: float(v) for k, v in solve_output(found.x).items()}
+        parameters = {k: float(v) for k, v in solve_output(solution).items()}
         scales = parameters.get("input_scale", 1.0) * parameters["output_scale"]
         if targets.value_at_0 is not None or scales < _UNSTABLE:
             return Tailored(name, **parameters)
@@ -295,10 +327,11 @@ def _with_output(name: str, parameters: dict, targets: _Targets) -> dict:
 
 def _errors(name: str, parameters: dict, targets: _Targets, with_variance: bool) -> Array:
     z, weight = _rule(parameters)
-    whole = _with_output(name, parameters, targets)
+    parameters = _with_output(name, parameters, targets)
 
     def f(x):
-        return whole["output_scale"] * (_shifted(name, whole)(x) + whole["output_shift"])
+        shifted = _shifted(name, parameters)(x) + parameters["output_shift"]
+        return parameters["output_scale"] * shifted
 
     slopes = jax.vmap(jax.grad(f))(z)
     errors = [jnp.sum(weight * slopes**2) - targets.slope]

@@ -1,4 +1,4 @@
-"""The textbooks' own law: a chain of one neuron a layer, and how much slower each layer learns."""
+"""The chain of introductory texts, one neuron a layer, and how much slower each layer learns."""
 
 import jax
 import jax.numpy as jnp

@@ -94,9 +94,9 @@ def test_results_of_another_version_of_the_users_file_are_not_mixed_in(tmp_path)
         pass
 
     file = tmp_path / "model.py"
-    config = Given(out=str(tmp_path / "run"), network=f"{file}:make")
     for text in ("width = 3", "# a comment\nwidth = 3"):
         file.write_text(text)
+        config = Given(out=str(tmp_path / "run"), network=f"{file}:make")
         execute(config)
     assert measure.calls == 1
     file.write_text("width = 4")

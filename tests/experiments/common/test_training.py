@@ -191,6 +191,7 @@ def test_options_of_the_own_network_are_refused_beside_a_given_one(module, file)
     given = module.Config(network=f"{file}:layer")
     changed = "depth is 7, but --network brings a network of its own; leave one of them out."
     assert_refuses(lambda: dataclasses.replace(given, depth=7), changed)
+    assert_refuses(lambda: module.Config(network="nowhere.py:make"), "network names nowhere.py, wh")
     assert not set(module.Config.own_network) & set(given.question())
     assert "network" not in module.Config().question()
     assert module.Config(depth=7).question()["depth"] == 7
