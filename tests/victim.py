@@ -1,9 +1,9 @@
-"""A process to kill: forks an experiment and kills it, again and again, then lets it live.
+"""Forks an experiment and kills it, again and again, then lets it run to its end.
 
     python -m tests.victim KILLS OUT
 
-Forked from one process that has imported everything, so that a kill costs no start of Python.
-Prints what each death left in the folder, and exits as the survivor did.
+The forks come from one process that has imported everything, so that none has to start Python.
+Prints what the folder held after each kill, and exits with the exit code of the last run.
 """
 
 import os
@@ -18,7 +18,7 @@ from tests import walks
 
 
 def fork(out):
-    """A process of its own that runs the experiment; its number."""
+    """The number of a new process that runs the experiment."""
     child = os.fork()
     if not child:
         sys.argv = ["walks", f"--out={out}", "--checkpoint_every=0.001"]
@@ -28,13 +28,13 @@ def fork(out):
 
 
 def left_behind(out):
-    """What a death leaves: finished parts, and the checkpoints of the part in flight."""
+    """The contents of the folder: the number of finished parts, and the chunks at checkpoints."""
     chunks = [path.name for path in out.glob("checkpoints/*/*/*") if path.name.isdecimal()]
     return len(list(out.glob("cells/*/[0-9]*.nc"))), *sorted(map(int, chunks))
 
 
 def wait(out, changes, longest=20.0):
-    """Return once the folder has changed so many times."""
+    """Return once the folder has changed `changes` times."""
     start, last = time.monotonic(), left_behind(out)
     while changes and time.monotonic() - start < longest:
         time.sleep(0.002)

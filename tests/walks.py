@@ -1,4 +1,4 @@
-"""An experiment that compiles in no time: descent with momentum and noise, for tests to disturb.
+"""An experiment that compiles quickly, for tests to disturb: descent with momentum and noise.
 
 python -m tests.walks --out=FOLDER
 """

@@ -1,4 +1,4 @@
-"""The machine an experiment runs on: its devices and processes, and the folder they share."""
+"""The machine that an experiment runs on: devices and processes, and the folder they share."""
 
 import contextlib
 import dataclasses

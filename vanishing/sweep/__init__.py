@@ -1,4 +1,4 @@
-"""Sweeps: a computation over a grid, compiled once a cell, with nothing finished ever lost."""
+"""Grids of computations: each cell is compiled once, and finished parts are kept."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ from vanishing._lazy import attach
 if TYPE_CHECKING:
     from vanishing.sweep.engine import Progress, run
     from vanishing.sweep.grid import Cell, Grid, once, spread
-    from vanishing.sweep.parallel import Task
+    from vanishing.sweep.parallel import Task, gather
     from vanishing.sweep.run_folder import Folder
 
 __getattr__, __dir__ = attach(
@@ -18,6 +18,7 @@ __getattr__, __dir__ = attach(
         "Grid": "grid",
         "Progress": "engine",
         "Task": "parallel",
+        "gather": "parallel",
         "once": "grid",
         "run": "engine",
         "spread": "grid",
@@ -29,6 +30,7 @@ __all__ = [
     "Grid",
     "Progress",
     "Task",
+    "gather",
     "once",
     "run",
     "spread",

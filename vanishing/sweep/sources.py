@@ -264,8 +264,8 @@ def _absolute(node: ast.ImportFrom, source: _Source) -> str:
     if not node.level:
         return node.module or ""
     package = source.package.split(".")
-    kept = package[: len(package) - node.level + 1]
-    return ".".join([*kept, *([node.module] if node.module else [])])
+    base = package[: len(package) - node.level + 1]
+    return ".".join([*base, *([node.module] if node.module else [])])
 
 
 def _with_parents(name: str) -> Iterator[str]:

@@ -141,7 +141,7 @@ def fit(
     >>> print(history.test_accuracy[:, -1].round(1))
     [0.8 1. ]
     >>> print(history.at(0, 0).trace.budget().sentence())  # doctest: +ELLIPSIS
-    Of the 3.6 decades lost between output.dense and first.dense, 2.5 were lost in logistic ...
+    Of the 3.6 decades lost between output.dense and first.dense, ...
     """
     work = task(run, records=records, chunks=chunks)
     history = parallel.gather(work, _by_run(settings), data, progress=progress)
