@@ -40,11 +40,11 @@ def test_rows_join_and_agree_where_theory_is_exact(linear):
 
 
 def test_slopes_are_fitted_per_network_and_judged(linear):
-    found = slope(linear, r"hidden\[\d+\]\.dense", skip=1)
-    assert found.predicted == pytest.approx(2 * np.log(SCALE), rel=1e-4)
-    assert found.measured == pytest.approx(2 * np.log(SCALE), rel=1e-4)
-    assert found.agrees
-    assert not found._replace(measured=found.measured - 0.03).agrees
+    result = slope(linear, r"hidden\[\d+\]\.dense", skip=1)
+    assert result.predicted == pytest.approx(2 * np.log(SCALE), rel=1e-4)
+    assert result.measured == pytest.approx(2 * np.log(SCALE), rel=1e-4)
+    assert result.agrees
+    assert not result._replace(measured=result.measured - 0.03).agrees
     assert_refuses(lambda: slope(linear, "nowhere"), "0 rows match 'nowhere'")
 
 

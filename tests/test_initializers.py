@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vanishing import initializers
 from vanishing.initializers import INITIALIZERS, Scales, by_name, scaled
 
 FAN_IN, FAN_OUT = 600, 400
@@ -130,3 +131,17 @@ def test_the_mean_square_that_theory_is_told_is_the_drawn_one(name, key):
     biases = np.asarray(weights.bias_init(key, (100_000,), jnp.float32), np.float64)
     told = float(weights.bias_init.mean_square((100_000,)))
     assert np.mean(biases**2) == pytest.approx(told, rel=5 * (2 / 100_000) ** 0.5)
+
+
+def test_constructors_draw_what_their_names_do(key):
+    named = {
+        "normal": initializers.normal(0.3),
+        "constant": initializers.constant(0.3),
+        "delta_orthogonal": initializers.delta_orthogonal(0.3),
+        "xavier_uniform": initializers.glorot_uniform(),
+        "kaiming_normal": initializers.he_normal(),
+        "lecun_uniform": initializers.lecun_uniform(),
+    }
+    for name, initializer in named.items():
+        expected = by_name(name, Scales(scale=0.3)).kernel_init(key, (3, 3, 4, 5), jnp.float32)
+        np.testing.assert_array_equal(initializer(key, (3, 3, 4, 5), jnp.float32), expected)

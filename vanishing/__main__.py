@@ -2,7 +2,9 @@
 
 import importlib
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from absl import app, flags, logging
@@ -20,7 +22,7 @@ def main() -> None:
         print("vanishing VERB --help lists the flags of a verb.")
         return
     if verb not in modules:
-        sys.exit(f"vanishing: {verb!r} is no verb; it must be one of {', '.join(modules)}.")
+        sys.exit(f"vanishing: verb is {verb!r}; it must be one of {', '.join(modules)}.")
     modules[verb].define_flags()
     if set(rest) & set(_HELP):
         print("\n".join([*_lines(modules[verb]), "", flags.FLAGS.module_help(VERBS[verb])]))
@@ -31,12 +33,12 @@ def main() -> None:
             where = f"vanishing {verb}: unexpected argument {argv[1]!r}"
             sys.exit(f"{where}; write flags as --name=value.")
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # JAX tells at INFO of backends that are absent
+            logging.set_verbosity(logging.WARNING)  # at INFO, JAX lists backends that are absent
         try:
             print(modules[verb].run(flags.FLAGS))
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ImportError, OSError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
-            sys.exit(f"vanishing {verb}: {error}")
+            sys.exit(f"vanishing {verb}: {_one_line(error)}{_origin(error)}")
 
     app.run(checked, argv=[sys.argv[0], *rest], flags_parser=lambda argv: _parse(verb, argv))
 
@@ -45,7 +47,19 @@ def _parse(verb: str, argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(f"vanishing {verb}: {' '.join(str(error).split())}")
+        sys.exit(f"vanishing {verb}: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _origin(error: Exception) -> str:
+    """The line of the user's own or another library's code that raised an error, in brackets."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    if Path(last.filename).is_relative_to(Path(__file__).parent):
+        return ""  # the message says what to change
+    return f" ({last.filename}:{last.lineno}; --verbosity=1 shows the traceback)"
 
 
 def _lines(module: ModuleType) -> Sequence[str]:

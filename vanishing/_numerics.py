@@ -52,34 +52,45 @@ def rms(x: Float[Array, "..."]) -> Float[Array, ""]:
     def one_pass(x):
         mean_square = jnp.mean(jnp.square(x))
         kept = (mean_square > _LOW) & (mean_square < _HIGH)
-        return usually(kept, jnp.sqrt(mean_square), scaled, x)
+        return cheap_or_fallback(kept, jnp.sqrt(mean_square), scaled, x)
 
-    return by_platform(one_pass, scaled, wide(x))
+    return branch_on_cpu(one_pass, scaled, wide(x))
 
 
-def by_platform(branching: Callable, straight: Callable, x) -> Float[Array, ""]:
-    """`branching(x)` on a CPU, where a branch saves a pass over the data; else `straight(x)`."""
+# XLA for CPUs runs a branch when it comes to it, so that a test of a cheap answer saves a pass over
+# the data. An accelerator has to bring the test's outcome to the host and wait for it, which costs
+# more than the pass.
+def branch_on_cpu(branching: Callable, straight: Callable, x) -> Float[Array, ""]:
+    """`branching(x)` on a CPU, `straight(x)` on an accelerator; both give the same number."""
     return jax.lax.platform_dependent(x, cpu=branching, default=straight)
 
 
-def usually(
-    usual: Bool[Array, ""], value: Float[Array, ""], fallback: Callable, x: Float[Array, "..."]
+def cheap_or_fallback(
+    usable: Bool[Array, ""], cheap: Float[Array, ""], fallback: Callable, x: Float[Array, "..."]
 ) -> Float[Array, ""]:
-    """`value` if `usual`, else `fallback(x)`, run under `vmap` only if some element needs it."""
+    """`cheap` if `usable`, else the expensive `fallback(x)`.
+
+    Under `jax.vmap`, which turns a branch into both of its sides, the fallback runs only if some
+    element needs it.
+
+    >>> import jax.numpy as jnp
+    >>> print(cheap_or_fallback(jnp.bool_(False), jnp.float32(1), jnp.sum, jnp.ones(3)))
+    3.0
+    """
 
     @jax.custom_batching.custom_vmap
-    def choose(usual, value, x):
-        return jax.lax.cond(usual, lambda x: value, fallback, x)
+    def choose(usable, cheap, x):
+        return jax.lax.cond(usable, lambda x: cheap, fallback, x)
 
     @choose.def_vmap
-    def _(size, batched, usual, value, x):
+    def _(size, batched, usable, cheap, x):
         axes = tuple(0 if is_batched else None for is_batched in batched)
 
-        def each(x):
-            one = lambda usual, value, x: jnp.where(usual, value, fallback(x))  # noqa: E731
-            return jax.vmap(one, axes, axis_size=size)(usual, value, x)
+        def one_by_one(x):
+            one = lambda usable, cheap, x: jnp.where(usable, cheap, fallback(x))  # noqa: E731
+            return jax.vmap(one, axes, axis_size=size)(usable, cheap, x)
 
-        values = jnp.broadcast_to(value, (size,))
-        return jax.lax.cond(jnp.all(usual), lambda x: values, each, x), True
+        values = jnp.broadcast_to(cheap, (size,))
+        return jax.lax.cond(jnp.all(usable), lambda x: values, one_by_one, x), True
 
-    return choose(usual, value, x)
+    return choose(usable, cheap, x)

@@ -1,4 +1,4 @@
-"""Tables, pages and pictures of rows: for people to look at."""
+"""Text for people: numbers, tables, and source lines with the sizes of their rows."""
 
 import html
 import os
@@ -23,7 +23,7 @@ def number(x: float, digits: int = 2) -> str:
 
 
 def percent(x: float) -> str:
-    """A share as a percentage; nothing for nan.
+    """A fraction as a percentage; nothing for nan.
 
     >>> percent(0.5), percent(0.0), percent(float("nan"))
     ('50%', '0%', '')
@@ -79,7 +79,7 @@ def span(values: np.ndarray) -> str:
 def annotate(
     sources: Sequence[str], forward: np.ndarray, backward: np.ndarray, around: int = 2
 ) -> str:
-    """Source lines with the forward and the backward RMS of the rows that were made there.
+    """Source lines with the forward and the backward RMS of their rows.
 
     Args:
       sources: "file:line" of each row, or "".

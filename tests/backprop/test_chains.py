@@ -19,21 +19,23 @@ def output(name, weights, biases, x):
 )
 def test_the_product_of_factors_is_the_gradient(rng, depth, name):
     weights, biases = jnp.array(rng.normal(size=depth)), jnp.array(rng.normal(size=depth))
-    found = backprop.chain(name, weights, biases, 0.3)
+    result = backprop.chain(name, weights, biases, 0.3)
     to_biases, to_x = jax.grad(output, (2, 3))(name, weights, biases, 0.3)
-    assert_equal(found.gradient, to_x)
-    assert_equal(jnp.prod(found.factors), to_x)
-    assert_equal(found.bias_gradients, to_biases)
-    np.testing.assert_allclose(found.log_gradients, np.log(np.abs(to_biases)), rtol=1e-9, atol=1e-9)
-    assert_equal(jnp.abs(found.factors), theory.chain_factors(name, weights, biases, 0.3))
-    assert_equal(found.activations[-1], output(name, weights, biases, jnp.asarray(0.3)))
+    assert_equal(result.gradient, to_x)
+    assert_equal(jnp.prod(result.factors), to_x)
+    assert_equal(result.bias_gradients, to_biases)
+    np.testing.assert_allclose(
+        result.log_gradients, np.log(np.abs(to_biases)), rtol=1e-9, atol=1e-9
+    )
+    assert_equal(jnp.abs(result.factors), theory.chain_factors(name, weights, biases, 0.3))
+    assert_equal(result.activations[-1], output(name, weights, biases, jnp.asarray(0.3)))
 
 
 def test_logarithms_outlive_the_gradient():
-    found = backprop.chain("sigmoid", jnp.ones(100), jnp.zeros(100), 0.0)
-    assert found.bias_gradients[0] == 0.0  # 10^-65 in float32
+    result = backprop.chain("sigmoid", jnp.ones(100), jnp.zeros(100), 0.0)
+    assert result.bias_gradients[0] == 0.0  # 10^-65 in float32
     # from the fourth neuron on every factor is s'(0.659) = 0.2248
-    assert found.log_gradients[0] == pytest.approx(100 * np.log(0.2248), abs=0.2)
+    assert result.log_gradients[0] == pytest.approx(100 * np.log(0.2248), abs=0.2)
 
 
 @pytest.mark.parametrize(("weight", "width"), [(3.9, 0.0), (5.0, 0.384969), (-10.0, 0.412687)])

@@ -40,8 +40,8 @@ def test_the_four_equations_equal_grad(rng, batch, widths, names):
     def by_hand(params, x):
         passed = backprop.forward(params, x, activation)
         output = passed.activations[-1]
-        found = backprop.backward(params, passed, jnp.cos(output) * weights, activation)
-        return found.params, found.x, found.deltas
+        result = backprop.backward(params, passed, jnp.cos(output) * weights, activation)
+        return result.params, result.x, result.deltas
 
     nudges = [jnp.zeros((batch, width)) for width in widths[1:]]
     automatic = jax.jit(jax.grad(cost, (0, 1, 2)))(params, x, nudges)
@@ -64,10 +64,10 @@ def test_with_a_joined_cost_they_equal_finite_differences_of_our_own_network(x64
     passed = backprop.forward(params, x, ["sigmoid", "identity"])
     logits = passed.activations[-1]
     error = backprop.softmax_cross_entropy_error(logits, labels)
-    found = backprop.backward(params, passed, error, ["sigmoid", "identity"])
+    result = backprop.backward(params, passed, error, ["sigmoid", "identity"])
     expected = gradient_by_differences(jax.jit(cost), params)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), found.params, expected
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), result.params, expected
     )
 
 

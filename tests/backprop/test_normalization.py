@@ -49,10 +49,10 @@ def test_running_statistics_equal_grad_of_the_layer(rng, batch, places, channels
     }
     layer = layers.batch_norm(epsilon=1e-3)
     _, pull = jax.vjp(lambda params, x: layer.apply(params, state, x).output, params, x)
-    found = backprop.frozen_batch_norm_gradient(x, delta, params["scale"], **state, epsilon=1e-3)
+    result = backprop.frozen_batch_norm_gradient(x, delta, params["scale"], **state, epsilon=1e-3)
     to_params, to_x = pull(delta)
-    assert_equal(found.x, to_x)
-    assert_equal({"scale": found.scale, "bias": found.bias}, to_params)
+    assert_equal(result.x, to_x)
+    assert_equal({"scale": result.scale, "bias": result.bias}, to_params)
 
 
 def test_what_comes_back_has_nothing_along_the_mean_and_the_output(x64):

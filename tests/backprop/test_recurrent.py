@@ -41,8 +41,8 @@ def test_through_time_equals_grad_of_the_layer(rng, name, batch, time, features,
 
     @jax.jit
     def by_hand(params, x, delta):
-        found = gradient(params, x, delta)
-        return run(params, x), found.params, found.x
+        result = gradient(params, x, delta)
+        return run(params, x), result.params, result.x
 
     delta = jnp.array(rng.normal(size=(batch, time, units)))
     assert_equal(by_hand(params, x, delta), automatic(params, x, delta))
@@ -56,10 +56,10 @@ def test_errors_of_the_states_are_the_cotangents_that_perturbations_find(name, x
     params, _ = layer.init(key, x)
     delta = jnp.zeros((2, 5, 3)).at[:, -1].set(1.0)
     automatic = through_time.state_cotangents(layer, params, x, lambda y: jnp.sum(y * delta))
-    found = gradient(params, x, delta).errors
-    assert found.keys() == automatic.keys()
+    result = gradient(params, x, delta).errors
+    assert result.keys() == automatic.keys()
     for part, cotangents in automatic.items():
-        assert_equal(found[part], jnp.moveaxis(cotangents, 0, 1))
+        assert_equal(result[part], jnp.moveaxis(cotangents, 0, 1))
 
 
 @over_random_shapes(examples=4, name=st.sampled_from(["relu", "softplus", "sine", "identity"]))

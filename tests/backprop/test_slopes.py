@@ -32,6 +32,6 @@ def test_at_their_kinks_slopes_are_what_jax_takes_there(name, x64):
 def test_in_their_tails_slopes_do_not_cancel(name):
     z = np.array([15.0, 30.0, 40.0])
     for side in (z, -z):
-        found = backprop.slope_of(name)(jnp.array(side, jnp.float32))
+        result = backprop.slope_of(name)(jnp.array(side, jnp.float32))
         tail = np.exp(-z) if name == "sigmoid" else 4 * np.exp(-2 * z)
-        np.testing.assert_allclose(found, tail, rtol=1e-5)
+        np.testing.assert_allclose(result, tail, rtol=1e-5)

@@ -22,8 +22,8 @@ def passes(dtype=jnp.float32):
     def both(params, x):
         passed = backprop.forward(params, x, names)
         error = jnp.ones_like(passed.activations[-1])
-        found = backprop.backward(params, passed, error, names)
-        return passed.activations[-1], found.params
+        result = backprop.backward(params, passed, error, names)
+        return passed.activations[-1], result.params
 
     return forward, both, params, jnp.ones((128, 64), dtype)
 

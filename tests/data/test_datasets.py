@@ -172,13 +172,13 @@ def test_standardize_gives_mean_0_and_variance_1():
 
 
 def test_synthetic_inputs_have_the_mean_square_asked_for():
-    made = data.synthetic(2000, 50, classes=4, q=2.5, seed=1)
-    assert made.train.x.shape == (2000, 1, 1, 50)
-    n = made.train.x.size
-    assert abs(np.mean(made.train.x**2) / 2.5 - 1) < 5 * (2 / n) ** 0.5  # five standard errors
-    assert set(made.train.y) == {0, 1, 2, 3}
-    assert not np.array_equal(made.train.x, made.test.x)
-    np.testing.assert_array_equal(made.train.x, data.synthetic(2000, 50, 4, 2.5, 1).train.x)
+    dataset = data.synthetic(2000, 50, classes=4, q=2.5, seed=1)
+    assert dataset.train.x.shape == (2000, 1, 1, 50)
+    n = dataset.train.x.size
+    assert abs(np.mean(dataset.train.x**2) / 2.5 - 1) < 5 * (2 / n) ** 0.5  # five standard errors
+    assert set(dataset.train.y) == {0, 1, 2, 3}
+    assert not np.array_equal(dataset.train.x, dataset.test.x)
+    np.testing.assert_array_equal(dataset.train.x, data.synthetic(2000, 50, 4, 2.5, 1).train.x)
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ def test_temporal_order_names_the_order(length, key):
     frequencies_are_even(second, length // 2, 6 * length // 10)
     names = np.array(["X", "Y", "a", "b", "c", "d"])[shown]
     rows = np.arange(examples)
-    said = np.char.add(names[rows, first], names[rows, second])
-    np.testing.assert_array_equal(np.array(["XX", "XY", "YX", "YY"])[y], said)
+    letters = np.char.add(names[rows, first], names[rows, second])
+    np.testing.assert_array_equal(np.array(["XX", "XY", "YX", "YY"])[y], letters)
     frequencies_are_even(y, 0, 4)  # so the best guess costs log(4) nats
     frequencies_are_even(shown[shown >= 2], 2, 6)
     assert pytest.approx(1.386294, abs=1e-6) == data.TEMPORAL_ORDER_MEMORYLESS

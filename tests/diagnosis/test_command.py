@@ -12,6 +12,8 @@ def make_loss():
     return loss, [jnp.eye(8)] * 12, (jnp.ones((4, 8)),)
 def wrong():
     return 1
+def broken():
+    return jnp.ones(2) @ jnp.ones(3)
 """
 
 
@@ -26,7 +28,7 @@ def run(*flags):
     return Running("vanishing", "diagnose", *flags).ended()
 
 
-def test_a_model_of_ones_own_is_measured_explained_and_diagnosed(model, tmp_path):
+def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path):
     picture = tmp_path / "trace.png"
     ended = run(f"--model={model}:make_loss", "--annotate", "--check=3", f"--plot={picture}")
     assert ended.returncode == 0, ended.stderr
@@ -43,6 +45,7 @@ def test_a_model_of_ones_own_is_measured_explained_and_diagnosed(model, tmp_path
     [
         ("{}:absent", "has no function 'absent'"),
         ("{}:wrong", "must return (loss_fn, params, args)"),
+        ("{}:broken", "--verbosity=1 shows the traceback"),
         ("nowhere.py:make_loss", "is no file"),
         ("nonsense", "path/to/file.py:function"),
     ],

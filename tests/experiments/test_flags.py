@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.common import catalog, launch, machine
+from experiments.common.options import option
 
 SMALL = {  # sizes at which an experiment is read in no time, of those that it has
     "width": 4,
@@ -96,7 +97,7 @@ def test_a_flag_that_nothing_reads_is_found(monkeypatch):
 
     @dataclasses.dataclass(frozen=True)
     class Config(module.Config):
-        colour: str = launch.option("red", "Read by nobody.")
+        colour: str = option("red", "Read by nobody.")
 
     config = Config(width=4, batch_size=4, steps=10, record_every=10)
     assert unread(module, config, monkeypatch) == {"colour"}

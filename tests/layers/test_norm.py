@@ -155,7 +155,7 @@ def test_batch_norm_with_relu_explodes_as_published(batch, factor):
         relu=layers.activation("relu"),
     )
     after = layers.propagate(layers.repeat(block, 20), signal(shape=(64,), batch=batch))
-    gradients = after.rows[0].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
+    gradients = after.walk.rows[0].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
     assert np.exp(gradients[3] - gradients[4]) == pytest.approx(factor, rel=1e-4)
 
 
@@ -163,6 +163,6 @@ def test_batch_norm_with_relu_explodes_as_published(batch, factor):
 def test_linear_batch_norm_multiplies_by_b_minus_2_over_b_minus_3(batch):
     block = layers.serial(dense=layers.dense(64), norm=layers.batch_norm(epsilon=0.0))
     after = layers.propagate(layers.repeat(block, 20), signal(shape=(64,), batch=batch))
-    gradients = after.rows[0].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
+    gradients = after.walk.rows[0].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
     # Yang et al., ICLR 2019: the linear network
     assert np.exp(gradients[3] - gradients[4]) == pytest.approx((batch - 2) / (batch - 3), rel=1e-4)

@@ -112,7 +112,7 @@ def test_a_probe_names_what_happens_at_a_time_and_sees_the_state_cotangents(
 @pytest.mark.parametrize(
     ("make", "fragments"),
     [
-        (lambda: layers.lstm(0), ("lstm has 0 features", "at least 1")),
+        (lambda: layers.lstm(0), ("lstm has features 0", "at least 1")),
         (lambda: layers.gru(3, chrono=2), ("gru has chrono 2", "over 2")),
         (lambda: layers.rnn(3, activation="tan"), ("activation is 'tan'",)),
         (lambda: layers.rnn(3, activation="prelu"), ("the slope of prelu", "leaky_relu")),

@@ -101,7 +101,7 @@ def test_theory_takes_the_shape_and_the_bias_of_the_layer_and_survives_any_depth
     layer = weight_standardized(conv(8, (3, 3), strides=2), 0.01)
     after = layers.propagate(layer, signal(shape=(8, 8, 4)))
     assert after.shape == (4, 4, 8)
-    assert after.has_parameters
+    assert after.walk.has_parameters
     small = weight_standardized(dense(8, initializers.scaled(0.01).kernel_init), 3.0, epsilon=0.04)
     after = layers.propagate(small, signal(shape=(8,)))  # divided by epsilon: 9 * 0.01^2 / 0.04
     assert float(after.q) == pytest.approx(0.0225, rel=1e-5)

@@ -1,10 +1,20 @@
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from tests.helpers import assert_trees_identical
-from vanishing.probing import SUMMARIES, probe
+from vanishing.probing import (
+    SUMMARIES,
+    BackwardSummary,
+    ForwardSummary,
+    ParamNorms,
+    Trace,
+    probe,
+)
+from vanishing.probing.layout import Layout
 
 
 def loss(params, x):
@@ -65,6 +75,24 @@ def test_it_is_a_tree(trace):
     again = jax.jit(lambda t: t)(trace)
     assert again.names == trace.names
     assert hash(structure) == hash(jax.tree.structure(again))
+
+
+def test_an_editor_knows_the_type_of_every_field(trace):
+    hints = typing.get_type_hints(Trace)
+    assert (hints["forward"], hints["backward"]) == (ForwardSummary, BackwardSummary)
+    assert (hints["params"], hints["layout"]) == (ParamNorms, Layout)
+    for name in ("forward", "backward", "params", "layout"):
+        assert isinstance(getattr(trace, name), hints[name])
+    assert Trace.plot.__annotations__["return"] == "Figure"
+    assert Trace.to_xarray.__annotations__["return"] == "xarray.Dataset"
+
+
+def test_it_is_rebuilt_with_anything_in_the_place_of_arrays(trace):
+    names = jax.tree.map(lambda leaf: "any", trace)
+    assert isinstance(names, Trace)
+    assert names.value == names.forward.rms == "any"
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trace)]
+    assert {".forward.rms", ".backward.zeros", ".params.update", ".value"} <= set(paths)
 
 
 def test_a_stack_is_shown_by_its_median_and_nan_counts_for_nothing(trace):

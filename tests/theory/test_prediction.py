@@ -290,7 +290,7 @@ def test_tanh_residuals_explode_like_the_root_of_depth():
         )
         start = signal(1.0, 0.0, shape=(512,))
         after = layers.propagate(layers.repeat(block, 4_000), start)
-        sums = after.rows[-1].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
+        sums = after.walk.rows[-1].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
         total = float(after.gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0])))
     depth = np.arange(200, 4_001)
     grown = total - np.asarray(sums)[199:]

@@ -1,4 +1,4 @@
-"""The diagnosis: what a trace says is wrong with a network, with evidence and remedies."""
+"""The diagnosis: faults of a network that its trace shows, with evidence and remedies."""
 
 from vanishing.diagnosis.remedies import REMEDIES, Remedy
 from vanishing.diagnosis.rules import Diagnosis, Finding, diagnose

@@ -1,11 +1,11 @@
-"""Measures a model of one's own, layer by layer, and says what is wrong with its gradient.
+"""Measures your own model, layer by layer, and explains the faults of its gradient.
 
     vanishing diagnose --model=path/to/file.py:make_loss
 
 `make_loss` takes nothing and returns `(loss_fn, params, args)`; the loss is called as
 `loss_fn(params, *args)` and returns a real scalar, or with `--has_aux` a pair of it and anything
-else. Prints a table of signal and gradient, layer by layer, who lost the gradient, and the findings
-with their remedies.
+else. Prints a table of signal and gradient, layer by layer, the operations that lost the gradient,
+and the findings with their remedies.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from vanishing.probing import LEVELS, SUMMARIES, probe
 
 
 def define_flags() -> None:
-    """The flags of this verb."""
+    """Define the flags of this verb."""
     flags.DEFINE_string("model", None, "The function, as path/to/file.py:name.", required=True)
     flags.DEFINE_enum("level", "layer", LEVELS, "A row for each layer, or for each operation.")
     flags.DEFINE_bool("has_aux", False, "Does the loss return (value, aux)?")
@@ -42,7 +42,7 @@ def run(options: flags.FlagValues) -> str:
 
 
 def report(loss: Callable, params: Any, args: tuple, options: flags.FlagValues) -> str:
-    """Everything that is said of a loss."""
+    """The trace, the budget and the diagnosis of a loss, and what the options ask for beside."""
     probed = probe(loss, has_aux=options.has_aux, level=options.level, summaries=SUMMARIES)
     trace = probed(params, *args).trace
     parts = [str(trace), str(trace.budget()), str(diagnose(trace))]

@@ -11,7 +11,7 @@ class Remedy(NamedTuple):
     source: str
 
 
-NORMALISE = Remedy("normalise", "each layer's signal is set back to size 1", "Ioffe & Szegedy 2015")
+NORMALIZE = Remedy("normalise", "each layer's signal is set back to size 1", "Ioffe & Szegedy 2015")
 RESIDUAL = Remedy(
     "add skip connections", "the gradient has a way back that multiplies nothing", "He et al. 2016"
 )
@@ -37,7 +37,7 @@ RATE = Remedy(
 USE = Remedy("use the parameter, or take it out", "no gradient can ever move it", "jax.grad")
 UNSTOP = Remedy(
     "take stop_gradient, argmax, round or the cast to integers off its way to the loss",
-    "the loss feels it, but its derivative there is set to 0",
+    "the loss depends on it, but its derivative there is set to 0",
     "jax.lax.stop_gradient",
 )
 SLOPE = Remedy(
@@ -57,16 +57,16 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         SCALE,
     ),
     "dead_gradient": (USE, UNSTOP, SLOPE),
-    "vanishing": (ACTIVATION, SCALE, RESIDUAL, NORMALISE, GATE),
+    "vanishing": (ACTIVATION, SCALE, RESIDUAL, NORMALIZE, GATE),
     "exploding": (SCALE, CLIP, RESIDUAL, GATE),
-    "saturated": (SCALE, NORMALISE, ACTIVATION),
+    "saturated": (SCALE, NORMALIZE, ACTIVATION),
     "dead_units": (
         Remedy("use leaky ReLU or ELU", "a unit that is off still has a slope", "Maas et al. 2013"),
         RATE,
         Remedy("begin with biases of 0", "half of the units are on", "He et al. 2015"),
     ),
-    "rank_collapse": (RESIDUAL, NORMALISE, SCALE),
-    "forward_drift": (SCALE, NORMALISE),
+    "rank_collapse": (RESIDUAL, NORMALIZE, SCALE),
+    "forward_drift": (SCALE, NORMALIZE),
     "update_ratio": (
         Remedy(
             "change the learning rate", "a step should move a weight by about 1e-3", "Karpathy 2019"

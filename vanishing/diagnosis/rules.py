@@ -1,4 +1,4 @@
-"""The diagnosis: what a trace says is wrong with a network, with evidence and remedies."""
+"""The diagnosis: faults of a network that its trace shows, with evidence and remedies."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -51,7 +51,7 @@ FEWEST_EXAMPLES = 8
 
 
 class Finding(NamedTuple):
-    """One thing that is wrong."""
+    """One fault."""
 
     kind: str  # a key of `REMEDIES`
     where: str  # a row or a parameter
@@ -71,7 +71,7 @@ class Finding(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What is wrong with a network, worst first; a healthy one has no findings."""
+    """The faults of a network, worst first; a healthy one has no findings."""
 
     findings: tuple[Finding, ...]
 
@@ -85,7 +85,7 @@ _NAMED = 4  # names that a finding lists before it only counts
 
 
 def diagnose(trace: Trace) -> Diagnosis:
-    """What is wrong with the network that a trace was taken of.
+    """The faults of the network that a trace was taken of.
 
     Kinds of finding that need an optional summary (`dead_units`, `similarity`) or the updates
     (`Trace.with_updates`) are looked for only where the trace has them.
@@ -155,9 +155,9 @@ def _dead_gradient(trace: Trace) -> Iterator[Finding]:
             if reach == STOPPED and trace.layout.stops:
                 evidence["stop_gradient_at"] = ", ".join(trace.layout.stops[:_NAMED])
             many = reach == UNUSED or len(names) > len(leaves) / 2
-            found = _finding("dead_gradient", ", ".join(names[:_NAMED]) + rest, many, **evidence)
+            finding = _finding("dead_gradient", ", ".join(names[:_NAMED]) + rest, many, **evidence)
             fixes = (remedies.USE,) if reach == UNUSED else (remedies.UNSTOP, remedies.SLOPE)
-            yield found._replace(remedies=fixes)
+            yield finding._replace(remedies=fixes)
 
 
 def _cut(trace: Trace, budget: Budget) -> Iterator[Finding]:
@@ -174,8 +174,8 @@ def _cut(trace: Trace, budget: Budget) -> Iterator[Finding]:
             trace.sites[row].kind == SiteKind.NONLINEARITY and before.size > 0 and not before.any()
         )
     if cut:
-        found = _finding("dead_gradient", where, True, gradient_on_the_way_back=0.0)
-        yield found._replace(remedies=(remedies.SCALE, remedies.SLOPE))
+        finding = _finding("dead_gradient", where, True, gradient_on_the_way_back=0.0)
+        yield finding._replace(remedies=(remedies.SCALE, remedies.SLOPE))
 
 
 def _dead_units(trace: Trace) -> Iterator[Finding]:
@@ -201,11 +201,12 @@ def _saturated(trace: Trace) -> Iterator[Finding]:
             yield _finding("saturated", trace.names[row], share[row] > 0.6, **evidence)
 
 
-def _worst_of_each_site(trace: Trace, share: np.ndarray) -> list[int]:
+def _worst_of_each_site(trace: Trace, sizes: np.ndarray) -> list[int]:
+    """The row of each site with the largest size; rows with nan are left out."""
     worst: dict[int, int] = {}
     for row, place in enumerate(trace.layout.instances):
         best = worst.get(place.site)
-        if not np.isnan(share[row]) and (best is None or share[row] > share[best]):
+        if not np.isnan(sizes[row]) and (best is None or sizes[row] > sizes[best]):
             worst[place.site] = row
     return list(worst.values())
 
@@ -253,7 +254,7 @@ def _lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
     kind = "vanishing" if fit.total < 0 else "exploding"
     recurrent = "[t=" in budget.first or "[t=" in budget.last
     places = sorted(budget.by_place.items(), key=lambda item: item[1], reverse=fit.total > 0)
-    found = _finding(
+    finding = _finding(
         kind,
         budget.first,
         abs(fit.total) > 2 * (LOST_DECADES + fit.allowed),
@@ -263,8 +264,8 @@ def _lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
         layers=fit.layers,
         mostly_in=places[0][0],
     )
-    useful = [remedy for remedy in found.remedies if recurrent or remedy is not remedies.GATE]
-    yield found._replace(remedies=tuple(useful))
+    useful = [remedy for remedy in finding.remedies if recurrent or remedy is not remedies.GATE]
+    yield finding._replace(remedies=tuple(useful))
 
 
 def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:

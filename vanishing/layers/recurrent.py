@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from vanishing import initializers
+from vanishing import _arguments, initializers
 from vanishing._types import PyTree, Scalar
 from vanishing.layers.activations import ACTIVATIONS, Nonlinearity, facts_of
 from vanishing.layers.base import Applied, Layer, Structure, Variables
@@ -305,8 +305,7 @@ def gru(
 
 
 def _layer(kind: str, cell: RecurrentCell, sequence: bool) -> Layer:
-    if cell.features < 1:
-        raise ValueError(f"{kind} has {cell.features} features; it must have at least 1.")
+    _arguments.at_least("features", cell.features, 1, owner=kind)
     over_time = Recurrent(cell, sequence)
 
     def init(key, x):

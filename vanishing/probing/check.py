@@ -78,7 +78,7 @@ class Perturbed(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What a trace should say, found without any part of the tap or of the summaries."""
+    """What a trace should say, computed without the tap and the summaries."""
 
     rows: Mapping[RowId, Perturbed]  # those to check
     value: Any  # of the loss, by `jax.value_and_grad`
@@ -155,7 +155,7 @@ def _numbers(trace: Trace, row: RowId, way: str, x: np.ndarray, ran: bool) -> li
     """The numbers of one row and one pass beside those of the whole signal or cotangent."""
     summary = trace.forward if way == "forward" else trace.backward
     numbers = []
-    for quantity, exact in (plain := summarise(x)).items():
+    for quantity, exact in (plain := summarize(x)).items():
         if quantity in summary._fields:
             expected = exact if ran else float("nan")
             numbers.append(
@@ -170,7 +170,7 @@ def _numbers(trace: Trace, row: RowId, way: str, x: np.ndarray, ran: bool) -> li
     return numbers
 
 
-def summarise(x: np.ndarray) -> dict[str, float]:
+def summarize(x: np.ndarray) -> dict[str, float]:
     """The summaries of `vanishing.probing.summary` that have a plain formula, in float64."""
     with np.errstate(invalid="ignore", over="ignore"):
         largest = np.max(np.abs(x), initial=0.0)
@@ -185,7 +185,7 @@ def summarise(x: np.ndarray) -> dict[str, float]:
 
 
 def _tree_error(tree: Any, expected: Any) -> float:
-    """The largest relative error of a leaf; a difference that is rounding of the whole is none."""
+    """The largest relative error of a leaf, without what is rounding of the largest leaf."""
     pairs = [
         (np.asarray(a, np.float64), np.asarray(b, np.float64), np.finfo(b.dtype).eps)
         for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)

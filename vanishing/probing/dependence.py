@@ -164,7 +164,7 @@ class _Reading:
 
 
 def _reaching(program: Program, losses: Sequence[Atom], differentiably: bool) -> frozenset[ValueId]:
-    """The values that the loss depends on, found from the loss back."""
+    """The values that the loss depends on, collected from the loss back."""
     reached = {atom for atom in losses if not isinstance(atom, Literal)}
 
     def add(atoms) -> None:

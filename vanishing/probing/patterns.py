@@ -200,7 +200,7 @@ def _is_bias_or_scale(node: Node, context: Context) -> bool:
 
 
 def _begins_loss(node: Node, context: Context) -> bool:
-    """A function of losses, of a signal that a complete activation function has made."""
+    """A function of losses, of a signal that a complete activation function returned."""
     return (
         node.primitive in LOSS_PRIMITIVES
         and _is_elementwise(node, context)
@@ -314,9 +314,9 @@ def role_of(node: Node, context: Context) -> Role | None:
     return next((pattern.role for pattern in PATTERNS if pattern.fits(node, context)), None)
 
 
-# The primitives that only activation functions contain, most telling first: an activation is known
-# and named by the first of them in it. Of what is missing here (exp, log, products, powers), losses
-# and statistics consist as well.
+# The primitives that only activation functions contain: an activation is recognised and named by
+# the first of these in it. Primitives that losses and statistics contain as well (exp, log,
+# products, powers) are left out.
 SIGNATURES: Mapping[str, Callable[[jax.Array], jax.Array]] = {  # each with an example
     "logistic": jax.nn.sigmoid,
     "tanh": lambda h: 0.5 * h * (1 + jnp.tanh(0.8 * (h + 0.04 * h**3))),  # GELU as in GPT-2

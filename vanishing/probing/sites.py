@@ -15,7 +15,7 @@ from vanishing.probing.patterns import SiteKind
 
 
 class Site(NamedTuple):
-    """A place of the program that gets a row, or one row for every iteration of the loops there."""
+    """A place of a program with a row, or with one row for every iteration of the loops there."""
 
     label: str  # of the row; "{0}" stands for the index of the outermost loop around it
     op: str
@@ -159,7 +159,7 @@ def _clean(scope: str) -> str:
 
 
 def own_source(node: Node) -> str:
-    """ "file:line" of the user's own code that made a node, or "" where that is not dependences."""
+    """ "file:line" of the user's own code that made a node, or "" where that is unknown."""
     if node.source is None:
         return ""
     file, line = node.source

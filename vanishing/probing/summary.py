@@ -9,26 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from vanishing._numerics import by_platform, rms, usually, wide
+from vanishing._numerics import branch_on_cpu, cheap_or_fallback, rms, wide
 
 SATURATED = 0.01  # of the largest slope
 
 
 class ForwardSummary(NamedTuple):
-    """What the forward pass left at each row; nan where it did not run, or was not wanted."""
+    """The signal at each row; nan where it did not run, or where an entry was not wanted."""
 
     mean: Float[Array, "..."]
     rms: Float[Array, "..."]  # root of the mean square
     largest: Float[Array, "..."]  # largest magnitude
-    zeros: Float[Array, "..."]  # share of exact zeros, 0 to 1
+    zeros: Float[Array, "..."]  # fraction of exact zeros, 0 to 1
     non_finite: Float[Array, "..."]  # count of inf and nan
-    saturated: Float[Array, "..."]  # share with a slope under 1 % of its largest
-    dead_units: Float[Array, "..."]  # share of units that are 0 for the whole batch
+    saturated: Float[Array, "..."]  # fraction with a slope under 1 % of its largest
+    dead_units: Float[Array, "..."]  # fraction of units that are 0 for the whole batch
     similarity: Float[Array, "..."]  # mean cosine between two examples
 
 
 class BackwardSummary(NamedTuple):
-    """What the backward pass left at each row: of the cotangent, dL/dh."""
+    """The cotangent at each row, dL/dh; nan likewise."""
 
     rms: Float[Array, "..."]
     largest: Float[Array, "..."]
@@ -42,14 +42,14 @@ def count_non_finite(x: Float[Array, "..."], rms: Float[Array, ""]) -> Float[Arr
     def count(x):
         return jnp.sum(~jnp.isfinite(x), dtype=x.dtype)
 
-    def seldom(x):
-        return usually(jnp.isfinite(rms), jnp.zeros((), x.dtype), count, x)
+    def count_if_any(x):
+        return cheap_or_fallback(jnp.isfinite(rms), jnp.zeros((), x.dtype), count, x)
 
-    return by_platform(seldom, count, wide(x))
+    return branch_on_cpu(count_if_any, count, wide(x))
 
 
 def fraction(mask: Bool[Array, "..."], dtype=jnp.float32) -> Float[Array, ""]:
-    """Which part of a mask is true, 0 to 1; of no elements, 0.
+    """The fraction of a mask that is true, 0 to 1; 0 for no elements.
 
     >>> import jax.numpy as jnp
     >>> print(fraction(jnp.array([True, True, True, False])))
@@ -62,7 +62,7 @@ def fraction(mask: Bool[Array, "..."], dtype=jnp.float32) -> Float[Array, ""]:
 
 
 def dead_units(x: Float[Array, "... units"]) -> Float[Array, ""]:
-    """Share of units (the last axis) that are exactly 0 for the whole batch and everywhere in it.
+    """The fraction of units (the last axis) that are 0 for the whole batch and everywhere in it.
 
     >>> import jax.numpy as jnp
     >>> print(dead_units(jnp.array([[0.0, 1.0], [0.0, 0.0]])))
@@ -107,15 +107,15 @@ def forward(
       slope: of the nonlinearity that made it, element by element, if one did.
       largest_slope: the most that this nonlinearity's slope can be.
     """
-    found = _common(x, wanted, slope, largest_slope)
+    entries = _common(x, wanted, slope, largest_slope)
     if "mean" in wanted:
         root = max(1, x.size) ** 0.5  # divided by twice, so that no sum of huge numbers overflows
-        found["mean"] = jnp.sum(wide(x) / root) / root
+        entries["mean"] = jnp.sum(wide(x) / root) / root
     if "dead_units" in wanted and x.ndim:
-        found["dead_units"] = dead_units(x)
+        entries["dead_units"] = dead_units(x)
     if "similarity" in wanted and x.ndim:
-        found["similarity"] = similarity(x)
-    return _filled(ForwardSummary, found, x)
+        entries["similarity"] = similarity(x)
+    return _filled(ForwardSummary, entries, x)
 
 
 def backward(cotangent: Float[Array, "..."], wanted: Collection[str]) -> BackwardSummary:
@@ -124,24 +124,24 @@ def backward(cotangent: Float[Array, "..."], wanted: Collection[str]) -> Backwar
 
 
 def _common(x, wanted: Collection[str], slope=None, largest_slope=float("nan")) -> dict:
-    found = {}
+    entries = {}
     if "rms" in wanted or "non_finite" in wanted:
-        found["rms"] = rms(x)
+        entries["rms"] = rms(x)
     if "largest" in wanted:
-        found["largest"] = jnp.max(jnp.abs(x), initial=0.0)
+        entries["largest"] = jnp.max(jnp.abs(x), initial=0.0)
     if "non_finite" in wanted:
-        found["non_finite"] = count_non_finite(x, found["rms"])
+        entries["non_finite"] = count_non_finite(x, entries["rms"])
     if "zeros" in wanted:
-        found["zeros"] = fraction(x == 0, wide(x).dtype)
+        entries["zeros"] = fraction(x == 0, wide(x).dtype)
     if "saturated" in wanted and slope is not None:
-        found["saturated"] = fraction(jnp.abs(slope) < SATURATED * largest_slope, wide(x).dtype)
-    return {name: value for name, value in found.items() if name in wanted}
+        entries["saturated"] = fraction(jnp.abs(slope) < SATURATED * largest_slope, wide(x).dtype)
+    return {name: value for name, value in entries.items() if name in wanted}
 
 
-def _filled(kind, found: dict, x):
+def _filled(kind, entries: dict, x):
     dtype = wide(x).dtype
     nan = jnp.full((), jnp.nan, dtype)
-    return kind(**{name: found.get(name, nan).astype(dtype) for name in kind._fields})
+    return kind(**{name: entries.get(name, nan).astype(dtype) for name in kind._fields})
 
 
 def slope(function: Callable, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -153,8 +153,8 @@ def slope(function: Callable, x: Float[Array, "..."]) -> Float[Array, "..."]:
 def largest_slope(function: Callable, shape: tuple[int, ...], dtype) -> float:
     """The largest slope of an elementwise function, or nan where it has no bound.
 
-    It is found on a grid over [-10, 10]; a slope that is still growing at the ends has no bound,
-    so that no share of units can be called saturated.
+    It is computed on a grid over [-10, 10]; a slope that is still growing at the ends has no bound,
+    so that no unit can be called saturated.
 
     Args:
       function: from an array of the given shape to another of the same.
@@ -166,8 +166,8 @@ def largest_slope(function: Callable, shape: tuple[int, ...], dtype) -> float:
     points = np.resize(grid, (math.ceil(_GRID / size), *shape)).astype(dtype)
     with jax.ensure_compile_time_eval():
         try:
-            found = jax.jit(jax.vmap(lambda x: slope(function, x)))(jnp.asarray(points))
-            slopes = np.abs(np.asarray(found, np.float64))
+            slopes = jax.jit(jax.vmap(lambda x: slope(function, x)))(jnp.asarray(points))
+            slopes = np.abs(np.asarray(slopes, np.float64))
         except jax.errors.JAXTypeError:  # it has a learnt parameter
             return float("nan")
     inner = slopes[np.abs(points) <= 5]

@@ -27,3 +27,9 @@ def test_python_m_experiments_lists_them_with_their_questions():
             line.split()[:1] == [name] and line.endswith(question)
             for line in ended.stdout.splitlines()
         )
+
+
+def test_the_readme_lists_them_with_their_questions():
+    lines = (ROOT / "experiments" / "README.md").read_text().splitlines()
+    for name, question in catalog.questions().items():
+        assert f"| `experiments.{name}` | {question} |" in lines
