@@ -1,0 +1,164 @@
+"""The documents: their links, their length, and the tables that must say what other files say."""
+
+import importlib.util
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import vanishing
+from experiments.common import catalog
+from vanishing import layers
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    path.relative_to(ROOT)
+    for folder in (".", ".github", "experiments", "scripts", "vanishing")
+    for path in (ROOT / folder).glob("*.md")
+)
+FENCED = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
+
+
+def text_of(path):
+    return (ROOT / path).read_text()
+
+
+def anchors(path):
+    """The names by which a document's headings are linked to, as forges make them."""
+    headings = re.findall(r"^#+ (.*)$", FENCED.sub("", text_of(path)), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def rows(path, heading):
+    """The cells of the first table below a heading, without its head."""
+    _, _, below = text_of(path).partition(f"## {heading}\n")
+    table = re.search(r"^\|.*?(?=^[^|]|\Z)", below, flags=re.MULTILINE | re.DOTALL)
+    assert table, f"{path} has no table below {heading!r}"
+    lines = table.group().strip().splitlines()[2:]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+def test_the_documents_are_there():
+    expected = {
+        ".github/CONTRIBUTING.md",
+        ".github/DESIGN.md",
+        "README.md",
+        "experiments/README.md",
+        "scripts/README.md",
+        "vanishing/README.md",
+    }
+    assert expected <= {path.as_posix() for path in DOCUMENTS}
+    tested = tomllib.loads(text_of("pyproject.toml"))["tool"]["pytest"]["ini_options"]["testpaths"]
+    assert expected <= set(tested), "their code is run by pytest"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_links_lead_to_files_and_headings_that_exist(path):
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCED.sub("", text_of(path))):
+        if re.match(r"https?:", target):
+            continue
+        name, _, heading = target.partition("#")
+        file = (ROOT / path).parent / name if name else ROOT / path
+        assert file.exists(), f"{path} links to {target}"
+        assert not heading or heading in anchors(file), f"{path} links to {target}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=str)
+def test_files_that_are_named_exist(path):
+    named = re.findall(r"`((?:vanishing|experiments|scripts|tests)/[\w./]*)`", text_of(path))
+    absent = [name for name in named if not (ROOT / name).exists()]
+    assert path.name == "CHANGELOG.md" or not absent, f"{path} names {absent}"
+
+
+def test_the_table_of_experiments_is_what_their_command_lists():
+    listed = {f"`experiments.{name}`": text for name, text in catalog.questions().items()}
+    table = text_of("experiments/README.md").partition("## ")[0]
+    assert dict(re.findall(r"^\| (`experiments\.\w+`) \| (.*) \|$", table, re.MULTILINE)) == listed
+
+
+def test_the_first_page_is_short():
+    assert len(text_of("README.md").splitlines()) <= 150
+
+
+def test_the_workflow_tests_the_supported_versions_and_the_bounds_are_theirs():
+    supported = rows("vanishing/README.md", "Supported versions")
+    workflow = text_of(".github/workflows/tests.yml")
+    tested = re.findall(r'- \{python: "([\d.]+)", jax: "?([\w.]+)"?\}', workflow)
+    assert tested == supported
+    project = tomllib.loads(text_of("pyproject.toml"))["project"]
+    (oldest_python, oldest_jax), (_, newest_jax) = supported[0], supported[-1]
+    assert project["requires-python"] == f">={oldest_python}"
+    assert newest_jax == "newest"
+    bounds = [name for name in project["dependencies"] if re.match(r"jax(lib)?\W", name)]
+    assert len(bounds) == 2
+    for bound in bounds:
+        at_least, _, under = bound.partition(",<")
+        assert at_least.endswith(f">={oldest_jax}")
+        assert f"not with, {under}" in " ".join(text_of("vanishing/README.md").split())
+
+
+@pytest.fixture(scope="module")
+def docs():
+    """The script that writes the reference, as a module."""
+    spec = importlib.util.spec_from_file_location("docs", ROOT / "scripts" / "docs.py")
+    sys.modules["docs"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["docs"]
+
+
+def test_every_public_name_has_a_docstring_that_names_nothing_unknown(docs):
+    assert docs.problems() == []
+    names = {(entry.module.__name__, entry.name) for entry in docs.documented()}
+    assert {
+        ("vanishing", ""),
+        ("vanishing.train", "fit"),
+        ("vanishing.probing", "Trace.budget"),
+        ("vanishing.layers", "ACTIVATIONS"),
+        ("vanishing.optimizers", "by_name"),
+    } <= names
+
+
+@pytest.mark.parametrize(
+    ("reference", "exists"),
+    [
+        ("vanishing.theory.predict", True),
+        ("theory.predict", True),
+        ("theory.foretell", False),
+        ("vanishing.sweep.parallel", True),
+        ("experiments.activation", True),
+        ("experiments.nothing", False),
+        ("jax.nn.relu", True),
+        ("jax.nn.rely", False),
+        ("Activation.largest_slope", True),
+        ("Activation.largest", False),
+        ("config.json", True),
+    ],
+)
+def test_names_in_docstrings_are_looked_up(docs, reference, exists):
+    entry = docs.Documented(layers, layers.activations, "Activation", "")
+    assert docs.resolves(reference, entry) == exists
+
+
+def test_a_missing_docstring_and_a_broken_reference_are_named(docs, monkeypatch):
+    def undocumented():
+        yield docs.Documented(vanishing, layers.activations, "thing", "")
+        yield docs.Documented(vanishing, layers.activations, "other", "See `layers.thing`.")
+
+    monkeypatch.setattr(docs, "documented", undocumented)
+    place = "(vanishing/layers/activations.py)"
+    assert docs.problems() == [
+        f"vanishing.thing {place} has no docstring.",
+        f"vanishing.other {place} names `layers.thing`, which does not exist.",
+    ]
+
+
+def test_a_broken_link_of_the_reference_is_named(docs, tmp_path):
+    (tmp_path / "a.html").write_text('<p id="x"><a href="b.html#y"></a><a href="#x"></a></p>')
+    (tmp_path / "b.html").write_text('<a href="a.html#x"></a><script src="https://cdn.org/x.js">')
+    assert sorted(docs.broken_links(tmp_path)) == [
+        "a.html links to b.html#y, which does not exist.",
+        "b.html links to https://cdn.org/x.js, which does not exist.",
+    ]
