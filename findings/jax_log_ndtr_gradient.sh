@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# The gradient of jax.scipy.special.log_ndtr, and so of norm.logcdf, is wrong by powers of ten from x = -5000 on.
+# The gradient of jax.scipy.special.log_ndtr, and so of norm.logcdf, is wrong by powers of ten beyond about x = -10000.
 #
 # Guess: log_ndtr exists for far tails; its slope tends to -x there and is right to a few digits, as its value is.
-# In fact the slope is exp(logpdf(x) - log_ndtr(x)), the difference of two numbers near -x^2/2 in float32: at x =
-# -1e4 they are 4 apart from their neighbours, beyond it the answer is mostly exp(0) = 1, else hundreds of times too
-# large.
+# In fact the slope is exp(logpdf(x) - log_ndtr(x)), the difference of two numbers near -x^2/2 in float32. At
+# x = -1e4 such numbers are 4 apart; beyond it the answer is mostly exp(0) = 1, else hundreds of times too large.
 # Versions: jax 0.10.2, CPU, float32. Tolerance: one digit, or a factor.
 # Source: jax/_src/scipy/special.py, `_log_ndtr_jvp`. Not documented; no issue found.
 # Meaning: probit losses and truncated normals far from the data lose their gradient (1 instead of 1e5) or have it

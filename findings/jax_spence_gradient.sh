@@ -3,7 +3,7 @@
 #
 # Guess: the slope of the dilogarithm, log(x) / (1 - x), everywhere; -1 at x = 1.
 # In fact a branch that is not taken there, log(1 - x), has a nan slope, which the selection multiplies by 0; x = 1
-# itself is a constant of a `piecewise`. Outside of [1, 2] the slope is right.
+# itself is a constant of a `piecewise`. Outside of [1, 2] it is right, but for 0 at x = 0.
 # Versions: jax 0.10.2, CPU. Tolerance: two digits.
 # Source: jax/_src/scipy/special.py, `_spence_calc` and `_spence`; pull request 40709 (open, for huge x) also makes
 # the branches that are not taken safe to differentiate. Not documented.

@@ -4,10 +4,11 @@
 # Guess: log 0 = -inf with slope inf in NumPyro, Distrax and TensorFlow Probability, for Bernoulli and Categorical
 # alike.
 # In fact NumPyro's Bernoulli clamps (a finite -87.3, slope 0), its Categorical clamps the gradient alone (-inf,
-# slope 0), Distrax's Categorical multiplies 0 by -inf (slope nan). A probability of 1e-30 has slope 1e30 in all
-# six.
+# slope 0), Distrax's Categorical normalizes the probabilities, whose slope is then 0 times inf (nan). A probability
+# of 1e-30 has slope 1e30 in all six.
 # Versions: numpyro 0.22.0, distrax 0.1.9, tfp-nightly 0.26.0.dev20261027, jax 0.10.2, CPU. Tolerance: one digit.
-# Source: numpyro/distributions/util.py, `clamp_probs` (a `jnp.clip` to the smallest normal number); undocumented.
+# Source: numpyro/distributions/util.py, `clamp_probs` (a clip to the smallest normal number);
+# distrax/_src/distributions/categorical.py, `math.normalize`. Not documented.
 # Meaning: a model that has reached probability 0 for what it sees never leaves it in NumPyro (finite loss, gradient
 # 0), explodes in TFP and is nan in Distrax. Ask for `logits` instead.
 #> NumPyro Bernoulli      value -87.3  slope 0.0  (at 1e-30: 1e+30)
