@@ -24,7 +24,7 @@ import optax
 
 optimizers = {
     "acprop": optax.contrib.acprop(0.1),
-    "adopt": optax.adopt(0.1) if hasattr(optax, "adopt") else optax.contrib.adopt(0.1),
+    "adopt": optax.contrib.adopt(0.1),
     "adam": optax.adam(0.1),
     "adabelief": optax.adabelief(0.1),
 }
