@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,19 +11,29 @@ small = st.sampled_from([1, 2, 3])
 
 
 def over_random_shapes(examples=15, **shapes):
-    """The test at drawn sizes and a drawn seed, in float64; the same ones every time."""
+    """The test at drawn sizes and a drawn seed, in float64; the same ones every time.
+
+    A few of the examples are drawn always, all of them with --slow.
+    """
 
     def decorate(test):
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            derandomize=True,
-            suppress_health_check=[HealthCheck.too_slow],
-        )
-        @given(draws=st.fixed_dictionaries(shapes), seed=seeds)
-        def run(draws, seed):
-            with jax.enable_x64(True):
-                test(np.random.default_rng(seed), **draws)
+        many = pytest.param(examples, marks=pytest.mark.slow)
+
+        @pytest.mark.parametrize("examples", [min(examples, 4), many])
+        def run(examples):
+            @settings(
+                max_examples=examples,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                suppress_health_check=[HealthCheck.too_slow],
+            )
+            @given(draws=st.fixed_dictionaries(shapes), seed=seeds)
+            def drawn(draws, seed):
+                with jax.enable_x64(True):
+                    test(np.random.default_rng(seed), **draws)
+
+            drawn()
 
         run.__name__, run.__doc__ = test.__name__, test.__doc__
         return run

@@ -36,6 +36,7 @@ def test_presets_name_every_experiment_and_values_that_it_allows(preset):
         dataclasses.replace(config, **changes)  # raises where a value is not allowed
 
 
+@pytest.mark.slow
 def test_the_page_shows_figures_and_says_what_failed(tmp_path):
     broken = tmp_path / "depth"
     broken.mkdir()

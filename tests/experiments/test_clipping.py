@@ -19,6 +19,7 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_clipping_turns_a_run_that_diverges_into_one_that_learns(run):
     found = families.summary(clipping.at_best_threshold(run[1]))
     assert int(found.diverged.sel(clipping="none")) == 2
@@ -28,6 +29,7 @@ def test_clipping_turns_a_run_that_diverges_into_one_that_learns(run):
     assert "diverges (2 of 2 seeds)" in run[0]
 
 
+@pytest.mark.slow
 def test_the_gradient_explodes_as_the_scale_says(run):
     """ReLU multiplies mean squares by sigma_w^2 / 2 a layer: 2.4 / 2^(1/2) in the error signal."""
     found = families.summary(clipping.at_best_threshold(run[1]))
@@ -35,6 +37,7 @@ def test_the_gradient_explodes_as_the_scale_says(run):
     assert growth == pytest.approx(2.4 / 2**0.5, rel=0.06)
 
 
+@pytest.mark.slow
 def test_each_way_has_the_threshold_with_its_lowest_loss(run):
     ends = run[1].loss.isel(step=slice(-5, None), learning_rate=0).mean(("seed", "step"))
     best = clipping.at_best_threshold(run[1]).threshold

@@ -25,6 +25,7 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_measured_slopes_are_within_5_percent_of_the_predicted_ones(run):
     assert run[1].agrees.all()
     assert run[1].sizes["seed"] == 8
@@ -33,6 +34,7 @@ def test_measured_slopes_are_within_5_percent_of_the_predicted_ones(run):
     assert float(chi) == pytest.approx(np.log(1.4931), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_signal_and_correlation_are_those_predicted_within_what_width_allows(run):
     plain = run[1].sel(block="plain", initializer="derived")
     # One network's q strays by (2 / width)^(1/2) = 9 % a layer, the mean of 8 by 3 %, which tanh
@@ -44,6 +46,7 @@ def test_signal_and_correlation_are_those_predicted_within_what_width_allows(run
         assert float(np.abs(apart).max()) < 0.06
 
 
+@pytest.mark.slow
 def test_the_verdict_and_the_figure_say_it(run):
     said, dataset = run
     assert "4 of 4 agree" in said
@@ -53,6 +56,7 @@ def test_the_verdict_and_the_figure_say_it(run):
     assert {len(axes.collections) for axes in grid[-2:]} == {2}  # a band for each activation
 
 
+@pytest.mark.slow
 def test_a_slope_that_differs_is_said_to(run):
     dataset = run[1].copy(deep=True)
     dataset["agrees"][0, 0, 0] = False

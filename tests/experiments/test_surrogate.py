@@ -21,12 +21,14 @@ def run(tmp_path_factory):
         return ended.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_without_a_surrogate_nothing_comes_back_and_the_read_out_alone_learns(run):
     start = run[1].cotangent_rms.sel(surrogate="none").isel(step=0)
     assert (start.isel(layer=slice(None, 6)) == 0).all()
     assert (start.isel(layer=6) > 0).all()
 
 
+@pytest.mark.slow
 def test_each_surrogate_multiplies_the_gradient_by_the_predicted_factor(run):
     found = families.summary(run[1]).log10_share.squeeze() / LAYERS
     foretold = run[1].predicted_log10_share.squeeze() / LAYERS
@@ -39,6 +41,7 @@ def test_each_surrogate_multiplies_the_gradient_by_the_predicted_factor(run):
     assert 10 ** float(foretold.sel(surrogate="sigmoid")) < 0.5
 
 
+@pytest.mark.slow
 def test_six_layers_of_signs_learn_with_a_surrogate_and_hardly_without(run):
     accuracy = families.summary(run[1]).accuracy.squeeze()
     best = float(accuracy.sel(surrogate=["straight_through", "sigmoid"]).max())
@@ -46,6 +49,7 @@ def test_six_layers_of_signs_learn_with_a_surrogate_and_hardly_without(run):
     assert float(accuracy.sel(surrogate="none")) < best - 0.1
 
 
+@pytest.mark.slow
 def test_the_table_has_theory_s_word(run):
     (row,) = [line for line in run[0].splitlines() if line.startswith("sign      sigmoid")]
     foretold = run[1].predicted_log10_share.sel(surrogate="sigmoid").item()

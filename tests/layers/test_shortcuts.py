@@ -76,6 +76,7 @@ def measured(net, key, x):
     return jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, gain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shortcut", [None, "dense"], ids=["bare", "projected"])
 def test_theory_of_a_highway_is_what_drawn_networks_do(key, shortcut):
     width, depth = 512, 6

@@ -217,6 +217,7 @@ def test_names_are_those_a_person_would_use(x64):
     assert [site.op for site in nnx.sites[1::2]] == ["logistic", "logistic"]
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(
     depth=st.integers(1, 4),

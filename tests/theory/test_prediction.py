@@ -65,6 +65,7 @@ def averaged(net, key, x, networks=4):
     return np.mean([measured(net, k, x) for k in jax.random.split(key, networks)], axis=0)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(BLOCKS, st.floats(0.2, 3.0), st.floats(-0.5, 0.9))
 def test_random_compositions_are_predicted_as_wide_networks_measure(blocks, q, correlation):
@@ -282,6 +283,7 @@ def test_the_spread_of_relu_is_hanins():
     assert abs(float(jnp.mean(logs)) + predicted / 2) < 5 * error + 0.1 * predicted
 
 
+@pytest.mark.slow
 def test_tanh_residuals_explode_like_the_root_of_depth():
     """Yang & Schoenholz 2017: log gain = A sqrt(depth), A = (4/3) sqrt(2 / pi) sigma_w."""
     with jax.enable_x64(True):

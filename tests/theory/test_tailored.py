@@ -129,6 +129,7 @@ def test_dks_meets_its_four_conditions(x64, name):
     assert float(theory.chi(found.activation, 1.0, 1.0)) == pytest.approx(1.5 ** (1 / 50), rel=1e-7)
 
 
+@pytest.mark.slow
 def test_a_wide_network_has_the_correlations_that_it_was_tailored_for(key):
     """Inputs at right angles come to 0.9 through 20 plain layers of tailored leaky ReLU."""
     depth, width, inputs = 20, 1000, 8

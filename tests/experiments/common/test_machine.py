@@ -60,6 +60,7 @@ def assert_same_results(found, expected):
     xr.testing.assert_allclose(found[numbers], expected[numbers], rtol=1e-4, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_results_of_one(tmp_path, on_one_device):
     ended = command(*ONE_BY_ONE, f"--out={tmp_path}", "--host_devices=8")
     assert ended.returncode == 0, ended.stderr
@@ -85,6 +86,7 @@ def on_two_processes(tmp_path_factory):
     return out, both
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_result_that_is_that_of_one_device(on_two_processes, on_one_device):
     out, (first, second) = on_two_processes
     assert "Running on 4 x cpu" in first.stdout

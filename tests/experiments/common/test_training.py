@@ -44,6 +44,7 @@ def test_a_network_is_given_up_at_the_first_loss_that_is_not_finite_if_asked_for
         sweep.run(grid, lambda: training.cell(config, network), shared=examples)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
     """Parameters, batch statistics, momentum, random keys and the records up to then."""
     config = groups.ClassifierOptions(
