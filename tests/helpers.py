@@ -15,23 +15,6 @@ def unchecked(function):
     return inspect.unwrap(function)
 
 
-def assert_trees_close(actual, expected, rtol):
-    """Same structure and every leaf within a relative tolerance; there is no absolute one."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for (path, a), b in zip(
-        jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True
-    ):
-        name = jax.tree_util.keystr(path)
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=0, err_msg=name)
-
-
-def assert_trees_identical(actual, expected):
-    """Same structure and every leaf equal bit for bit (nan equals nan)."""
-    assert jax.tree.structure(actual) == jax.tree.structure(expected)
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
 def assert_refuses(call, *fragments):
     """The call raises a ValueError of one line that holds every fragment."""
     with pytest.raises(ValueError, match=re.escape(fragments[0])) as caught:

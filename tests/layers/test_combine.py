@@ -1,9 +1,10 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close, gradient_by_differences, unchecked
+from tests.helpers import assert_refuses, gradient_by_differences, unchecked
 from vanishing import initializers, layers
 from vanishing.layers import Applied, Layer, Variables, dense, repeat, residual, serial
 
@@ -50,9 +51,9 @@ def test_repeat_equals_the_unrolled_network_and_its_gradients(x64, key):
     expected_value, (expected, expected_x) = jax.value_and_grad(
         loss(unrolled(6), flat_state), (0, 1)
     )(flat_params, x)
-    assert_trees_close((value, grad_x), (expected_value, expected_x), rtol=1e-12)
+    chex.assert_trees_all_close((value, grad_x), (expected_value, expected_x), rtol=1e-12)
     for i in range(6):
-        assert_trees_close(grads[i], expected[i], rtol=1e-11)
+        chex.assert_trees_all_close(grads[i], expected[i], rtol=1e-11)
 
 
 def test_gradients_of_a_composed_network_equal_finite_differences(x64, key):
@@ -63,7 +64,9 @@ def test_gradients_of_a_composed_network_equal_finite_differences(x64, key):
     def loss(params):
         return jnp.sum(net.apply(params, state, x).output ** 2)
 
-    assert_trees_close(jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-5)
+    chex.assert_trees_all_close(
+        jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-5
+    )
 
 
 def test_every_repeated_block_has_parameters_of_its_own(key):
@@ -204,7 +207,7 @@ def test_laid_out_or_looped_a_repeat_is_the_same_function(x64, key):
     def loss(net):
         return jax.value_and_grad(lambda p: jnp.sum(net.apply(p, state, x).output ** 2))(params)
 
-    assert_trees_close(loss(laid_out), loss(looped), rtol=1e-12)
+    chex.assert_trees_all_close(loss(laid_out), loss(looped), rtol=1e-12)
     assert "while" in jax.jit(looped.apply).lower(params, state, x).as_text()
     assert "while" not in jax.jit(laid_out.apply).lower(params, state, x).as_text()
 
@@ -221,7 +224,7 @@ def test_checkpointed_blocks_take_less_memory_for_the_same_gradient(key):
         .compile()
         for net in (kept, anew)
     ]
-    assert_trees_close(programs[0](params), programs[1](params), rtol=1e-4)
+    chex.assert_trees_all_close(programs[0](params), programs[1](params), rtol=1e-4)
     memory = [program.memory_analysis().temp_size_in_bytes for program in programs]
     # 400 activations of 8 KB, once or more, against those of 20 blocks and of the one at work
     assert memory[0] > 400 * x.nbytes
@@ -235,4 +238,4 @@ def test_a_checkpointed_layer_keeps_its_state_and_its_randomness(key):
     for train in (True, False):
         plain = net.apply(params, state, x, key, train)
         anew = layers.checkpoint(net).apply(params, state, x, key, train)
-        assert_trees_close(anew, plain, rtol=1e-6)
+        chex.assert_trees_all_close(anew, plain, rtol=1e-6)

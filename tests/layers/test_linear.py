@@ -1,10 +1,11 @@
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close, gradient_by_differences
+from tests.helpers import assert_refuses, gradient_by_differences
 from vanishing import initializers, layers
 from vanishing.meanfield import signal
 
@@ -19,7 +20,7 @@ def assert_equals_flax(ours, flax, key, x, rtol):
 
     mine = jax.value_and_grad(squares(lambda p, x: ours.apply(p, state, x).output), (0, 1))
     theirs = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
-    assert_trees_close(mine(params, x), theirs(params, x), rtol=rtol)
+    chex.assert_trees_all_close(mine(params, x), theirs(params, x), rtol=rtol)
 
 
 def test_dense_equals_flax_given_the_same_parameters(x64, key):
@@ -37,7 +38,9 @@ def test_dense_gradient_equals_finite_differences(x64, key):
         return jnp.sum(jnp.tanh(layer.apply(params, state, x).output) ** 2)
 
     # step 1e-6: truncation 1e-12 and rounding 1e-10 of values about 1
-    assert_trees_close(jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-6)
+    chex.assert_trees_all_close(
+        jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-6
+    )
 
 
 def test_parameters_have_the_dtype_of_the_input(x64, key):

@@ -1,12 +1,13 @@
 """Normalisation against Flax, and dropout against its definition."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close
+from tests.helpers import assert_refuses
 from vanishing import layers
 from vanishing.meanfield import signal
 
@@ -29,7 +30,7 @@ def test_batch_norm_equals_flax_in_training_and_after(x64, key, shape):
         expected, updated = flax.apply(variables, x, mutable=["batch_stats"])
         output, new_state = ours.apply(params, state, x, None, train)
         np.testing.assert_allclose(output, expected, rtol=1e-9, atol=1e-9)  # Flax: E[x^2] - E[x]^2
-        assert_trees_close(new_state, dict(updated["batch_stats"]), rtol=1e-9)
+        chex.assert_trees_all_close(new_state, dict(updated["batch_stats"]), rtol=1e-9)
 
         def our_output(p, x, train=train, state=state):
             return ours.apply(p, state, x, None, train).output
@@ -64,7 +65,7 @@ def test_norms_of_one_input_equal_flax(x64, key, ours, flax, shape):
     mine = jax.value_and_grad(squares(lambda p, x: ours.apply(p, state, x).output), (0, 1))
     theirs = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
     # float64's rounding, 1e-16, over gradients of which the norm's projection leaves a thousandth
-    assert_trees_close(mine(params, x), theirs(params, x), rtol=1e-9)
+    chex.assert_trees_all_close(mine(params, x), theirs(params, x), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

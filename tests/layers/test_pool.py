@@ -1,12 +1,13 @@
 """Pooling against Flax, and what it refuses."""
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close
+from tests.helpers import assert_refuses
 from vanishing import layers
 from vanishing.meanfield import signal
 
@@ -34,7 +35,7 @@ def test_pooling_equals_flax(x64, key, kind, shape, window, strides, padding):
         return layer.apply({}, {}, x).output
 
     both = [jax.value_and_grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (ours, flax)]
-    assert_trees_close(*both, rtol=1e-12)
+    chex.assert_trees_all_close(*both, rtol=1e-12)
     np.testing.assert_allclose(ours(x), flax(x), rtol=1e-12)
 
 

@@ -1,10 +1,11 @@
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close
+from tests.helpers import assert_refuses
 from vanishing import initializers, layers, probe
 from vanishing.layers import through_time
 
@@ -30,7 +31,7 @@ def test_cells_equal_flax_given_the_same_parameters(name, x64, key):
 
     mine = squares(lambda params, x: layer.apply(params, state, x).output)
     flax_apply = squares(lambda params, x: theirs.apply({"params": {module: params}}, x))
-    assert_trees_close(mine(params, x), flax_apply(params, x), rtol=1e-10)
+    chex.assert_trees_all_close(mine(params, x), flax_apply(params, x), rtol=1e-10)
     last = ours(5).apply(params, state, x).output
     np.testing.assert_array_equal(last, layer.apply(params, state, x).output[:, -1])
 

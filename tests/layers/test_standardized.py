@@ -2,12 +2,13 @@
 
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close, gradient_by_differences
+from tests.helpers import assert_refuses, gradient_by_differences
 from vanishing import initializers, layers, losses
 from vanishing.layers import conv, dense, serial, weight_standardized
 from vanishing.meanfield import signal
@@ -37,7 +38,7 @@ def test_weights_are_standardized_by_the_formula(x64, key, inner, shape):
     layer = weight_standardized(inner, gain=1.7, epsilon=1e-2)
     params, state = layer.init(key, x)
     own, _ = inner.init(key, x)
-    assert_trees_close({k: v for k, v in params.items() if k != "scale"}, own, rtol=1e-15)
+    chex.assert_trees_all_close({k: v for k, v in params.items() if k != "scale"}, own, rtol=1e-15)
     np.testing.assert_array_equal(params["scale"], np.ones(2))
     # the second unit's weights are so small that epsilon is what they are divided by
     params["kernel"] = params["kernel"] * jnp.broadcast_to(
@@ -52,7 +53,9 @@ def test_weights_are_standardized_by_the_formula(x64, key, inner, shape):
         return jnp.sum(jnp.sin(layer.apply(params, state, x).output))
 
     # step 1e-6: truncation 1e-11 and rounding 1e-9 of gradients of 0.01 and more
-    assert_trees_close(jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-5)
+    chex.assert_trees_all_close(
+        jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-5
+    )
 
 
 def test_penalties_find_the_kernel_and_not_the_scale(key):

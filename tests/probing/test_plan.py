@@ -1,8 +1,8 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.helpers import assert_trees_close
 from vanishing.probing.plan import make_plan, tapped
 
 PARAMS = {"w": jnp.ones((3, 4)), "b": jnp.zeros(4), "unused": jnp.ones(2), "stopped": jnp.ones(4)}
@@ -24,7 +24,7 @@ def test_the_flat_loss_is_the_loss_of_its_leaves():
     others = plan.others[: plan.arguments]
     value, grads = jax.value_and_grad(plan.flat_loss)(plan.params, others)
     expected = jax.value_and_grad(loss, 1)(X, PARAMS, scale=2.0, name="sin")
-    assert_trees_close((value, plan.grads_like(grads)), expected, rtol=1e-6)
+    chex.assert_trees_all_close((value, plan.grads_like(grads)), expected, rtol=1e-6)
 
 
 def test_arrays_that_the_loss_closes_over_are_inputs_of_its_program():

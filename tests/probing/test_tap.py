@@ -1,9 +1,9 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_trees_close
 from vanishing.probing import summary
 from vanishing.probing.tap import SLOT_SIZE, watch
 
@@ -63,4 +63,4 @@ def test_logs_of_the_backward_pass_say_the_same(around):
     value, back = jax.vjp(lambda x: network(logged("a"), logged("b"))(x, slots), X)
     (gradient,), logs = back.with_logs(jnp.ones_like(value))
     expected = jax.grad(network(watch(NAMES), watch(NAMES)), (0, 1))(X, slots)
-    assert_trees_close((gradient, logs), expected, rtol=1e-6)
+    chex.assert_trees_all_close((gradient, logs), expected, rtol=1e-6)

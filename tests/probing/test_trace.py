@@ -1,11 +1,11 @@
 import typing
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_trees_identical
 from vanishing.probing import (
     SUMMARIES,
     BackwardSummary,
@@ -71,7 +71,7 @@ def test_nan_is_said_and_what_was_not_recorded_is_left_blank():
 def test_it_is_a_tree(trace):
     leaves, structure = jax.tree.flatten(trace)
     assert all(hasattr(leaf, "shape") for leaf in leaves)
-    assert_trees_identical(jax.tree.unflatten(structure, leaves), trace)
+    chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), trace)
     again = jax.jit(lambda t: t)(trace)
     assert again.names == trace.names
     assert hash(structure) == hash(jax.tree.structure(again))

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import assert_refuses, assert_trees_close, assert_trees_identical, real_data
+from tests.helpers import assert_refuses, real_data
 from tests.zoo import ZOO
 from vanishing import data, initializers, layers, losses, networks
 from vanishing.probing import SUMMARIES, probe
@@ -255,7 +256,7 @@ def mlp_loss(activation="tanh", dtype=jnp.float32):
 def test_inside_jit_it_says_the_same(x64):
     loss, params, x = mlp_loss(dtype=jnp.float64)
     probed = probe(loss, summaries=SUMMARIES)
-    assert_trees_close(jax.jit(probed)(params, x), probed(params, x), rtol=1e-9)
+    chex.assert_trees_all_close(jax.jit(probed)(params, x), probed(params, x), rtol=1e-9)
 
 
 def test_under_vmap_every_seed_gets_its_own_trace(x64):
@@ -265,7 +266,7 @@ def test_under_vmap_every_seed_gets_its_own_trace(x64):
     for i in range(3):
         alone = probe(loss)(jax.tree.map(lambda leaf, i=i: leaf[i], stack), x)
         one = jax.tree.map(lambda leaf, i=i: leaf[i], together)
-        assert_trees_close(one.trace, alone.trace, rtol=1e-9)
+        chex.assert_trees_all_close(one.trace, alone.trace, rtol=1e-9)
     assert "median of 3" in str(together.trace)
 
 
@@ -282,7 +283,7 @@ def test_a_scanned_training_loop_stacks_traces(x64):
     for _ in range(4):
         grads = jax.grad(loss)(expected, x)
         expected = optax.apply_updates(expected, jax.tree.map(lambda g: -0.1 * g, grads))
-    assert_trees_close(last, expected, rtol=1e-9)
+    chex.assert_trees_all_close(last, expected, rtol=1e-9)
 
 
 def test_bfloat16_gets_float32_summaries():
@@ -331,7 +332,7 @@ def test_checkpointed_layers_are_still_not_stored():
 
 def test_the_same_arguments_give_the_same_trace():
     loss, params, x = mlp_loss()
-    assert_trees_identical(probe(loss)(params, x), probe(loss)(params, x))
+    chex.assert_trees_all_equal(probe(loss)(params, x), probe(loss)(params, x))
 
 
 def test_where_keeps_only_some_rows():
@@ -347,7 +348,7 @@ def test_several_arguments_can_be_differentiated():
 
     args = ({"w": jnp.ones((3, 4))}, jnp.ones((2, 3)), jnp.ones((4, 1)))
     probed = probe(loss, argnums=(0, 2))(*args)
-    assert_trees_close(probed.grads, jax.grad(loss, argnums=(0, 2))(*args), rtol=1e-6)
+    chex.assert_trees_all_close(probed.grads, jax.grad(loss, argnums=(0, 2))(*args), rtol=1e-6)
     assert probed.trace.names[0] == "a"
     assert probed.trace.names[-1] == "b"
     assert probe(loss, argnums=-1)(*args).trace.names == ("b",)

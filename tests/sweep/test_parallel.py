@@ -1,11 +1,11 @@
 import os
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_trees_identical
 from vanishing.sweep import parallel
 from vanishing.sweep.parallel import Task
 
@@ -108,7 +108,7 @@ def test_states_come_back_from_the_host_as_they_were():
     on_host = parallel.to_host(state)
     back = parallel.to_devices(compiled, jax.tree.map(lambda leaf: leaf[:3], on_host))
     assert jax.random.key_impl(back["key"]) == jax.random.key_impl(state["key"])
-    assert_trees_identical(parallel.to_host(back), on_host)
+    chex.assert_trees_all_equal(parallel.to_host(back), on_host)
     expected = parallel.gather(task, points(3), ())
     np.testing.assert_array_equal(parallel.advance(compiled, back, placed)[1], expected)
 

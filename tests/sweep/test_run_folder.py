@@ -1,13 +1,14 @@
 import importlib.metadata
 import os
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
 
-from tests.helpers import assert_refuses, assert_trees_identical
+from tests.helpers import assert_refuses
 from vanishing.sweep import run_folder, storage
 from vanishing.sweep.run_folder import CodeVersion, Folder
 
@@ -160,7 +161,7 @@ def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
     checkpoints = store.checkpoints("cell", range(0, 2))
     assert checkpoints.latest() == 12
     back = checkpoints.restore(12, specs)
-    assert_trees_identical(back, tree)
+    chex.assert_trees_all_equal(back, tree)
     assert [leaf.dtype for leaf in jax.tree.leaves(back)] == [
         leaf.dtype for leaf in jax.tree.leaves(tree)
     ]

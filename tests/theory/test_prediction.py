@@ -1,5 +1,6 @@
 """Predictions against wide networks drawn at random, published slopes, and each other."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import assert_refuses, assert_trees_close
+from tests.helpers import assert_refuses
 from vanishing import initializers, layers, networks, probe, theory
 from vanishing.meanfield import signal
 from vanishing.meanfield.signals import Gain
@@ -195,7 +196,7 @@ def test_a_prediction_lives_inside_jit_vmap_and_grad():
 
     sigmas = jnp.array([0.8, 1.5])
     together, slope = jax.jit(jax.vmap(slope))(sigmas), jax.jit(slope)
-    assert_trees_close(together, jnp.stack([slope(s) for s in sigmas]), rtol=1e-5)
+    chex.assert_trees_all_close(together, jnp.stack([slope(s) for s in sigmas]), rtol=1e-5)
     step = 1e-2
     expected = (slope(1.5 + step) - slope(1.5 - step)) / (2 * step)
     assert float(jax.grad(slope)(1.5)) == pytest.approx(float(expected), rel=1e-3)
@@ -240,7 +241,7 @@ def test_delta_orthogonal_convolutions_are_predicted_as_dense_layers():
     ]
     for field in ("q", "difference", "mean"):
         np.testing.assert_allclose(getattr(ends[0], field), getattr(ends[1], field), rtol=1e-6)
-    assert_trees_close(Gain(*ends[0].gain), Gain(*ends[1].gain), rtol=1e-5)
+    chex.assert_trees_all_close(Gain(*ends[0].gain), Gain(*ends[1].gain), rtol=1e-5)
 
 
 def test_circular_convolutions_are_predicted_as_they_measure(key):

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close, assert_trees_identical
+from tests.helpers import assert_refuses
 from tests.train.setting import CLASSES, EXAMPLES, examples, problem
 from vanishing import initializers, layers, losses, networks, train
 
@@ -72,13 +72,13 @@ def test_a_run_equals_a_plain_loop_with_optax(x64):
 
 
 def test_the_same_seed_gives_the_same_run_bit_for_bit(plain):
-    assert_trees_identical(fit(), plain)
+    chex.assert_trees_all_equal(fit(), plain)
 
 
 def test_cutting_a_run_into_chunks_changes_nothing():
     unbroken = fit(records=6, record_every=7, chunks=1)
     for chunks in (2, 20):
-        assert_trees_identical(fit(records=6, record_every=7, chunks=chunks), unbroken)
+        chex.assert_trees_all_equal(fit(records=6, record_every=7, chunks=chunks), unbroken)
 
 
 def test_recording_less_often_does_not_change_the_training(plain):
@@ -262,7 +262,7 @@ def test_training_refuses(call, message):
 
 def test_a_tree_helper_notices_a_difference():
     with pytest.raises(AssertionError):
-        assert_trees_close({"a": jnp.array([1e-9])}, {"a": jnp.array([2e-9])}, rtol=1e-3)
+        chex.assert_trees_all_close({"a": jnp.array([1e-9])}, {"a": jnp.array([2e-9])}, rtol=1e-3)
 
 
 def test_targets_may_be_numbers_with_a_score_of_their_own():

@@ -1,10 +1,11 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from tests.helpers import assert_refuses, assert_trees_close, assert_trees_identical
+from tests.helpers import assert_refuses
 from tests.train.setting import EXAMPLES, examples, problem
 from vanishing.train import steps
 
@@ -77,7 +78,7 @@ def test_a_step_is_that_of_the_optimizer(after_a_step):
     data, optimizer = examples(), optax.sgd(0.1, momentum=0.9)
     grads = jax.grad(cross_entropy)(state.params, state, data.x_train[batch], data.y_train[batch])
     updates, _ = optimizer.update(grads, optimizer.init(state.params))
-    assert_trees_close(after.params, optax.apply_updates(state.params, updates), rtol=1e-5)
+    chex.assert_trees_all_close(after.params, optax.apply_updates(state.params, updates), rtol=1e-5)
     assert int(after.step) == int(state.step) + 1
 
 
@@ -85,7 +86,7 @@ def test_a_recorded_step_is_the_same_step_and_records_what_was_before_it(after_a
     state, batch, after = after_a_step
     data = examples()
     recorded, record = steps.recorded_step(start()[0], state, SETTINGS, data, batch)
-    assert_trees_close(
+    chex.assert_trees_all_close(
         recorded._replace(key=jax.random.key_data(recorded.key)),
         after._replace(key=jax.random.key_data(after.key)),
         rtol=1e-5,
@@ -107,8 +108,8 @@ def test_advancing_takes_its_batches_in_order_and_records_the_first_of_every_few
     one_by_one = state
     for batch in steps.batches(recipe, state, data, 2).reshape(4, -1):
         one_by_one = steps.step(recipe, one_by_one, SETTINGS, data, batch)
-    assert_trees_close(advanced.params, one_by_one.params, rtol=1e-4)
-    assert_trees_identical(advanced.step, one_by_one.step)
+    chex.assert_trees_all_close(advanced.params, one_by_one.params, rtol=1e-4)
+    chex.assert_trees_all_equal(advanced.step, one_by_one.step)
 
 
 def test_a_recipe_tells_the_dtypes_of_its_precision():

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import jax
-from jax.tree_util import KeyPath, register_pytree_with_keys_class
+from jax.tree_util import DictKey, KeyPath, register_pytree_with_keys_class
 
 from vanishing import _arguments
 from vanishing._types import DEPTH, PyTree
@@ -212,9 +212,15 @@ def _spread(above: Gain, row: PredictedRow) -> Gain:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class DepthKey:
-    """The step of a tree path that enters a `Stacked`: below it, leaves have a depth axis."""
+class DepthKey(DictKey):
+    """The step of a tree path that enters a `Stacked`: below it, leaves have a depth axis.
+
+    It is a `DictKey`, since tools that look at paths (chex, for one) refuse keys of other kinds.
+    """
+
+    def __init__(self):
+        """All of them are equal."""
+        super().__init__(DEPTH)
 
     def __str__(self) -> str:
         return DEPTH

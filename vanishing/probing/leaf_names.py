@@ -17,6 +17,8 @@ def step(key: Any) -> str:
     ('.kernel', "['a b']", '[3]')
     """
     match key:
+        case DictKey(key=name) if name == DEPTH:
+            return DEPTH
         case DictKey(key=name) if isinstance(name, str) and name.isidentifier():
             return f".{name}"
         case DictKey(key=name):
