@@ -152,14 +152,14 @@ def _members(module: ModuleType, home: ModuleType, name: str, value: type) -> It
 
 def problems() -> list[str]:
     """What is missing or broken in the documentation of the public names, a line each."""
-    found = []
+    lines = []
     for entry in documented():
         if not entry.text:
-            found.append(f"{entry.place} has no docstring.")
+            lines.append(f"{entry.place} has no docstring.")
         for reference in REFERENCE.findall(entry.text):
             if not resolves(reference, entry):
-                found.append(f"{entry.place} names `{reference}`, which does not exist.")
-    return found
+                lines.append(f"{entry.place} names `{reference}`, which does not exist.")
+    return lines
 
 
 def resolves(reference: str, entry: Documented) -> bool:
@@ -289,12 +289,12 @@ def main(arguments: list[str]) -> None:
     """Check, and write the pages; the exit code is 1 if anything is missing or broken."""
     if set(arguments) - {"--check"}:
         sys.exit(f"docs: unexpected argument {arguments[0]!r}; it takes --check only.")
-    found = problems()
+    lines = problems()
     if not arguments:
-        found += write()
+        lines += write()
         print(f"Wrote {(OUT / 'index.html').relative_to(ROOT)}.")
-    if found:
-        sys.exit("\n".join(found))
+    if lines:
+        sys.exit("\n".join(lines))
     print("Nothing is missing or broken.")
 
 
