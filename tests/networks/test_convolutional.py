@@ -51,7 +51,10 @@ def test_residual_networks_have_the_published_layers_and_parameters(depth, milli
     assert weights_of(depth, "plain") == (layers_with_weights, parameters)
 
 
-@pytest.mark.parametrize("kind", networks.BLOCKS)
+@pytest.mark.parametrize(
+    "kind",
+    ["fixup", *(pytest.param(k, marks=pytest.mark.slow) for k in networks.BLOCKS if k != "fixup")],
+)
 def test_every_kind_of_block_makes_one_with_finite_gradients(key, kind):
     norm = None if kind == "fixup" else layers.group_norm(2)
     net = networks.resnet(3, depth=8, width=4, kind=kind, norm=norm)

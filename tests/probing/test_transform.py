@@ -155,8 +155,23 @@ def test_the_textbooks_learning_speeds_lie_among_ours(depth):
 # On models that are not ours to shape.
 
 
+FEW = (
+    "linen cnn with batch norm",
+    "linen gru",
+    "nnx mlp",
+    "equinox mlp",
+    "bare rnn with aux",
+    "tied and unused",
+    "branching",
+    "nested scans",
+    "own residual mlp",
+)  # --slow has them all
+
+
 @pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types")
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
+)
 def test_every_row_of_the_zoo_equals_the_gradient_of_a_perturbation(x64, name):
     with jax.numpy_rank_promotion("allow"):  # Flax and Equinox broadcast as they like
         model = ZOO[name]()

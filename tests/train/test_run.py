@@ -87,6 +87,7 @@ def test_recording_less_often_does_not_change_the_training(plain):
     np.testing.assert_allclose(plain.loss, often.loss[:, ::5], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_equal_runs_alone():
     together = fit(rates=(0.01, 0.1), seeds=2)
     for i, rate, seed in ((0, 0.01, 0), (3, 0.1, 1)):
@@ -151,6 +152,7 @@ def test_the_penalty_is_added_to_the_loss_and_shrinks_the_weights(plain):
     np.testing.assert_allclose(difference, 0.5 * losses.l2(params), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_precisions_agree_and_keep_wide_parameters():
     def kernel_init(key, shape, dtype, out_sharding=None):  # the same numbers in every dtype
         drawn = np.random.default_rng(shape[0]).normal(size=shape) / shape[0] ** 0.5

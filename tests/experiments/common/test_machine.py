@@ -29,7 +29,8 @@ def dataset(folder):
         return opened.load()
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [20])
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_dataset(kills, tmp_path):
     """Real processes die of SIGKILL: compiling, training, keeping checkpoints."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
