@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import DictKey, KeyPath, SequenceKey
 from jaxtyping import Array, Float
 
-from vanishing._types import PyTree
+from vanishing._types import DEPTH, PyTree
 from vanishing.layers import Layer
 from vanishing.layers.base import Variables
 
@@ -123,7 +123,7 @@ def _steps(path: KeyPath) -> list[str]:
     steps = []
     for key in path:
         match key:
-            case DictKey(key=name):
+            case DictKey(key=name) if name != DEPTH:
                 steps.append(str(name))
             case SequenceKey(idx=index):
                 steps.append(f"layers_{index}")
