@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.tree_util import DictKey, KeyPath, SequenceKey
 from jaxtyping import Array, Float
 
@@ -84,14 +85,8 @@ class LayerModule(nn.Module):
 
 def _as_dicts(tree: PyTree) -> dict[str, Any]:
     """A tree of any containers as nested dicts, without the empty ones."""
-    nested: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        *parents, last = _steps(path)
-        place = nested
-        for step in parents:
-            place = place.setdefault(step, {})
-        place[last] = leaf
-    return nested
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return unflatten_dict({_steps(path): leaf for path, leaf in leaves})
 
 
 def _from_dicts(collection: str, spec: PyTree, nested: Mapping[str, Any], shape) -> PyTree:
@@ -100,25 +95,24 @@ def _from_dicts(collection: str, spec: PyTree, nested: Mapping[str, Any], shape)
     Raises:
       ValueError: a value is absent, or has another shape than the input's asks for.
     """
+    values: dict[tuple[str, ...], Any] = flatten_dict(nested)
 
     def value(path, leaf):
-        tree: Any = nested
-        name = f"{collection}.{'.'.join(_steps(path))}"
-        for step in _steps(path):
-            if step not in tree:
-                raise ValueError(f"{name} is absent; give apply the variables that init returned.")
-            tree = tree[step]
-        if jnp.shape(tree) != leaf.shape:
+        steps = _steps(path)
+        name = f"{collection}.{'.'.join(steps)}"
+        if steps not in values:
+            raise ValueError(f"{name} is absent; give apply the variables that init returned.")
+        if jnp.shape(values[steps]) != leaf.shape:
             raise ValueError(
-                f"{name} has shape {jnp.shape(tree)}; for an input of shape {shape} it must be "
-                f"{leaf.shape}."
+                f"{name} has shape {jnp.shape(values[steps])}; for an input of shape {shape} it "
+                f"must be {leaf.shape}."
             )
-        return tree
+        return values[steps]
 
     return jax.tree_util.tree_map_with_path(value, spec)
 
 
-def _steps(path: KeyPath) -> list[str]:
+def _steps(path: KeyPath) -> tuple[str, ...]:
     """The names by which a leaf is reached in nested dicts; an axis of depth has none."""
     steps = []
     for key in path:
@@ -129,4 +123,4 @@ def _steps(path: KeyPath) -> list[str]:
                 steps.append(f"layers_{index}")
             case _ if hasattr(key, "name"):
                 steps.append(str(key.name))
-    return steps or ["value"]
+    return tuple(steps) or ("value",)
