@@ -9,6 +9,8 @@ from types import ModuleType
 
 from absl import app, flags, logging
 
+from vanishing._text import one_line
+
 VERBS = {"diagnose": "vanishing.diagnosis.command"}  # modules with `define_flags` and `run`
 
 
@@ -38,7 +40,7 @@ def main() -> None:
             print(modules[verb].run(flags.FLAGS))
         except (ValueError, TypeError, ImportError, OSError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
-            sys.exit(f"vanishing {verb}: {_one_line(error)}{_origin(error)}")
+            sys.exit(f"vanishing {verb}: {one_line(error)}{_origin(error)}")
 
     app.run(checked, argv=[sys.argv[0], *rest], flags_parser=lambda argv: _parse(verb, argv))
 
@@ -47,11 +49,7 @@ def _parse(verb: str, argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(f"vanishing {verb}: {_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        sys.exit(f"vanishing {verb}: {one_line(error)}")
 
 
 def _origin(error: Exception) -> str:

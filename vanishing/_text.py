@@ -22,6 +22,15 @@ def number(x: float, digits: int = 2) -> str:
     return f"{x:.{digits}g}" if 1e-3 <= abs(x) < 1e4 else f"{x:.{digits - 1}e}"
 
 
+def one_line(error: BaseException) -> str:
+    """An error's message on one line; its type where it has none.
+
+    >>> one_line(ValueError(" of   two lines ")), one_line(KeyboardInterrupt())
+    ('of two lines', 'KeyboardInterrupt')
+    """
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def percent(x: float) -> str:
     """A fraction as a percentage; nothing for nan.
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from experiments.common import machine
 from experiments.common.options import Options, option
 from vanishing import sweep
+from vanishing._text import one_line
 from vanishing.sweep import parallel, run_folder, sources, storage
 
 flags.disclaim_key_flags()  # `--help` then lists these flags under the experiment itself
@@ -94,7 +95,7 @@ def _parse(program: str, argv: Sequence[str]) -> Sequence[str]:
     try:
         remaining = flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(f"{program}: {_one_line(error)}")
+        sys.exit(f"{program}: {one_line(error)}")
     if remaining[1:]:
         sys.exit(
             f"{program}: unexpected argument {remaining[1]!r}; flags are written --name=value."
@@ -122,7 +123,7 @@ def _run(
         failed = failures(answer(config))
     except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
         logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
-        machine.stop(f"{program}: {_one_line(error)}")
+        machine.stop(f"{program}: {one_line(error)}")
     except KeyboardInterrupt:
         machine.stop(f"{program}: interrupted; the same command goes on from {out}.")
     except Exception:
@@ -140,10 +141,6 @@ def _config(defaults: OutputOptions) -> OutputOptions:
     """The configuration that the flags name; it checks its values itself."""
     names = [field.name for field in dataclasses.fields(defaults)]
     return dataclasses.replace(defaults, **{name: flags.FLAGS[name].value for name in names})
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def execute(
