@@ -75,7 +75,7 @@ def _layers(context: Context, leaves: Sequence[Leaf]) -> dict[ValueId, LayerRow]
 
 def _layer(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
     kind = SiteKind.MATMUL if node.primitive in dependence.PRODUCTS else SiteKind.OTHER
-    uses = context.view.uses(node) | _uses_of_statistics(node, context)
+    uses = _uses(node, context)
     return _Merged(LayerRow(node, node.outputs[0], (node.primitive,), kind, uses))
 
 
@@ -84,13 +84,13 @@ def _softmax(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Mer
 
 
 def _normalization(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
-    uses = context.view.uses(node) | _uses_of_statistics(node, context)
+    uses = _uses(node, context)
     row = LayerRow(node, node.outputs[0], ("normalize",), SiteKind.NORMALIZATION, uses)
     return _merged(row, rows, context, leaves)
 
 
 def _bias_or_scale(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
-    uses = context.view.uses(node) | _uses_of_statistics(node, context)
+    uses = _uses(node, context)
     row = LayerRow(node, node.outputs[0], (node.primitive,), SiteKind.OTHER, uses)
     return _merged(row, rows, context, leaves)
 
@@ -123,10 +123,11 @@ _LAYER_ROWS: Mapping[Role | None, Callable[..., _Merged]] = {
 }
 
 
-def _uses_of_statistics(node: Node, context: Context) -> frozenset[Use]:
-    """The leaves in the statistics that a node divides by."""
+def _uses(node: Node, context: Context) -> frozenset[Use]:
+    """The leaves that a node takes in, also in the statistics that it divides by."""
     values = [atom for atom in node.inputs if isinstance(atom, int)]
-    return frozenset().union(*(context.statistics.get(value, frozenset()) for value in values))
+    statistics = (context.statistics.get(value, frozenset()) for value in values)
+    return context.view.uses(node).union(*statistics)
 
 
 def _merged(row: LayerRow, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:

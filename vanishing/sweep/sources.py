@@ -97,6 +97,7 @@ class _Code(NamedTuple):
     hash: str
     imports: list[ast.Import | ast.ImportFrom]
     chains: list[tuple[str, ...]]  # of names such as `a.b.c`, if `a` is no variable of a function
+    lazy: dict[str, str]  # the table that a package gives to `vanishing._lazy.attach`
 
 
 def _folders(package: str) -> list[Path]:
@@ -195,7 +196,8 @@ def _read(path: Path, modified: int) -> _Code:
         if not chain and not _is_for_type_checkers(node):
             own = own | _own_names(node) if isinstance(node, SCOPES) else own
             nodes += [(child, own) for child in ast.iter_child_nodes(node)]
-    return _Code(hash=_hash(tree), imports=imports, chains=list(dict.fromkeys(chains)))
+    lazy = _lazy_table(tree)
+    return _Code(_hash(tree), imports, chains=list(dict.fromkeys(chains)), lazy=lazy)
 
 
 def _homes(module: str, names: Sequence[str], folders: dict[str, Path]) -> Iterator[str]:
@@ -243,16 +245,14 @@ def _all_of(module: str, folders: dict[str, Path]) -> Iterator[str]:
 
 
 def _lazy_names(source: _Source) -> dict[str, str]:
-    """The table that a package's `__init__` gives to `vanishing._lazy.attach`."""
+    """The names that a package imports on first use, and the modules that hold them."""
     if source.path.name != "__init__.py":
         return {}
-    return _lazy_table(source.path, source.path.stat().st_mtime_ns)
+    return _read(source.path, source.path.stat().st_mtime_ns).lazy
 
 
-@functools.cache
-def _lazy_table(path: Path, modified: int) -> dict[str, str]:
-    del modified  # a file that is written anew is read anew
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+def _lazy_table(tree: ast.Module) -> dict[str, str]:
+    for node in tree.body:
         call = getattr(node, "value", None)
         if isinstance(call, ast.Call) and _chain(call.func)[-1:] == ("attach",):
             return ast.literal_eval(call.args[1])
