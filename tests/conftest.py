@@ -24,11 +24,9 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the long evidence, and nothing else")
 
 
-def pytest_collection_modifyitems(config, items):
-    slow = config.getoption("--slow")
-    unwanted = [item for item in items if bool(item.get_closest_marker("slow")) != slow]
-    config.hook.pytest_deselected(items=unwanted)
-    items[:] = [item for item in items if bool(item.get_closest_marker("slow")) == slow]
+def pytest_configure(config):
+    chosen = "slow" if config.getoption("--slow") else "not slow"
+    config.option.markexpr = config.option.markexpr or chosen
 
 
 @pytest.fixture(autouse=True, scope="module")

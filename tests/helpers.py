@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -13,6 +14,12 @@ import pytest
 def unchecked(function):
     """The function without the shape checks that the tests put around it, as users call it."""
     return inspect.unwrap(function)
+
+
+def assert_gradient(loss, params, rtol):
+    """The gradient of a loss is that of finite differences, within a relative tolerance."""
+    expected = gradient_by_differences(loss, params)
+    chex.assert_trees_all_close(jax.grad(loss)(params), expected, rtol=rtol)
 
 
 def assert_refuses(call, *fragments):

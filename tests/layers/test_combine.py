@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, gradient_by_differences, unchecked
+from tests.helpers import assert_gradient, assert_refuses, unchecked
 from vanishing import initializers, layers
 from vanishing.layers import Applied, Layer, Variables, dense, repeat, residual, serial
 
@@ -64,9 +64,7 @@ def test_gradients_of_a_composed_network_equal_finite_differences(x64, key):
     def loss(params):
         return jnp.sum(net.apply(params, state, x).output ** 2)
 
-    chex.assert_trees_all_close(
-        jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-5
-    )
+    assert_gradient(loss, params, rtol=1e-5)
 
 
 def test_every_repeated_block_has_parameters_of_its_own(key):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, gradient_by_differences
+from tests.helpers import assert_gradient, assert_refuses
 from vanishing import initializers, layers
 from vanishing.meanfield import signal
 
@@ -38,9 +38,7 @@ def test_dense_gradient_equals_finite_differences(x64, key):
         return jnp.sum(jnp.tanh(layer.apply(params, state, x).output) ** 2)
 
     # step 1e-6: truncation 1e-12 and rounding 1e-10 of values about 1
-    chex.assert_trees_all_close(
-        jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-6
-    )
+    assert_gradient(loss, params, rtol=1e-6)
 
 
 def test_parameters_have_the_dtype_of_the_input(x64, key):

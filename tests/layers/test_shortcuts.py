@@ -1,12 +1,11 @@
 """Residual and gated blocks against their definitions, finite differences and drawn networks."""
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, gradient_by_differences
+from tests.helpers import assert_gradient, assert_refuses
 from vanishing import initializers, layers
 from vanishing.layers import dense, highway, residual, serial
 from vanishing.theory.prediction import input_signal
@@ -55,9 +54,7 @@ def test_highway_mixes_its_branch_and_its_input(x64, key):
     def loss(params):
         return jnp.sum(jnp.sin(block.apply(params, state, x).output))
 
-    chex.assert_trees_all_close(
-        jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-6
-    )
+    assert_gradient(loss, params, rtol=1e-6)
 
 
 def test_a_highway_with_a_shortcut_mixes_that(key):

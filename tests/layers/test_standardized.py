@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, gradient_by_differences
+from tests.helpers import assert_gradient, assert_refuses
 from vanishing import initializers, layers, losses
 from vanishing.layers import conv, dense, serial, weight_standardized
 from vanishing.meanfield import signal
@@ -53,9 +53,7 @@ def test_weights_are_standardized_by_the_formula(x64, key, inner, shape):
         return jnp.sum(jnp.sin(layer.apply(params, state, x).output))
 
     # step 1e-6: truncation 1e-11 and rounding 1e-9 of gradients of 0.01 and more
-    chex.assert_trees_all_close(
-        jax.grad(loss)(params), gradient_by_differences(loss, params), rtol=1e-5
-    )
+    assert_gradient(loss, params, rtol=1e-5)
 
 
 def test_penalties_find_the_kernel_and_not_the_scale(key):
