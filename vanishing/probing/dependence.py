@@ -23,6 +23,9 @@ _VIEWS = """
     broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice expand_dims gather
     pad reduce_precision reshape rev sharding_constraint slice split squeeze transpose
 """
+RESHAPES = frozenset(  # views that keep every number once, or repeat all of them
+    {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"}
+)
 NONLINEAR, VIEWS = frozenset(_NONLINEAR.split()), frozenset(_VIEWS.split())
 
 

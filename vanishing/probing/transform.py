@@ -81,7 +81,7 @@ def probe(
     >>> params = {"w1": jnp.ones((3, 4)), "w2": jnp.ones((4, 1))}
     >>> probed = probe(loss)(params, jnp.ones((8, 3)))
     >>> [site.op for site in probed.trace.sites]
-    ['dot_general', 'logistic', 'dot_general']
+    ['dot_general', 'sigmoid', 'dot_general']
     """
     _arguments.one_of("level", level, LEVELS)
     if isinstance(summaries, str):
