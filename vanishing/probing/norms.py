@@ -1,6 +1,7 @@
 """Norms: the statistics that a normalisation divides by, and which normalisation it is."""
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from vanishing.probing import dependence
@@ -19,6 +20,9 @@ class Statistic(NamedTuple):
     size: int  # how many numbers it is, before anything is broadcast
     divisor: bool  # is it, or was it made with, a root, such as 1 / sigma?
     reductions: frozenset[Node]  # the sums that it comes from; none for a running statistic
+
+
+Statistics = Mapping[ValueId, Statistic]
 
 
 def is_reduction(node: Node) -> bool:
@@ -105,7 +109,7 @@ def own_size(atom: Atom, view: FrameView) -> int:
     return size
 
 
-def is_normalization(node: Node, view: FrameView, known: dict[ValueId, Statistic]) -> bool:
+def is_normalization(node: Node, view: FrameView, known: Statistics) -> bool:
     """Is a signal multiplied with, or divided by, a statistic of fewer numbers than it has?
 
     A mean is no such signal: its product with 1 / sigma is a statistic again.
@@ -113,20 +117,21 @@ def is_normalization(node: Node, view: FrameView, known: dict[ValueId, Statistic
     if node.primitive not in ("mul", "div") or len(node.inputs) != 2:
         return False
     signal, by = node.inputs
-    if node.primitive == "mul" and not _divisor(by, known):
+    if node.primitive == "mul" and not _is_divisor(by, known):
         signal, by = by, signal
-    if not _divisor(by, known) or _divisor(signal, known) or isinstance(signal, Literal):
+    statistic = None if isinstance(by, Literal) else known.get(by)
+    if isinstance(signal, Literal) or statistic is None or not statistic.divisor:
         return False
-    if signal not in known:
-        return view.kind(signal) == Kind.SIGNAL or own_size(signal, view) > known[by].size
-    return known[signal].size > known[by].size
+    if signal in known:
+        return not known[signal].divisor and known[signal].size > statistic.size
+    return view.kind(signal) == Kind.SIGNAL or own_size(signal, view) > statistic.size
 
 
-def _divisor(atom: Atom, known: dict[ValueId, Statistic]) -> bool:
+def _is_divisor(atom: Atom, known: Statistics) -> bool:
     return not isinstance(atom, Literal) and atom in known and known[atom].divisor
 
 
-def name_of(node: Node, view: FrameView, known: dict[ValueId, Statistic]) -> str:
+def name_of(node: Node, view: FrameView, known: Statistics) -> str:
     """Which normalisation a node is, by the axes that its statistic is taken over."""
     statistics = [known[a] for a in node.inputs if isinstance(a, int) and a in known]
     sums = next(one.reductions for one in statistics if one.divisor)
@@ -166,7 +171,7 @@ def _is_divided(total: ValueId, view: FrameView) -> bool:
     )
 
 
-def _is_centered(summed: Atom, view: FrameView, known: dict[ValueId, Statistic]) -> bool:
+def _is_centered(summed: Atom, view: FrameView, known: Statistics) -> bool:
     """Is a sum one of the signal itself, or of squares of its distance from the mean?"""
     maker = view.maker(summed)
     while maker and maker.primitive in ("convert_element_type", "abs"):
