@@ -118,8 +118,8 @@ def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:
 
     perturbed_loss = jax.jit(jax.value_and_grad(tapped(plan, add), (0, 1), has_aux=True))
     (_, (_, signals)), (_, cotangents) = perturbed_loss(plan.params, zeros, plan.others)
-    plain_loss = jax.jit(jax.value_and_grad(plan.flat_loss, has_aux=plan.has_aux))
-    output, grads = plain_loss(plan.params, plan.others[: plan.arguments])
+    plain_loss = jax.jit(jax.value_and_grad(lambda *leaves: plan.flat_loss(*leaves)[0]))
+    loss, grads = plain_loss(plan.params, plan.arguments.traced(plan.static))
     perturbed = {}
     for row in rows:
         instance = plan.layout.instances[row]
@@ -128,8 +128,8 @@ def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:
             signal=_element(signals[value], instance.indices),
             cotangent=_element(cotangents[value], instance.indices),
         )
-    value = output[0] if plan.has_aux else output
-    return Expected(rows=perturbed, value=value, grads=plan.grads_like(grads))
+    grads = plan.arguments.structure.grads_like(grads)
+    return Expected(rows=perturbed, value=loss, grads=grads)
 
 
 def _element(x: Any, indices: tuple[int, ...]) -> np.ndarray:

@@ -5,6 +5,7 @@ inlined; the bodies of `scan`, `cond` and `checkpoint` are frames of their own; 
 operation, whatever is inside it (`while`, custom derivatives, kernels), is one node.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, NewType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax._src import source_info_util  # no public way leads to an equation's source line
 from jax.extend import core
 
@@ -233,9 +235,17 @@ def run(node: Node, inputs: Sequence[Any]) -> list[Any]:
     with (
         source_info_util.user_context(eqn.source_info.traceback, name_stack=stack),
         eqn.ctx.manager,
+        _precision_of(eqn),
     ):
         answer = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(answer) if eqn.primitive.multiple_results else [answer]
+
+
+def _precision_of(eqn) -> contextlib.AbstractContextManager:
+    """The `jax.enable_x64` that an operation was written under, which it does not remember."""
+    dtypes = {getattr(var.aval, "dtype", None) for var in (*eqn.invars, *eqn.outvars)}
+    wide = dtypes.intersection({np.dtype(np.float64), np.dtype(np.complex128)})
+    return jax.enable_x64(True) if wide else contextlib.nullcontext()
 
 
 def _split(x, params) -> list[Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from vanishing._numerics import branch_on_cpu, cheap_or_fallback, rms, wide
+from vanishing._numerics import branch_on_cpu, cheap_or_fallback, rms, whole, wide
 
 SATURATED = 0.01  # of the largest slope
 
@@ -107,6 +107,7 @@ def forward(
       slope: of the nonlinearity that made it, element by element, if one did.
       largest_slope: the most that this nonlinearity's slope can be.
     """
+    x = whole(x)
     entries = _common(x, wanted, slope, largest_slope)
     if "mean" in wanted:
         root = max(1, x.size) ** 0.5  # divided by twice, so that no sum of huge numbers overflows
@@ -120,6 +121,7 @@ def forward(
 
 def backward(cotangent: Float[Array, "..."], wanted: Collection[str]) -> BackwardSummary:
     """The backward summary of a signal, from its cotangent; what is not wanted is nan."""
+    cotangent = whole(cotangent)
     return _filled(BackwardSummary, _common(cotangent, wanted), cotangent)
 
 
