@@ -75,7 +75,7 @@ def make_plan(
         has_aux=has_aux,
         grads_like=functools.partial(_grads_like, trees, isinstance(argnums, int)),
         aux_like=functools.partial(_aux_like, jax.tree.structure(output[1]) if has_aux else None),
-        dtype=jnp.result_type(jnp.float32, *(s.site.dtype for s in selected)),
+        dtype=jnp.result_type(jnp.float32, *(jnp.finfo(s.site.dtype).dtype for s in selected)),
     )
 
 
@@ -93,7 +93,10 @@ def tapped(plan: Plan, tap: Tap) -> Callable:
     callbacks = Callbacks(tap=tap, locals={s.value: s.local for s in plan.selected if s.local})
 
     def run(params, slots, others):
-        arguments = [jnp.asarray(leaf) for leaf in (*params, *others)]
+        arguments = [
+            leaf if jaxpr.is_reference(jax.typeof(leaf)) else jnp.asarray(leaf)
+            for leaf in (*params, *others)
+        ]
         outputs, measured = replay(plan.program.frame, arguments, callbacks, slots)
         return outputs[0], (outputs[1:], measured)
 
@@ -267,13 +270,13 @@ def _argument_names(loss: Callable, count: int) -> list[str]:
 def _require_float(name: str, leaf: Any) -> None:
     if not isinstance(leaf, _ARRAYS):
         what = f"a {type(leaf).__name__}"
-    elif not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+    elif not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
         what = f"of dtype {jnp.result_type(leaf)}"
     else:
         return
     raise TypeError(
-        f"the parameter {name} is {what}; a gradient needs floating-point arrays. Pass the rest as "
-        "another argument (equinox.partition and flax.nnx.split part a model in two)."
+        f"the parameter {name} is {what}; a gradient needs floating-point or complex arrays. Pass "
+        "the rest as another argument (equinox.partition and flax.nnx.split part a model in two)."
     )
 
 

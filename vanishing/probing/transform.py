@@ -57,7 +57,8 @@ def probe(
     Args:
       loss: a function of parameters and anything else that returns a real scalar, or with `has_aux`
         a pair of it and any tree.
-      argnums: which arguments hold the parameters: trees of floating-point arrays.
+      argnums: which arguments hold the parameters: trees of floating-point or complex
+        arrays.
       has_aux: does the loss return a pair?
       level: "layer" for one row for each operation with parameters, for each nonlinearity that
         follows one, and for each sum of a residual stream; "op" for every floating-point operation
@@ -113,7 +114,7 @@ class Probe:
         """The loss's value, gradients and aux, and the trace.
 
         Raises:
-          TypeError: a parameter is no floating-point array.
+          TypeError: a parameter is no floating-point or complex array.
           ValueError: the loss is no real scalar, or no parameter reaches it.
         """
         return self._measure(self._plan(args, kwargs))
