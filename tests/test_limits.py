@@ -95,6 +95,22 @@ def in_pallas(params, x):
     return jnp.mean(doubled(layer(x, params["w"])) @ params["v"])
 
 
+def in_complex(params, x):
+    """A state-space layer: complex parameters and values, the real part of what they give."""
+    kernel = jax.lax.complex(params["w"], params["v"])
+    return jnp.mean((x + jnp.fft.fft(layer(x, kernel)).real) @ params["v"])
+
+
+def in_reference(params, x):
+    ref = jax.new_ref(x)
+
+    def step(i, _):
+        ref[...] = layer(ref[...], params["w"])
+
+    jax.lax.fori_loop(0, 3, step, None)
+    return jnp.mean(ref[...] @ params["v"])
+
+
 INSIDE = {  # transformation: (loss, rows inside, is what is inside said to be left out?)
     "jit": (in_jit, 2, False),
     "scan": (in_scan, 6, False),
@@ -106,6 +122,8 @@ INSIDE = {  # transformation: (loss, rows inside, is what is inside said to be l
     "shard_map": (in_shard_map, 1, True),
     "while_loop": (in_while_loop, 2, False),
     "Pallas": (in_pallas, 3, True),
+    "mutable references": (in_reference, 6, False),
+    "complex values": (in_complex, 2, False),
 }
 
 

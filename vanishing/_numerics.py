@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 _LOW, _HIGH = 1e-24, 1e30  # between them a mean of squares in float32 has lost nothing
 
@@ -26,7 +26,14 @@ def whole(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     return jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec.partitions)))
 
 
-def norm(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Float[Array, "..."]:
+def real(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x`, or of complex numbers their magnitudes."""
+    return jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
+
+
+def norm(
+    x: Inexact[Array, "..."], axis: int | tuple[int, ...] | None = None
+) -> Float[Array, "..."]:
     """L2 norm over `axis` (by default all), also where the squares leave the range of the dtype.
 
     In float32 the square of 1e-25 is 0 and that of 1e25 is inf; dividing by the largest magnitude
@@ -37,7 +44,7 @@ def norm(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> F
     >>> print(f"{norm(jnp.array([3e-25, 4e-25])):.1e}")
     5.0e-25
     """
-    x = wide(x)
+    x = wide(real(x))
     largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0)
     scale = _scale(largest)
     return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=axis))

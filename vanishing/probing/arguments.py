@@ -273,8 +273,8 @@ def _require_inexact(name: str, leaf: Any) -> None:
     else:
         return
     raise TypeError(
-        f"the parameter {name} is {what}; a gradient needs floating-point arrays. Pass the rest as "
-        "another argument (equinox.partition and flax.nnx.split part a model in two)."
+        f"the parameter {name} is {what}; a gradient needs floating-point or complex arrays. Pass "
+        "the rest as another argument (equinox.partition and flax.nnx.split part a model in two)."
     )
 
 

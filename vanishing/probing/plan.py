@@ -1,5 +1,6 @@
 """Traces a loss and selects what to record, ready for replay."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -65,7 +66,7 @@ def make_plan(
         returned=traced.returned,
         params=params,
         others=[*others, *closed_over],
-        dtype=jnp.result_type(jnp.float32, *(s.site.dtype for s in selected)),
+        dtype=_dtype(selected),
     )
 
 
@@ -230,3 +231,9 @@ def _stops(program: Program, dependences: Dependences) -> tuple[str, ...]:
             and dependences.used.intersection(node.outputs)
         )
     )
+
+
+def _dtype(selected: Sequence[Selected]) -> Any:
+    """The widest of the dtypes of all rows; of complex ones that of their parts."""
+    parts = (jnp.finfo(s.site.dtype).dtype for s in selected)
+    return jax.dtypes.canonicalize_dtype(functools.reduce(np.promote_types, parts, np.float32))

@@ -58,9 +58,9 @@ def probe(
     Args:
       loss: a function of parameters and anything else that returns a real scalar, or with `has_aux`
         a pair of it and any tree.
-      argnums: which arguments hold the parameters, trees of floating-point arrays. The others may
-        be anything: numbers and arrays are traced, unless the loss needs them as values of Python
-        (`if train:`, `range(n)`), which a call finds out by trying.
+      argnums: which arguments hold the parameters, trees of floating-point or complex arrays. The
+        others may be anything: numbers and arrays are traced, unless the loss needs them as values
+        of Python (`if train:`, `range(n)`), which a call finds out by trying.
       has_aux: does the loss return a pair?
       level: "layer" for one row for each operation with parameters, for each nonlinearity that
         follows one, and for each sum of a residual stream; "op" for every floating-point operation
@@ -116,8 +116,7 @@ class Probe:
         """The loss's value, gradients and aux, and the trace.
 
         Raises:
-          TypeError: a parameter is no array of floating-point or complex numbers, or the loss is no
-            real scalar.
+          TypeError: a parameter is no floating-point or complex array, or the loss no real scalar.
         """
         return self._measure(self._plan(args, kwargs))
 
