@@ -4,17 +4,36 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 _LOW, _HIGH = 1e-24, 1e30  # between them a mean of squares in float32 has lost nothing
 
 
 def wide(x: Shaped[Array, "..."]) -> Float[Array, "..."]:
-    """`x` in float32 at least."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    """`x` in float32 at least, also of dtypes that JAX promotes only where it is told to."""
+    inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+    return x.astype(np.promote_types(x.dtype, np.float32) if inexact else np.float32)
 
 
-def norm(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Float[Array, "..."]:
+def whole(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x` with the parts added up that JAX leaves on their devices (`unreduced` shardings)."""
+    sharding = jax.typeof(x).sharding
+    spec = getattr(sharding, "spec", None)
+    if spec is None or not (spec.unreduced or spec.reduced):
+        return x
+    return jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec.partitions)))
+
+
+def real(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x`, or of complex numbers their magnitudes."""
+    return jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
+
+
+def norm(
+    x: Inexact[Array, "..."], axis: int | tuple[int, ...] | None = None
+) -> Float[Array, "..."]:
     """L2 norm over `axis` (by default all), also where the squares leave the range of the dtype.
 
     In float32 the square of 1e-25 is 0 and that of 1e25 is inf; dividing by the largest magnitude
@@ -25,7 +44,7 @@ def norm(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> F
     >>> print(f"{norm(jnp.array([3e-25, 4e-25])):.1e}")
     5.0e-25
     """
-    x = wide(x)
+    x = wide(real(x))
     largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0)
     scale = _scale(largest)
     return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=axis))

@@ -8,6 +8,17 @@ from vanishing.probing import summary
 SIZES = [1e-34, 1e-30, 1e-5, 1.0, 1e15, 1e30, 8e37]
 
 
+def test_of_complex_numbers_the_magnitudes_are_summarised():
+    x = jnp.array([3 + 4j, 0, jnp.nan * 1j, -5])
+    for one in (
+        summary.forward(x[:2], ("mean", "rms", "largest", "zeros")),
+        summary.backward(x[:2], ("rms", "largest", "zeros")),
+    ):
+        assert (one.largest, one.zeros) == (5, 0.5)
+        np.testing.assert_allclose(one.rms, (25 / 2) ** 0.5, rtol=1e-6)
+    assert summary.backward(x, ("non_finite",)).non_finite == 1
+
+
 def signal(size, shape=(40, 8)):
     drawn = np.random.default_rng(0).normal(size=shape)
     return jnp.asarray(size * np.where(drawn < -1, 0, drawn), jnp.float32)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Inexact
 
-from vanishing._numerics import branch_on_cpu, cheap_or_fallback, rms, wide
+from vanishing._numerics import branch_on_cpu, cheap_or_fallback, real, rms, whole, wide
 
 SATURATED = 0.01  # of the largest slope
 
@@ -94,12 +94,12 @@ def similarity(x: Float[Array, "..."]) -> Float[Array, ""]:
 
 
 def forward(
-    x: Float[Array, "..."],
+    x: Inexact[Array, "..."],
     wanted: Collection[str],
     slope: Float[Array, "..."] | None = None,
     largest_slope: float = float("nan"),
 ) -> ForwardSummary:
-    """The forward summary of a signal; what is not wanted is nan.
+    """The forward summary of a signal, if complex of its magnitudes; what is not wanted is nan.
 
     Args:
       x: the signal.
@@ -107,6 +107,7 @@ def forward(
       slope: of the nonlinearity that made it, element by element, if one did.
       largest_slope: the most that this nonlinearity's slope can be.
     """
+    x = real(whole(x))
     entries = _common(x, wanted, slope, largest_slope)
     if "mean" in wanted:
         root = max(1, x.size) ** 0.5  # divided by twice, so that no sum of huge numbers overflows
@@ -118,9 +119,10 @@ def forward(
     return _filled(ForwardSummary, entries, x)
 
 
-def backward(cotangent: Float[Array, "..."], wanted: Collection[str]) -> BackwardSummary:
+def backward(cotangent: Inexact[Array, "..."], wanted: Collection[str]) -> BackwardSummary:
     """The backward summary of a signal, from its cotangent; what is not wanted is nan."""
-    return _filled(BackwardSummary, _common(cotangent, wanted), cotangent)
+    size = real(whole(cotangent))
+    return _filled(BackwardSummary, _common(size, wanted), size)
 
 
 def _common(x, wanted: Collection[str], slope=None, largest_slope=float("nan")) -> dict:
@@ -161,6 +163,8 @@ def largest_slope(function: Callable, shape: tuple[int, ...], dtype) -> float:
       shape: what it takes.
       dtype: what it takes.
     """
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return float("nan")  # complex numbers have no order that a grid could follow
     grid = np.linspace(-10, 10, _GRID)
     size = max(1, math.prod(shape))
     points = np.resize(grid, (math.ceil(_GRID / size), *shape)).astype(dtype)

@@ -74,6 +74,6 @@ def _before_layer(frame: Frame, is_whole: bool) -> frozenset[ValueId]:
     result: set[ValueId] = set()
     for node in reversed(frame.nodes):
         is_layer = node.primitive in dependence.PRODUCTS or node.frames
-        if is_layer or result.intersection(node.outputs):
+        if is_layer or result.intersection(node.results):
             result.update(atom for atom in node.inputs if not isinstance(atom, Literal))
     return frozenset(result)
