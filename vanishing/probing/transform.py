@@ -174,8 +174,10 @@ class Probe:
           The relative error of every number that was checked; print it.
 
         Raises:
-          TypeError, ValueError: as for the call, or it was called inside of `jax.jit`.
+          TypeError, ValueError: as for the call, or it was called inside of `jax.jit`, or `rows` is
+            under 0.
         """
+        _arguments.at_least("rows", rows, 0, note=", for all rows")
         plan = self._plan(args, kwargs)
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
