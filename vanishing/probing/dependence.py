@@ -5,11 +5,14 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, is_differentiable
+from vanishing.probing.equations import is_differentiable
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
 from vanishing.probing.leaf_names import LeafId
 
 # Names of JAX's primitives, by what they do to a signal.
-PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"})
+PRODUCTS = frozenset(
+    {"conv_general_dilated", "dot_general", "einsum", "ragged_dot", "ragged_dot_general"}
+)
 _LINEAR = """
     add add_any complex conj convert_element_type copy div imag mul neg real sub
 """
@@ -23,7 +26,8 @@ _NONLINEAR = """
 """
 _VIEWS = """
     broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice expand_dims gather
-    pad reduce_precision reshape rev sharding_constraint slice split squeeze stack transpose unstack
+    name optimization_barrier pad reduce_precision reshape rev sharding_constraint slice split
+    squeeze stack transpose unstack
 """
 LINEAR, NONLINEAR, VIEWS = (frozenset(t.split()) for t in (_LINEAR, _NONLINEAR, _VIEWS))
 
@@ -128,8 +132,6 @@ class _Reading:
             return outputs
         if node.frames:
             return self.frame(node.frames[0], inputs, loops)
-        if not node.versions:
-            return [self.operation(node, inputs)] * len(node.outputs)
         return [
             self.operation(node, [self.get(atom) for atom in node.sources(result)])
             for result in node.results

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing import dependence
+from vanishing.probing import dependence, equations
 from vanishing.probing.dependence import Dependences, Kind, Use
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
 
@@ -114,7 +114,7 @@ class Context(NamedTuple):
 
 def is_custom(node: Node, *kinds: str) -> bool:
     """Does a node call a function with a derivative of its own (of one of these kinds)?"""
-    return node.equation.primitive.name.startswith(kinds or "custom_")
+    return equations.operation(node.equation).startswith(kinds or "custom_")
 
 
 def is_elementwise_or_view(node: Node) -> bool:

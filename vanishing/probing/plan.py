@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vanishing._types import PyTree
-from vanishing.probing import dependence, jaxpr, leaf_names, sites
+from vanishing.probing import dependence, equations, hidden, jaxpr, leaf_names, sites
 from vanishing.probing.dependence import Dependence, Dependences, Kind, Use
 from vanishing.probing.jaxpr import Program, ValueId
 from vanishing.probing.layout import STOPPED, UNUSED, USED, Layout, LeafPlace
@@ -94,7 +94,7 @@ def tapped(plan: Plan, tap: Tap) -> Callable:
 
     def run(params, slots, others):
         arguments = [
-            leaf if jaxpr.is_reference(jax.typeof(leaf)) else jnp.asarray(leaf)
+            leaf if equations.is_reference(jax.typeof(leaf)) else jnp.asarray(leaf)
             for leaf in (*params, *others)
         ]
         outputs, measured = replay(plan.program.frame, arguments, callbacks, slots)
@@ -125,7 +125,7 @@ def _layout(
         sites=tuple(s.site for s in selected),
         flow=flow_of(program.frame, site_ids, dependences),
         leaves=_leaf_places(program, dependences, leaves),
-        notes=_notes(program, dependences),
+        notes=hidden.notes(program, dependences),
         stops=_stops(program, dependences),
     )
 
@@ -229,21 +229,6 @@ def _reach(value: ValueId, dependences: Dependences) -> str:
     if value in dependences.reaches_loss:
         return USED
     return STOPPED if value in dependences.used else UNUSED
-
-
-def _notes(program: Program, dependences: Dependences) -> tuple[str, ...]:
-    """What is inside of operations that are recorded only as a whole."""
-    opaque = ("while", "custom_vjp", "shard_map", "pallas_call", "custom_linear_solve")
-    nodes = [node for _, node in jaxpr.walk(program.frame)]
-    return tuple(
-        dict.fromkeys(
-            f"what is inside of {node.primitive} at {sites.own_source(node) or 'an unknown line'}; "
-            "its outputs are rows at level='op'."
-            for node in nodes
-            if node.equation.primitive.name.startswith(opaque)
-            and any(dependences.on_path(value) for value in node.outputs)
-        )
-    )
 
 
 def _stops(program: Program, dependences: Dependences) -> tuple[str, ...]:

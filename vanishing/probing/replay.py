@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from vanishing.probing import equations
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, ValueId, run
 
 Tap = Callable[[ValueId, jax.Array, Any, Any], tuple[jax.Array, Any]]
@@ -86,10 +87,11 @@ def _run_frames(
         return _scan(node, inputs, callbacks, slots)
     if node.primitive == "cond":
         return _cond(node, inputs, callbacks, slots)
-    params = node.equation.params
+    params = equations.parameters(node.equation)
+    prevent_cse = params.get("prevent_cse", True)
     again = jax.checkpoint(
         lambda slots, *args: replay(node.frames[0], args, callbacks, slots),
-        prevent_cse=params["prevent_cse"],
+        prevent_cse=prevent_cse if isinstance(prevent_cse, bool) else (True, *prevent_cse),
         policy=params["policy"],
     )
     return again(slots, *inputs)
