@@ -1,26 +1,35 @@
-"""Summaries of a signal: a few numbers of an array that neither overflow nor underflow."""
+"""Summaries of signals: a few numbers of an array that neither overflow nor underflow.
+
+All of them take a stack of signals of one shape, whose first axis counts rows, and give one number
+for each row.
+"""
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Inexact
 
-from vanishing._numerics import branch_on_cpu, cheap_or_fallback, rms, wide
+from vanishing._numerics import divisor, wide
+from vanishing.probing.patterns import SiteKind
 
 SATURATED = 0.01  # of the largest slope
+LOWEST = float(np.finfo(np.float32).min)
 
 
 class ForwardSummary(NamedTuple):
-    """The signal at each row; nan where it did not run, or where an entry was not wanted."""
+    """The signal at each row; nan where it did not run, or where an entry was not wanted.
+
+    Of complex signals, everything is that of their magnitudes.
+    """
 
     mean: Float[Array, "..."]
     rms: Float[Array, "..."]  # root of the mean square
     largest: Float[Array, "..."]  # largest magnitude
-    zeros: Float[Array, "..."]  # fraction of exact zeros, 0 to 1
+    zeros: Float[Array, "..."]  # fraction of exact zeros, 0 to 1, at nonlinearities
     non_finite: Float[Array, "..."]  # count of inf and nan
     saturated: Float[Array, "..."]  # fraction with a slope under 1 % of its largest
     dead_units: Float[Array, "..."]  # fraction of units that are 0 for the whole batch
@@ -36,42 +45,114 @@ class BackwardSummary(NamedTuple):
     non_finite: Float[Array, "..."]
 
 
-def count_non_finite(x: Float[Array, "..."], rms: Float[Array, ""]) -> Float[Array, ""]:
-    """How many elements are inf or nan, given their `rms`, which is finite where there are none."""
-
-    def count(x):
-        return jnp.sum(~jnp.isfinite(x), dtype=x.dtype)
-
-    def count_if_any(x):
-        return cheap_or_fallback(jnp.isfinite(rms), jnp.zeros((), x.dtype), count, x)
-
-    return branch_on_cpu(count_if_any, count, wide(x))
+def is_measured(name: str, kind: SiteKind) -> bool:
+    """Has a row of this kind the entry of this name, where it is wanted?"""
+    return name not in ("zeros", "saturated") or kind == SiteKind.NONLINEARITY
 
 
-def fraction(mask: Bool[Array, "..."], dtype=jnp.float32) -> Float[Array, ""]:
-    """The fraction of a mask that is true, 0 to 1; 0 for no elements.
+def unmeasured() -> float:
+    """The mark of a number that was not measured.
+
+    It is nan, but where JAX looks for nan (`jax_debug_nans`) the lowest number of float32, which
+    `Trace` shows as nan.
+    """
+    return LOWEST if jax.config.jax_debug_nans else math.nan
+
+
+def forward(
+    x: Inexact[Array, "rows *shape"],
+    wanted: Collection[str],
+    is_saturated: Bool[Array, "rows *shape"] | None = None,
+) -> dict[str, Float[Array, "rows"]]:
+    """The wanted entries of `ForwardSummary` for every signal of a stack.
+
+    Args:
+      x: the signals.
+      wanted: names of entries.
+      is_saturated: whether the slope of the nonlinearity that made the signal is under `SATURATED`
+        of its largest, element by element; "saturated" is left out without it.
+    """
+    entries = _sizes(x, wanted)
+    if "saturated" in wanted and is_saturated is not None:
+        entries["saturated"] = fraction(is_saturated)
+    if "dead_units" in wanted and x.ndim > 1:
+        entries["dead_units"] = dead_units(x)
+    if "similarity" in wanted and x.ndim > 1:
+        entries["similarity"] = similarity(x)
+    return entries
+
+
+def backward(
+    cotangent: Inexact[Array, "rows *shape"], wanted: Collection[str]
+) -> dict[str, Float[Array, "rows"]]:
+    """The wanted entries of `BackwardSummary` for every cotangent of a stack."""
+    return _sizes(cotangent, set(wanted).intersection(BackwardSummary._fields))
+
+
+def table(
+    entries: dict[str, Float[Array, "rows"]], names: Sequence[str], rows: int, dtype
+) -> Float[Array, "names rows"]:
+    """Entries below each other, in the order of their names; what is absent is unmeasured."""
+    absent = jnp.full((rows,), unmeasured(), dtype)
+    return jnp.stack([entries[n].astype(dtype) if n in entries else absent for n in names])
+
+
+def _sizes(x, wanted: Collection[str]) -> dict[str, Float[Array, "rows"]]:
+    """Mean, RMS, largest magnitude, zeros and count of what is not finite.
+
+    The squares are taken after a division by the largest magnitude. Where that is not finite, the
+    inverse is 0, so that finite elements become 0 and the others nan, and count as 1 each.
+    """
+    wanted = set(wanted)
+    axes = tuple(range(1, x.ndim))
+    count = max(1, math.prod(x.shape[1:]))
+    x = wide(x)
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else x
+    entries = {}
+    if wanted & {"mean", "rms", "largest", "non_finite"}:
+        largest = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0.0)
+        finite = jnp.isfinite(largest)
+        scale = divisor(largest)
+        scaled = x * jnp.where(finite, 1 / scale, 0)
+        scale, finite = scale.reshape(-1), finite.reshape(-1)
+        entries["largest"] = largest.reshape(-1)
+    if wanted & {"rms", "non_finite"}:
+        squares = jnp.sum(jnp.where(scaled == scaled, jnp.square(scaled), 1), axes)
+        entries["rms"] = jnp.where(finite, scale, entries["largest"]) * jnp.sqrt(squares / count)
+        entries["non_finite"] = jnp.where(finite, 0, squares)
+    if "mean" in wanted:
+        entries["mean"] = scale * (jnp.sum(scaled, axes) / count)
+    if "zeros" in wanted:
+        entries["zeros"] = fraction(x == 0)
+    return {name: value for name, value in entries.items() if name in wanted}
+
+
+def fraction(mask: Bool[Array, "rows ..."]) -> Float[Array, "rows"]:
+    """The fraction of each mask that is true, 0 to 1; 0 for no elements.
 
     >>> import jax.numpy as jnp
-    >>> print(fraction(jnp.array([True, True, True, False])))
-    0.75
+    >>> print(fraction(jnp.array([[True, True, True, False]])))
+    [0.75]
     """
+    size = math.prod(mask.shape[1:])
     # A sum of float32 ones is faster than one of integers, and exact while it is short.
-    exact = mask.size <= 2 ** jnp.finfo(jnp.float32).nmant
-    count = jnp.sum(mask, dtype=jnp.float32 if exact else jnp.uint32)
-    return count.astype(dtype) / max(1, mask.size)
+    exact = size <= 2 ** jnp.finfo(jnp.float32).nmant
+    ones = jnp.where(mask, 1.0, 0.0) if exact else mask.astype(jnp.uint32)
+    count = jnp.sum(ones, tuple(range(1, mask.ndim)))
+    return count.astype(jnp.float32) / max(1, size)
 
 
-def dead_units(x: Float[Array, "... units"]) -> Float[Array, ""]:
+def dead_units(x: Inexact[Array, "rows *shape units"]) -> Float[Array, "rows"]:
     """The fraction of units (the last axis) that are 0 for the whole batch and everywhere in it.
 
     >>> import jax.numpy as jnp
-    >>> print(dead_units(jnp.array([[0.0, 1.0], [0.0, 0.0]])))
-    0.5
+    >>> print(dead_units(jnp.array([[[0.0, 1.0], [0.0, 0.0]]])))
+    [0.5]
     """
-    return jnp.mean(jnp.all(x == 0, axis=tuple(range(x.ndim - 1))), dtype=wide(x).dtype)
+    return fraction(jnp.all(x == 0, axis=tuple(range(1, x.ndim - 1))))
 
 
-def similarity(x: Float[Array, "..."]) -> Float[Array, ""]:
+def similarity(x: Inexact[Array, "rows *shape"]) -> Float[Array, "rows"]:
     """Mean cosine between the vectors (the last axis) of two different positions of a batch.
 
     It is the correlation c of mean-field theory (Schoenholz et al., Deep information propagation,
@@ -79,100 +160,16 @@ def similarity(x: Float[Array, "..."]) -> Float[Array, ""]:
     two vectors.
 
     >>> import jax.numpy as jnp
-    >>> print(similarity(jnp.array([[1.0, 0.0], [0.0, 1.0]])))
-    0.0
+    >>> print(similarity(jnp.array([[[1.0, 0.0], [0.0, 1.0]]])))
+    [0.]
     """
-    rows = wide(x).reshape(-1, x.shape[-1]) if x.ndim > 1 else wide(x)[None]
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    rows = rows / jnp.where(largest > 0, largest, 1)
-    lengths = jnp.sqrt(jnp.sum(jnp.square(rows), axis=1, keepdims=True))
-    unit = rows / jnp.where(lengths > 0, lengths, 1)
-    count = jnp.sum(lengths > 0).astype(rows.dtype)  # a vector of zeros has no direction
+    vectors = wide(x).reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+    vectors = jnp.abs(vectors) if jnp.iscomplexobj(x) else vectors
+    vectors = vectors / divisor(jnp.max(jnp.abs(vectors), axis=2, keepdims=True, initial=0.0))
+    lengths = jnp.sqrt(jnp.sum(jnp.square(vectors), axis=2, keepdims=True))
+    unit = vectors / jnp.where(lengths > 0, lengths, 1)
+    # A vector of zeros has no direction.
+    count = jnp.sum(lengths > 0, axis=(1, 2)).astype(vectors.dtype)
     pairs = count * (count - 1)
-    total = jnp.sum(jnp.square(jnp.sum(unit, axis=0))) - count
-    return jnp.where(pairs > 0, total / jnp.where(pairs > 0, pairs, 1), jnp.nan)
-
-
-def forward(
-    x: Float[Array, "..."],
-    wanted: Collection[str],
-    slope: Float[Array, "..."] | None = None,
-    largest_slope: float = float("nan"),
-) -> ForwardSummary:
-    """The forward summary of a signal; what is not wanted is nan.
-
-    Args:
-      x: the signal.
-      wanted: names of `ForwardSummary`'s entries.
-      slope: of the nonlinearity that made it, element by element, if one did.
-      largest_slope: the most that this nonlinearity's slope can be.
-    """
-    entries = _common(x, wanted, slope, largest_slope)
-    if "mean" in wanted:
-        root = max(1, x.size) ** 0.5  # divided by twice, so that no sum of huge numbers overflows
-        entries["mean"] = jnp.sum(wide(x) / root) / root
-    if "dead_units" in wanted and x.ndim:
-        entries["dead_units"] = dead_units(x)
-    if "similarity" in wanted and x.ndim:
-        entries["similarity"] = similarity(x)
-    return _filled(ForwardSummary, entries, x)
-
-
-def backward(cotangent: Float[Array, "..."], wanted: Collection[str]) -> BackwardSummary:
-    """The backward summary of a signal, from its cotangent; what is not wanted is nan."""
-    return _filled(BackwardSummary, _common(cotangent, wanted), cotangent)
-
-
-def _common(x, wanted: Collection[str], slope=None, largest_slope=float("nan")) -> dict:
-    entries = {}
-    if "rms" in wanted or "non_finite" in wanted:
-        entries["rms"] = rms(x)
-    if "largest" in wanted:
-        entries["largest"] = jnp.max(jnp.abs(x), initial=0.0)
-    if "non_finite" in wanted:
-        entries["non_finite"] = count_non_finite(x, entries["rms"])
-    if "zeros" in wanted:
-        entries["zeros"] = fraction(x == 0, wide(x).dtype)
-    if "saturated" in wanted and slope is not None:
-        entries["saturated"] = fraction(jnp.abs(slope) < SATURATED * largest_slope, wide(x).dtype)
-    return {name: value for name, value in entries.items() if name in wanted}
-
-
-def _filled(kind, entries: dict, x):
-    dtype = wide(x).dtype
-    nan = jnp.full((), jnp.nan, dtype)
-    return kind(**{name: entries.get(name, nan).astype(dtype) for name in kind._fields})
-
-
-def slope(function: Callable, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The slope of an elementwise function at each element: what a cotangent of 1 comes back as."""
-    value, back = jax.vjp(function, x)
-    return back(jnp.ones_like(value))[0]
-
-
-def largest_slope(function: Callable, shape: tuple[int, ...], dtype) -> float:
-    """The largest slope of an elementwise function, or nan where it has no bound.
-
-    It is computed on a grid over [-10, 10]; a slope that is still growing at the ends has no bound,
-    so that no unit can be called saturated.
-
-    Args:
-      function: from an array of the given shape to another of the same.
-      shape: what it takes.
-      dtype: what it takes.
-    """
-    grid = np.linspace(-10, 10, _GRID)
-    size = max(1, math.prod(shape))
-    points = np.resize(grid, (math.ceil(_GRID / size), *shape)).astype(dtype)
-    with jax.ensure_compile_time_eval():
-        try:
-            slopes = jax.jit(jax.vmap(lambda x: slope(function, x)))(jnp.asarray(points))
-            slopes = np.abs(np.asarray(slopes, np.float64))
-        except jax.errors.JAXTypeError:  # it has a learnt parameter
-            return float("nan")
-    inner = slopes[np.abs(points) <= 5]
-    bounded = np.isfinite(slopes).all() and slopes.max() <= 1.5 * inner.max()
-    return float(slopes.max()) if bounded else float("nan")
-
-
-_GRID = 1001  # odd, so that 0 is on it
+    total = jnp.sum(jnp.square(jnp.sum(unit, axis=1)), axis=1) - count
+    return jnp.where(pairs > 0, total / jnp.where(pairs > 0, pairs, 1), unmeasured())

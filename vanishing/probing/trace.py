@@ -1,6 +1,7 @@
 """The trace: what a probe measured, one row for each place of the network it looked at."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,9 +14,11 @@ from jaxtyping import Array, Float
 
 from vanishing import _text
 from vanishing._extras import needs
-from vanishing._numerics import norm, wide
+from vanishing._numerics import norm
 from vanishing._types import PyTree
+from vanishing.probing import summary
 from vanishing.probing.budget import Budget, budget
+from vanishing.probing.groups import in_groups
 from vanishing.probing.layout import Layout, LeafPlace
 from vanishing.probing.sites import Site
 from vanishing.probing.summary import BackwardSummary, ForwardSummary
@@ -82,6 +85,7 @@ class Trace:
 
         def collapse(x, axes: int):
             x = np.asarray(x, dtype=np.float64)
+            x = np.where(x == summary.LOWEST, np.nan, x)
             extra = tuple(range(x.ndim - axes))
             present = ~np.isnan(x).all(axis=extra, keepdims=True)  # a median of nothing would warn
             median = np.nanmedian(np.where(present, x, 0.0), axis=extra, keepdims=True)
@@ -237,8 +241,12 @@ def _sizes(values, non_finite) -> list[str]:
 
 def leaf_norms(tree: PyTree, leaves: tuple[LeafPlace, ...]) -> Float[Array, "parameter"]:
     """The norm of every leaf, and of every layer of a leaf with axes of depth."""
-    norms = [
-        jnp.ravel(norm(leaf, tuple(range(len(place.lengths), jnp.ndim(leaf)))))
-        for leaf, place in zip(map(jnp.asarray, jax.tree.leaves(tree)), leaves, strict=True)
-    ]
-    return jnp.concatenate(norms) if norms else wide(jnp.zeros(0))
+    items = []
+    for leaf, place in zip(map(jnp.asarray, jax.tree.leaves(tree)), leaves, strict=True):
+        axes = len(place.lengths)
+        items.append(leaf.reshape(math.prod(leaf.shape[:axes]), *leaf.shape[axes:]))
+    if not items:
+        return jnp.zeros(0)
+    norms, starts = in_groups(lambda _, x: norm(x, tuple(range(1, x.ndim)))[None], items)
+    order = [start + i for start, x in zip(starts, items, strict=True) for i in range(x.shape[0])]
+    return norms[0, np.array(order, int)]
