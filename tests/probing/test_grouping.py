@@ -42,6 +42,20 @@ CASES = {
         ["dot_general", "dot_general", "tanh", "add"],
     ),
     "two products of one cell": (lambda x, p: x @ p["w"] + x @ p["v"], ["dot_general+add"]),
+    "a multiple of a signal is no residual sum": (
+        lambda x, p: (lambda h: h + h * jnp.tanh(h @ p["v"]))(x @ p["w"]),
+        ["dot_general", "dot_general", "tanh"],
+    ),
+    "a sum of three": (
+        lambda x, p: (lambda h: h + jnp.tanh(h @ p["v"]) + jnp.sin(h @ p["w"]))(x @ p["w"]),
+        ["dot_general", "dot_general", "tanh", "dot_general", "sin", "add"],
+    ),
+    "what is left of a gate": (
+        lambda x, p: (lambda gate: gate * x + (1 - gate) * (x @ p["v"]))(
+            jax.nn.sigmoid(x @ p["w"])
+        ),
+        ["dot_general", "logistic", "dot_general", "add"],
+    ),
     "a gate": (
         lambda x, p: jax.nn.sigmoid(x @ p["w"]) * (x @ p["v"]),
         ["dot_general", "logistic", "dot_general"],

@@ -16,12 +16,12 @@ ROUNDING = frozenset({"ceil", "floor", "nextafter", "round", "sign", "stop_gradi
 NO_GRADIENT = ROUNDING | PREDICATES
 _NONLINEAR = """
     abs acos acosh asin asinh atan atan2 atanh cbrt clamp cos cosh custom_jvp_call digamma erf
-    erf_inv erfc exp exp2 expm1 igamma integer_pow lgamma log log1p logistic max min pow rsqrt
-    select_n sin sinh sqrt square tan tanh
+    erf_inv erfc exp exp2 expm1 igamma integer_pow lgamma log log1p logistic max min
+    one_minus_square pow rsqrt select_n sin sinh sqrt square tan tanh
 """
 _VIEWS = """
     broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice expand_dims gather
-    pad reduce_precision reshape rev sharding_constraint slice split squeeze transpose
+    pad reduce_precision reshape rev sharding_constraint slice split squeeze stack transpose unstack
 """
 NONLINEAR, VIEWS = frozenset(_NONLINEAR.split()), frozenset(_VIEWS.split())
 

@@ -111,7 +111,15 @@ def _sum(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
         uses = halves[0].uses | halves[1].uses
         row = LayerRow(node, value, ops, SiteKind.MATMUL, uses)
         return _Merged(row, [half.value for half in halves])
-    return _Merged(LayerRow(node, value, (node.primitive,), SiteKind.RESIDUAL))
+    row = LayerRow(node, value, (node.primitive,), SiteKind.RESIDUAL)
+    terms = [rows[v] for v in context.view.signals(node) if v in rows]
+    return _Merged(row, [term.value for term in terms if _goes_on_in(row, term, context)])
+
+
+def _goes_on_in(row: LayerRow, earlier: LayerRow, context: Context) -> bool:
+    """Is one sum only a part of another, of more terms?"""
+    is_sum = row.kind == earlier.kind == SiteKind.RESIDUAL
+    return is_sum and len(context.view.users[earlier.value]) == 1
 
 
 _LAYER_ROWS: Mapping[Role | None, Callable[..., _Merged]] = {
@@ -171,12 +179,24 @@ def _nonlinearities(context: Context) -> dict[ValueId, LayerRow]:
     for value, chain in context.chains.items():
         statistic = chain.root in reduced or chain.root in context.statistics
         if chain.nonlinear and not statistic and ends_chain(value, context):
-            op = _activation(value, context)
+            op = None if _only_rewrites(value, rows, context) else _activation(value, context)
             if op is not None:
                 local = Local(chain.root, chain.nodes) if chain.nodes else None
                 node = context.view.makers[value]
                 rows[value] = LayerRow(node, value, (op,), SiteKind.NONLINEARITY, local=local)
     return rows
+
+
+def _only_rewrites(value: ValueId, rows, context: Context) -> bool:
+    """Is a value arithmetic on one activation that has its row, as a slope or `1 - gate` is?"""
+    nodes = context.chains[value].nodes
+    for earlier in (node.outputs[0] for node in nodes if node.outputs[0] in rows):
+        rest = [node for node in nodes if node not in context.chains[earlier].nodes]
+        within = {earlier, *(node.outputs[0] for node in rest)}
+        takes_in = {atom for node in rest for atom in context.view.signals(node)}
+        if takes_in <= within and not any(map(patterns.is_signature, rest)):
+            return True
+    return False
 
 
 def _activation(value: ValueId, context: Context) -> str | None:

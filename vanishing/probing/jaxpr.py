@@ -17,7 +17,13 @@ import jax.numpy as jnp
 from jax._src import source_info_util  # no public way leads to an equation's source line
 from jax.extend import core
 
-_INLINED = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+_INLINED = {  # the primitives that only call a function, and the parameter that holds it
+    "jit": "jaxpr",
+    "pjit": "jaxpr",
+    "call": "call_jaxpr",
+    "closed_call": "call_jaxpr",
+    "eval_jaxpr": "call_jaxpr",
+}
 _HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this library
 _LIBRARIES = f"{os.sep}site-packages{os.sep}"
 _CHECKPOINTS = ("remat2", "remat", "checkpoint")
@@ -142,7 +148,8 @@ class _Reader:
             if name in _INLINED:
                 inner, inner_consts = _open(eqn.params[_INLINED[name]])
                 within = dict(zip(inner.invars, inputs, strict=True))
-                inner_calls = (*calls, str(eqn.params.get("name", name)))
+                named = eqn.params.get("name")
+                inner_calls = (*calls, str(named)) if named else calls
                 # A jitted function is traced once: its equations remember its first caller.
                 at = called_at or (eqn if _is_library_function(inner) else None)
                 self.walk(inner, inner_consts, within, nodes, constants, stack, inner_calls, at)
