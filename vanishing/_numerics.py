@@ -1,16 +1,18 @@
 """Sizes of arrays that neither overflow nor underflow."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Inexact, Shaped
 
 
-def wide(x: Shaped[Array, "..."]) -> Float[Array, "..."]:
+def wide(x: Shaped[Array, "..."]) -> Inexact[Array, "..."]:
     """`x` in float32 at least, or as it is where it is complex."""
     kept = jnp.issubdtype(x.dtype, jnp.inexact) and jnp.finfo(x.dtype).bits >= 32
     return x if kept else x.astype(jnp.float32)
 
 
-def norm(x: Float[Array, "..."], axis: int | tuple[int, ...] | None = None) -> Float[Array, "..."]:
+def norm(
+    x: Inexact[Array, "..."], axis: int | tuple[int, ...] | None = None
+) -> Float[Array, "..."]:
     """L2 norm over `axis` (by default all), also where the squares leave the range of the dtype.
 
     In float32 the square of 1e-25 is 0 and that of 1e25 is inf; dividing by the largest magnitude

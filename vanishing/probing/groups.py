@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from vanishing._types import PyTree
 
@@ -19,43 +18,44 @@ LIMIT = 4 * 2**20  # bytes of a stack
 
 
 def in_groups(
-    function: Callable[[Any, PyTree], Float[Array, "entries rows"]],
+    function: Callable[[Any, PyTree], PyTree],
     items: Sequence[PyTree],
     keys: Sequence[Hashable] | None = None,
     limit: int = LIMIT,
-) -> tuple[Float[Array, "entries total"], np.ndarray]:
+) -> tuple[PyTree, np.ndarray]:
     """A function of stacks of rows, of the rows of many items, with few calls.
 
     Items whose arrays have the same shapes (but for the number of rows) and dtypes, and whose keys
     are equal, are concatenated, in order, as long as the result is within the limit.
 
     Args:
-      function: of a key and of a tree of arrays with a leading axis of rows; it returns a row of
-        numbers for each.
+      function: of a key and of a tree of arrays with a leading axis of rows; it returns a tree of
+        vectors with a number for each, the same tree for all keys.
       items: trees of arrays whose leading axis counts the item's rows; at least one.
       keys: one for each item, hashable; by default all are None.
       limit: bytes of the arrays that are concatenated at most. An item that is larger is on its
         own, without a copy.
 
     Returns:
-      The columns of all rows in one array, and the number of each item's first column.
+      The tree of vectors with a number for each row of all items, and the place of each item's
+      first row.
 
     >>> import jax.numpy as jnp
     >>> items = [jnp.ones((1, 3)), jnp.ones((2, 5)), 2 * jnp.ones((1, 3))]
-    >>> columns, starts = in_groups(lambda key, x: x.sum(1)[None], items)
-    >>> columns.tolist(), starts.tolist()
-    ([[3.0, 6.0, 5.0, 5.0]], [0, 2, 1])
+    >>> sums, starts = in_groups(lambda key, x: x.sum(1), items)
+    >>> sums.tolist(), starts.tolist()
+    ([3.0, 6.0, 5.0, 5.0], [0, 2, 1])
     """
     keys = keys or [None] * len(items)
-    columns, starts, total = [], np.zeros(len(items), int), 0
+    results, starts, total = [], np.zeros(len(items), int), 0
     for key, members in _groups(items, keys, limit):
         trees = [items[i] for i in members]
         stack = jax.tree.map(lambda *x: jnp.concatenate(x), *trees) if trees[1:] else trees[0]
-        columns.append(function(key, stack))
+        results.append(function(key, stack))
         for i in members:
             starts[i] = total
             total += _rows(items[i])
-    return jnp.concatenate(columns, axis=1), starts
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *results), starts
 
 
 def _groups(items, keys, limit: int) -> list[tuple[Any, list[int]]]:

@@ -4,8 +4,9 @@ Rows of the outermost frame are let out whole, signal and cotangent, and summari
 shape; rows inside of loops, branches and checkpoints are summarised in place.
 """
 
+import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from vanishing.probing.jaxpr import ValueId
 from vanishing.probing.patterns import SiteKind
 from vanishing.probing.plan import Plan, tapped
 from vanishing.probing.replay import Tap
+from vanishing.probing.sites import Selected
 from vanishing.probing.summary import BackwardSummary, ForwardSummary
 from vanishing.probing.trace import ParamNorms, Trace, leaf_norms
 
@@ -49,7 +51,7 @@ def measure(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Probed:
         measuring = _Measuring(plan, wanted)
         loss = jax.value_and_grad(tapped(plan, measuring.tap(), absent=0.0), (0, 1), has_aux=True)
         (value, (aux, measured)), (grads, cotangents) = loss(params, measuring.slots(), others)
-        forward, backward = jax.lax.stop_gradient(measuring.rows(measured, cotangents))
+        forward, backward = measuring.rows(measured, cotangents)
         trace = Trace(
             forward=forward,
             backward=backward,
@@ -69,10 +71,8 @@ def _norms(plan: Plan, params: list[Any], grads: list[Any], wanted: bool) -> Par
     absent = jnp.full((len(plan.layout.param_names),), summary.unmeasured(), plan.dtype)
     if not wanted:
         return ParamNorms(weight=absent, gradient=absent, update=absent)
-    params, grads = jax.lax.stop_gradient((params, grads))
-    return ParamNorms(
-        weight=leaf_norms(params, leaves), gradient=leaf_norms(grads, leaves), update=absent
-    )
+    weight, gradient = leaf_norms([params, grads], leaves)
+    return ParamNorms(weight=weight, gradient=gradient, update=absent)
 
 
 class _Kind(NamedTuple):
@@ -88,6 +88,10 @@ class _Measuring:
     def __init__(self, plan: Plan, wanted: tuple[str, ...]):
         self.plan = plan
         self.wanted = wanted
+        self.ways = {  # the measures of both passes
+            kind: summary.measures_of([name for name in kind._fields if name in wanted])
+            for kind in (ForwardSummary, BackwardSummary)
+        }
         inside = frozenset().union(*(node.inside for node in plan.program.frame.nodes))
         self.outside = [s for s in plan.selected if s.value not in inside]
         self.inside = [s for s in plan.selected if s.value in inside]
@@ -104,113 +108,144 @@ class _Measuring:
         for s in self.outside:
             whole.setdefault((s.site.shape, s.site.dtype), jnp.zeros(s.site.shape, s.site.dtype))
         slots = {s.value: whole[s.site.shape, s.site.dtype] for s in self.outside}
+        size = len(self.ways[BackwardSummary])
         for s in self.inside:
-            slots[s.value] = jnp.zeros((*s.site.lengths, tap.SLOT_SIZE), self.plan.dtype)
+            slots[s.value] = jnp.zeros((*s.site.lengths, size), self.plan.dtype)
         return slots
 
     def tap(self) -> Tap:
         """What to do at each value; see `replay.Callbacks`."""
         outside = {s.value for s in self.outside}
 
-        def measure(number, x, slot, local):
+        def tapped(number, x, slot, local):
             kind = self.kinds[number] = self.kind_of(number, local)
             function, root = local if kind.slope else (None, None)
-            signals = [jax.lax.stop_gradient(y)[None] for y in (x, root) if y is not None]
             if number in outside:
                 self.functions.setdefault(kind, function)
-                return tap.let_out(x.dtype)(x, slot), signals
-            entries = self.summarize(kind, signals, function)
-            ran = jnp.ones((1, 1), entries.dtype)
-            return tap.watch(self.names(kind))(x, slot), jnp.concatenate([entries, ran])[:, 0]
+                return tap.let_out(x.dtype)(x, slot), (x, root)
+            signals = jax.lax.stop_gradient(jax.tree.map(lambda y: y[None], (x, root)))
+            ran = jnp.ones(1, slot.dtype)
+            measured = jnp.concatenate([*self.measure(kind, signals, function), ran])
+            return self.watch(kind)(x, slot), measured
 
-        return measure
+        return tapped
+
+    def watch(self, kind: _Kind) -> Callable:
+        """The tap of a row in place."""
+        measures = self.ways[BackwardSummary]
+        measured = tuple(m for m in measures if summary.is_measured(m, kind.site))
+        return tap.watch(measures, measured)
 
     def kind_of(self, number: ValueId, local) -> _Kind:
         """The kind of a row, with a signature where the slope of its function is wanted."""
         selected = self.selected[number]
-        plain = _Kind(selected.site.kind)
-        if local is None or "saturated" not in self.names(plain):
-            return plain
+        kind = _Kind(selected.site.kind)
+        if (
+            local is None
+            or "saturated" not in self.wanted
+            or not summary.is_measured("saturated", kind.site)
+        ):
+            return kind
         function, root = local
         signature = slopes.signature(selected.local, self.makers)
         if signature not in self.largest:
             self.largest[signature] = slopes.largest_slope(function, root.shape, root.dtype)
-        bounded = np.isfinite(self.largest[signature])
-        return plain._replace(slope=signature) if bounded else plain
+        return kind._replace(slope=signature) if np.isfinite(self.largest[signature]) else kind
 
-    def names(self, kind: _Kind) -> tuple[str, ...]:
-        """The names of the wanted entries that a row of a kind has."""
-        return tuple(name for name in self.wanted if summary.is_measured(name, kind.site))
-
-    def summarize(
-        self, kind: _Kind, signals: Sequence[Array], function: Callable | None
-    ) -> Float[Array, "names rows"]:
-        """The table of a stack of signals; of a function of roots where its slope is wanted."""
+    def measure(self, kind: _Kind, signals: tuple, function: Callable | None) -> list[Array]:
+        """The measures of a stack of signals, and of the roots that they are a function of."""
+        x, roots = signals
         saturated = None
         if function is not None:
-            signals, roots = signals[:1], signals[1]
             slope = slopes.slope(jax.vmap(function), roots)
             saturated = jnp.abs(slope) < summary.SATURATED * self.largest[kind.slope]
-        entries = summary.forward(signals[0], self.names(kind), saturated)
-        return summary.table(entries, ForwardSummary._fields, signals[0].shape[0], self.plan.dtype)
+        return self.complete(kind, x, ForwardSummary, saturated)
+
+    def complete(self, kind: _Kind, x: Array, way: type, saturated=None) -> list[Array]:
+        """The measures of a stack for one pass."""
+        measured = [m for m in self.ways[way] if summary.is_measured(m, kind.site)]
+        values = summary.measure(x, measured, saturated)
+        return summary.complete(values, self.ways[way], x.shape[0], self.plan.dtype)
 
     def rows(self, measured, cotangents) -> tuple[ForwardSummary, BackwardSummary]:
         """The summaries of all rows, in forward order, from what the taps let out."""
 
         def forward(kind, signals):
-            return self.summarize(kind, signals, self.functions[kind])
+            return self.measure(kind, signals, self.functions[kind])
 
         def backward(kind, cotangents):
-            entries = summary.backward(cotangents, self.names(kind))
-            names, rows = BackwardSummary._fields, cotangents.shape[0]
-            return summary.table(entries, names, rows, self.plan.dtype)
+            return self.complete(kind, cotangents, BackwardSummary)
 
-        signals = [measured[s.value] for s in self.outside]
-        whole = [cotangents[s.value][None] for s in self.outside]
-        tables, tables_back = [], []
-        for s in self.inside:
-            *entries, ran = measured[s.value].reshape(-1, len(ForwardSummary._fields) + 1).T
-            back = cotangents[s.value].reshape(-1, tap.SLOT_SIZE).T
-            for table, kept in ((jnp.stack(entries), tables), (back, tables_back)):
-                kept.append(jnp.where(ran > 0, table, summary.unmeasured()))
+        def stacks(tree):
+            return [jax.tree.map(self.as_row(s), tree[s.value]) for s in self.outside]
+
+        here = [measured[s.value].reshape(math.prod(s.site.lengths), -1) for s in self.inside]
+        back = [
+            cotangents[s.value].reshape(len(m), -1) for s, m in zip(self.inside, here, strict=True)
+        ]
+        ran = [m[:, -1] > 0 for m in here]
         return (
-            ForwardSummary(*self.in_order(forward, signals, tables, len(ForwardSummary._fields))),
-            BackwardSummary(*self.in_order(backward, whole, tables_back, tap.SLOT_SIZE)),
+            self.in_order(ForwardSummary, forward, stacks(measured), here, ran),
+            self.in_order(BackwardSummary, backward, stacks(cotangents), back, ran),
         )
 
-    def in_order(
-        self, function: Callable, items: Sequence[PyTree], tables: Sequence[Array], names: int
-    ) -> list[Float[Array, "rows"]]:
-        """The entries of all rows, in forward order.
+    def as_row(self, selected: Selected) -> Callable[[Array], Array]:
+        """A function that gives a signal its axis of rows.
+
+        It becomes a vector too, so that more signals are alike, but where its shape matters, or
+        where it is large and may have a layout in memory that is not worth a copy.
+        """
+        size = math.prod(selected.site.shape) * jnp.dtype(selected.site.dtype).itemsize
+        shaped = self.kinds[selected.value].slope or {"dead_units", "similarity"} & set(self.wanted)
+        if shaped or 2 * size > self.limit:
+            return lambda x: x[None]
+        return lambda x: x.reshape(1, x.size)
+
+    def in_order(self, way: type, function: Callable, items, tables, ran) -> Any:
+        """The summaries of one pass of all rows, in forward order.
 
         Args:
-          function: of a kind and of a stack of rows, that makes a table.
+          way: `ForwardSummary` or `BackwardSummary`.
+          function: of a kind and of a stack of rows, that returns their measures.
           items: the rows of the outermost frame.
-          tables: those of the other sites.
-          names: how many entries a table has.
+          tables: the measures of the other sites, with an axis of rows and one of measures.
+          ran: whether each of their rows ran.
         """
+        names, dtype = self.ways[way], self.plan.dtype
+        if not self.plan.selected:
+            return way(*[jnp.zeros(0, dtype)] * len(way._fields))
         starts: dict[ValueId, int] = {}
-        total = 0
-        columns = []
+        parts = []
         if items:
             keys = [self.kinds[s.value] for s in self.outside]
-            table, places = in_groups(function, items, keys, self.limit())
-            columns.append(table)
+            part, places = in_groups(function, items, keys, self.limit)
+            parts.append(part)
             starts |= {s.value: int(i) for s, i in zip(self.outside, places, strict=True)}
-            total = len(items)
+        total = len(items)
         for s, table in zip(self.inside, tables, strict=True):
-            columns.append(table)
-            starts[s.value] = total
-            total += table.shape[1]
-        if not columns:
-            return [jnp.zeros(0, self.plan.dtype)] * names
+            parts.append(list(table.T[: len(names)]))
+            starts[s.value], total = total, total + len(table)
+        sizes = np.zeros(total)
+        for s in self.plan.selected:
+            start = starts[s.value]
+            sizes[start : start + math.prod(s.site.lengths)] = math.prod(s.site.shape)
+        columns = [jnp.concatenate(column) for column in zip(*parts, strict=True)]
+        entries = summary.entries(dict(zip(names, columns, strict=True)), sizes)
+        wanted = {name: value for name, value in entries.items() if name in self.wanted}
+        table = jnp.stack(summary.complete(wanted, way._fields, total, dtype))
+        if ran:
+            present = jnp.concatenate([jnp.ones(len(items), bool), *ran])
+            table = jnp.where(present, table, summary.unmeasured())
         order = self.plan.layout.order([starts[s.value] for s in self.plan.selected])
-        return list(jnp.concatenate(columns, axis=1)[:, order])
+        if not np.array_equal(order, np.arange(total)):
+            table = table[:, order]
+        return way(*jnp.unstack(jax.lax.stop_gradient(table)))
 
+    @functools.cached_property
     def limit(self) -> int:
         """The bytes that a stack of rows may take: a share of what the rows' signals take."""
         signals = sum(
-            math.prod((*s.site.lengths, *s.site.shape)) * np.dtype(s.site.dtype).itemsize
+            math.prod((*s.site.lengths, *s.site.shape)) * jnp.dtype(s.site.dtype).itemsize
             for s in self.plan.selected
         )
         return max(LIMIT, int(EXTRA_MEMORY * signals) // 8)

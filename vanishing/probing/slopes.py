@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from vanishing.probing.jaxpr import Atom, Literal, Local, Node, ValueId
 
 _GRID = 1001  # odd, so that 0 is on it
+_SPREADING = ("broadcast_in_dim", "convert_element_type")  # makes an array of a single number
 
 
 def slope(function: Callable, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -58,7 +59,7 @@ def signature(local: Local, makers: Mapping[ValueId, Node]) -> Hashable:
         if isinstance(atom, Literal):
             return repr(atom.value)
         maker = makers.get(atom)
-        while atom not in names and maker and maker.primitive == "broadcast_in_dim":
+        while atom not in names and maker and maker.primitive in _SPREADING:
             (atom,) = maker.inputs
             if isinstance(atom, Literal):
                 return repr(atom.value)

@@ -5,12 +5,13 @@ for each row.
 """
 
 import math
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
 from vanishing._numerics import divisor, wide
@@ -59,72 +60,97 @@ def unmeasured() -> float:
     return LOWEST if jax.config.jax_debug_nans else math.nan
 
 
-def forward(
+# What the entries follow from, where that is not the number itself.
+_FOLLOWS_FROM = {
+    "mean": ("largest", "total"),
+    "rms": ("largest", "squares"),
+    "non_finite": ("largest", "squares"),
+}
+
+
+def measures_of(names: Collection[str]) -> tuple[str, ...]:
+    """The names of the measures that entries of these names follow from.
+
+    >>> measures_of(("rms", "mean", "zeros"))
+    ('largest', 'squares', 'total', 'zeros')
+    """
+    return tuple(dict.fromkeys(m for name in names for m in _FOLLOWS_FROM.get(name, (name,))))
+
+
+def measure(
     x: Inexact[Array, "rows *shape"],
-    wanted: Collection[str],
+    measures: Collection[str],
     is_saturated: Bool[Array, "rows *shape"] | None = None,
 ) -> dict[str, Float[Array, "rows"]]:
-    """The wanted entries of `ForwardSummary` for every signal of a stack.
+    """The measures of these names of every signal of a stack; those that it has not are left out.
+
+    "squares" and "total" are sums after a division by a number near the largest magnitude. Where
+    that is not finite, the inverse is 0, so that finite elements become 0 and the others nan, which
+    count as 1 in the sum of squares.
 
     Args:
       x: the signals.
-      wanted: names of entries.
+      measures: names, as `measures_of` gives them.
       is_saturated: whether the slope of the nonlinearity that made the signal is under `SATURATED`
-        of its largest, element by element; "saturated" is left out without it.
+        of its largest, element by element.
     """
-    entries = _sizes(x, wanted)
-    if "saturated" in wanted and is_saturated is not None:
-        entries["saturated"] = fraction(is_saturated)
-    if "dead_units" in wanted and x.ndim > 1:
-        entries["dead_units"] = dead_units(x)
-    if "similarity" in wanted and x.ndim > 1:
-        entries["similarity"] = similarity(x)
-    return entries
-
-
-def backward(
-    cotangent: Inexact[Array, "rows *shape"], wanted: Collection[str]
-) -> dict[str, Float[Array, "rows"]]:
-    """The wanted entries of `BackwardSummary` for every cotangent of a stack."""
-    return _sizes(cotangent, set(wanted).intersection(BackwardSummary._fields))
-
-
-def table(
-    entries: dict[str, Float[Array, "rows"]], names: Sequence[str], rows: int, dtype
-) -> Float[Array, "names rows"]:
-    """Entries below each other, in the order of their names; what is absent is unmeasured."""
-    absent = jnp.full((rows,), unmeasured(), dtype)
-    return jnp.stack([entries[n].astype(dtype) if n in entries else absent for n in names])
-
-
-def _sizes(x, wanted: Collection[str]) -> dict[str, Float[Array, "rows"]]:
-    """Mean, RMS, largest magnitude, zeros and count of what is not finite.
-
-    The squares are taken after a division by the largest magnitude. Where that is not finite, the
-    inverse is 0, so that finite elements become 0 and the others nan, and count as 1 each.
-    """
-    wanted = set(wanted)
     axes = tuple(range(1, x.ndim))
-    count = max(1, math.prod(x.shape[1:]))
-    x = wide(x)
-    x = jnp.abs(x) if jnp.iscomplexobj(x) else x
-    entries = {}
-    if wanted & {"mean", "rms", "largest", "non_finite"}:
-        largest = jnp.max(jnp.abs(x), axes, keepdims=True, initial=0.0)
-        finite = jnp.isfinite(largest)
-        scale = divisor(largest)
-        scaled = x * jnp.where(finite, 1 / scale, 0)
-        scale, finite = scale.reshape(-1), finite.reshape(-1)
-        entries["largest"] = largest.reshape(-1)
-    if wanted & {"rms", "non_finite"}:
-        squares = jnp.sum(jnp.where(scaled == scaled, jnp.square(scaled), 1), axes)
-        entries["rms"] = jnp.where(finite, scale, entries["largest"]) * jnp.sqrt(squares / count)
-        entries["non_finite"] = jnp.where(finite, 0, squares)
-    if "mean" in wanted:
-        entries["mean"] = scale * (jnp.sum(scaled, axes) / count)
-    if "zeros" in wanted:
-        entries["zeros"] = fraction(x == 0)
-    return {name: value for name, value in entries.items() if name in wanted}
+    x = jnp.abs(x) if jnp.iscomplexobj(x) else wide(x)
+    result = {}
+    if "largest" in measures:
+        zero = jnp.zeros(x.shape[:1], x.dtype)
+        largest = result["largest"] = jnp.max(jnp.abs(x), axes) if x.size else zero
+        inverse = lax.select(lax.is_finite(largest), 1 / _divisor(largest), zero)
+        scaled = x * lax.broadcast_in_dim(inverse, x.shape, (0,))
+        if "squares" in measures:
+            squares = lax.select(scaled == scaled, scaled * scaled, lax.full_like(scaled, 1))
+            result["squares"] = jnp.sum(squares, axes)
+        if "total" in measures:
+            result["total"] = jnp.sum(scaled, axes)
+    if "zeros" in measures:
+        result["zeros"] = fraction(x == 0)
+    if "saturated" in measures and is_saturated is not None:
+        result["saturated"] = fraction(is_saturated)
+    if "dead_units" in measures and axes:
+        result["dead_units"] = dead_units(x)
+    if "similarity" in measures and axes:
+        result["similarity"] = similarity(x)
+    return result
+
+
+def complete(
+    measured: Mapping[str, Float[Array, "rows"]], measures: Sequence[str], rows: int, dtype: Any
+) -> list[Float[Array, "rows"]]:
+    """The measures of these names in their order; the mark for those that are absent."""
+    absent = jnp.full((rows,), unmeasured(), dtype)
+    return [measured[m].astype(dtype) if m in measured else absent for m in measures]
+
+
+def entries(
+    measured: Mapping[str, Float[Array, "rows"]], sizes: Float[np.ndarray, "rows"]
+) -> dict[str, Float[Array, "rows"]]:
+    """The entries of the summaries of signals, given their measures and numbers of elements."""
+    result = dict(measured)
+    if "largest" in measured:
+        largest = measured["largest"]
+        finite = lax.is_finite(largest)
+        divisor = lax.select(finite, _divisor(largest), largest)
+        sizes = np.maximum(sizes, 1).astype(largest.dtype)
+        if "squares" in measured:
+            result["rms"] = divisor * jnp.sqrt(measured["squares"] / sizes)
+            result["non_finite"] = lax.select(
+                finite, lax.full_like(largest, 0), measured["squares"]
+            )
+        if "total" in measured:
+            result["mean"] = divisor * (measured["total"] / sizes)
+    return result
+
+
+def _divisor(largest: Float[Array, "rows"]) -> Float[Array, "rows"]:
+    """The largest magnitude, within the numbers whose inverse is a normal number too."""
+    info = jnp.finfo(largest.dtype)
+    low, high = (np.asarray(bound, largest.dtype) for bound in (4 * info.tiny, info.max / 4))
+    return lax.clamp(low, largest, high)
 
 
 def fraction(mask: Bool[Array, "rows ..."]) -> Float[Array, "rows"]:

@@ -11,16 +11,13 @@ against each other; the slot stays, because it works on every supported JAX, tel
 """
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vanishing.probing import summary
-from vanishing.probing.summary import BackwardSummary
-
-SLOT_SIZE = len(BackwardSummary._fields)
 
 
 @functools.cache
@@ -44,14 +41,15 @@ def let_out(dtype: np.dtype) -> Callable:
 
 
 @functools.cache
-def watch(wanted: Collection[str]) -> Callable:
+def watch(measures: tuple[str, ...], measured: tuple[str, ...]) -> Callable:
     """A function of a signal and a slot that returns the signal, unchanged.
 
-    The gradient of the slot, zeros of length `SLOT_SIZE`, is `summary.backward` of the signal's
+    The gradient of the slot, zeros of the length of `measures`, are these measures of the signal's
     cotangent, computed where the signal is: inside of a loop or a branch.
 
     Args:
-      wanted: names of the entries of `BackwardSummary` to compute, hashable.
+      measures: names, see `summary.measures_of`.
+      measured: those of them that the signal has; the others are marked as unmeasured.
     """
 
     @jax.custom_vjp
@@ -60,8 +58,8 @@ def watch(wanted: Collection[str]) -> Callable:
         return x
 
     def backward_rule(slot, cotangent):
-        entries = summary.backward(jnp.asarray(cotangent)[None], wanted)
-        return cotangent, summary.table(entries, BackwardSummary._fields, 1, slot.dtype)[:, 0]
+        values = summary.measure(jnp.asarray(cotangent)[None], measured)
+        return cotangent, jnp.concatenate(summary.complete(values, measures, 1, slot.dtype))
 
     identity.defvjp(lambda x, slot: (x, slot), backward_rule)
     return identity

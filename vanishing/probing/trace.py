@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from vanishing import _text
 from vanishing._extras import needs
-from vanishing._numerics import norm
 from vanishing._types import PyTree
 from vanishing.probing import summary
 from vanishing.probing.budget import Budget, budget
@@ -123,7 +122,7 @@ class Trace:
         Args:
           updates: what `optimizer.update` returned, a tree like the parameters.
         """
-        norms = leaf_norms(updates, self.layout.leaves)
+        (norms,) = leaf_norms([updates], self.layout.leaves)
         return dataclasses.replace(self, params=self.params._replace(update=norms))
 
     def to_xarray(self) -> "xarray.Dataset":
@@ -239,14 +238,22 @@ def _sizes(values, non_finite) -> list[str]:
     return [_text.number(value) or "nan" * bool(count > 0) for value, count in pairs]
 
 
-def leaf_norms(tree: PyTree, leaves: tuple[LeafPlace, ...]) -> Float[Array, "parameter"]:
-    """The norm of every leaf, and of every layer of a leaf with axes of depth."""
+def leaf_norms(
+    trees: Sequence[PyTree], leaves: tuple[LeafPlace, ...]
+) -> list[Float[Array, "parameter"]]:
+    """The norm of every leaf, and of every layer of a leaf with axes of depth, of several trees."""
     items = []
-    for leaf, place in zip(map(jnp.asarray, jax.tree.leaves(tree)), leaves, strict=True):
-        axes = len(place.lengths)
-        items.append(leaf.reshape(math.prod(leaf.shape[:axes]), *leaf.shape[axes:]))
+    for tree in trees:
+        for leaf, place in zip(map(jnp.asarray, jax.tree.leaves(tree)), leaves, strict=True):
+            rows = math.prod(place.lengths)
+            items.append(leaf.reshape(rows, leaf.size // max(1, rows)))
     if not items:
-        return jnp.zeros(0)
-    norms, starts = in_groups(lambda _, x: norm(x, tuple(range(1, x.ndim)))[None], items)
-    order = [start + i for start, x in zip(starts, items, strict=True) for i in range(x.shape[0])]
-    return norms[0, np.array(order, int)]
+        return [jnp.zeros(0)] * len(trees)
+    names = summary.measures_of(("rms",))
+    measured, starts = in_groups(lambda _, x: summary.measure(x, names), items)
+    places = [start + row for start, x in zip(starts, items, strict=True) for row in range(len(x))]
+    sizes = np.zeros(len(places))
+    sizes[places] = [x.shape[1] for x in items for _ in range(len(x))]
+    norms = summary.entries(measured, sizes)["rms"] * np.sqrt(sizes).astype(np.float32)
+    norms = jax.lax.stop_gradient(norms)[np.array(places, int)]
+    return jnp.split(norms, len(trees))

@@ -58,7 +58,7 @@ def probe(
     Raises:
       ValueError: `level` or one of `summaries` is unknown.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> from vanishing import probe
     >>> def loss(params, x):
     ...     h = jax.nn.sigmoid(x @ params["w1"])
