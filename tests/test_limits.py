@@ -95,6 +95,22 @@ def in_pallas(params, x):
     return jnp.mean(doubled(layer(x, params["w"])) @ params["v"])
 
 
+def in_complex(params, x):
+    """A state-space layer: complex parameters and values, the real part of what they give."""
+    kernel = jax.lax.complex(params["w"], params["v"])
+    return jnp.mean((x + jnp.fft.fft(layer(x, kernel)).real) @ params["v"])
+
+
+def in_reference(params, x):
+    ref = jax.new_ref(x)
+
+    def step(i, _):
+        ref[...] = layer(ref[...], params["w"])
+
+    jax.lax.fori_loop(0, 3, step, None)
+    return jnp.mean(ref[...] @ params["v"])
+
+
 INSIDE = {  # transformation: (loss, rows inside, is what is inside said to be left out?)
     "jit": (in_jit, 2, False),
     "scan": (in_scan, 6, False),
@@ -106,6 +122,8 @@ INSIDE = {  # transformation: (loss, rows inside, is what is inside said to be l
     "shard_map": (in_shard_map, 1, True),
     "while_loop": (in_while_loop, 2, False),
     "Pallas": (in_pallas, 3, True),
+    "mutable references": (in_reference, 6, False),
+    "complex values": (in_complex, 2, False),
 }
 
 
@@ -146,6 +164,45 @@ def test_a_probe_inside_of_shard_map_measures_every_shard(devices):
         alone = probe(in_jit)(W, part)
         np.testing.assert_allclose(values[i], alone.value, rtol=1e-6)
         np.testing.assert_allclose(traces.backward.rms[i], alone.trace.backward.rms, rtol=1e-5)
+
+
+# What tracing takes away, as it does in `jax.jit`.
+
+
+def chooses(p):
+    return jnp.sum(p**2) if p[0] > 0 else jnp.sum(p)
+
+
+@jax.custom_jvp
+def constant(x):
+    return np.zeros(x.shape, x.dtype)
+
+
+constant.defjvp(lambda primals, tangents: (constant(primals[0]), tangents[0]))
+
+
+@pytest.mark.parametrize("loss", [chooses, lambda p: jnp.sum(jax.vmap(constant)(p))])
+def test_what_is_refused_is_refused_by_jit_too(loss):
+    params = jnp.linspace(1, 2, 3)
+    jax.value_and_grad(loss)(params)
+    with pytest.raises(Exception, match=r"\w") as by_jit:
+        jax.value_and_grad(jax.jit(loss))(params)
+    with pytest.raises(by_jit.type), jax.disable_jit():
+        probe(loss)(params)
+
+
+def test_a_loss_runs_when_it_is_traced_and_sees_arrays():
+    calls = []
+
+    @jax.custom_vjp
+    def halved(x):
+        calls.append(isinstance(x, float))
+        return x / 2
+
+    halved.defvjp(lambda x: (halved(x), None), lambda _, g: (g / 2,))
+    assert probe(halved)(1.0).grads == 0.5
+    assert calls
+    assert not any(calls)
 
 
 def test_the_readme_has_the_matrix():

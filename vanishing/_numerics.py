@@ -1,13 +1,37 @@
 """Sizes of arrays that neither overflow nor underflow."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Inexact, Shaped
 
 
 def wide(x: Shaped[Array, "..."]) -> Inexact[Array, "..."]:
-    """`x` in float32 at least, or as it is where it is complex."""
-    kept = jnp.issubdtype(x.dtype, jnp.inexact) and jnp.finfo(x.dtype).bits >= 32
-    return x if kept else x.astype(jnp.float32)
+    """`x` in float32 at least, also of dtypes that JAX promotes only where it is told to."""
+    inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+    return x.astype(np.promote_types(x.dtype, np.float32) if inexact else np.float32)
+
+
+def summary_dtype(*dtypes: Any) -> np.dtype:
+    """The real dtype, float32 at least, that holds the sizes of numbers of all these dtypes."""
+    return np.dtype(np.float64 if any(jnp.finfo(d).bits == 64 for d in dtypes) else np.float32)
+
+
+def whole(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x` with the parts added up that JAX leaves on their devices (`unreduced` shardings)."""
+    sharding = jax.typeof(x).sharding
+    spec = getattr(sharding, "spec", None)
+    if spec is None or not (spec.unreduced or spec.reduced):
+        return x
+    return jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec.partitions)))
+
+
+def real(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x`, or of complex numbers their magnitudes."""
+    return jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x
 
 
 def norm(
@@ -23,8 +47,8 @@ def norm(
     >>> print(f"{norm(jnp.array([3e-25, 4e-25])):.1e}")
     5.0e-25
     """
-    x = jnp.abs(wide(x))
-    largest = jnp.max(x, axis=axis, keepdims=True, initial=0.0)
+    x = wide(real(x))
+    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True, initial=0.0)
     scale = divisor(largest)
     return jnp.squeeze(scale, axis) * jnp.sqrt(jnp.sum(jnp.square(x / scale), axis=axis))
 

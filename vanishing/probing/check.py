@@ -119,8 +119,8 @@ def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:
 
     perturbed_loss = jax.jit(jax.value_and_grad(tapped(plan, add), (0, 1), has_aux=True))
     (_, (_, signals)), (_, cotangents) = perturbed_loss(plan.params, zeros, plan.others)
-    plain_loss = jax.jit(jax.value_and_grad(plan.flat_loss, has_aux=plan.has_aux))
-    output, grads = plain_loss(plan.params, plan.others[: plan.arguments])
+    plain_loss = jax.jit(jax.value_and_grad(lambda *leaves: plan.flat_loss(*leaves)[0]))
+    loss, grads = plain_loss(plan.params, plan.arguments.traced(plan.static))
     perturbed = {}
     for row in rows:
         instance = plan.layout.instances[row]
@@ -129,12 +129,17 @@ def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:
             signal=_element(signals[value], instance.indices),
             cotangent=_element(cotangents[value], instance.indices),
         )
-    value = output[0] if plan.has_aux else output
-    return Expected(rows=perturbed, value=value, grads=plan.grads_like(grads))
+    grads = plan.arguments.structure.grads_like(grads)
+    return Expected(rows=perturbed, value=loss, grads=grads)
+
+
+def wide(x: Any) -> np.ndarray:
+    """An array in float64, or in complex128."""
+    return np.asarray(x, np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
 def _element(x: Any, indices: tuple[int, ...]) -> np.ndarray:
-    return np.asarray(np.asarray(x, np.float64)[indices])
+    return np.asarray(wide(x)[indices])
 
 
 def verify(trace: Trace, grads: PyTree, expected: Expected) -> Check:
@@ -174,7 +179,11 @@ def _numbers(trace: Trace, row: RowId, way: str, x: np.ndarray, ran: bool) -> li
 
 
 def summarize(x: np.ndarray) -> dict[str, float]:
-    """The summaries of `vanishing.probing.summary` that have a plain formula, in float64."""
+    """The summaries of `vanishing.probing.summary` that have a plain formula, in float64.
+
+    Of complex numbers they are those of the magnitudes.
+    """
+    x = np.abs(x) if np.iscomplexobj(x) else x
     with np.errstate(invalid="ignore", over="ignore"):
         largest = np.max(np.abs(x), initial=0.0)
         scale = largest if 0 < largest < np.inf else 1.0
@@ -190,7 +199,7 @@ def summarize(x: np.ndarray) -> dict[str, float]:
 def _tree_error(tree: Any, expected: Any) -> float:
     """The largest relative error of a leaf, without what is rounding of the largest leaf."""
     pairs = [
-        (np.asarray(a, np.float64), np.asarray(b, np.float64), np.finfo(b.dtype).eps)
+        (wide(a), wide(b), np.finfo(b.dtype).eps)
         for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)
     ]
     sizes = [np.max(np.abs(b), initial=0.0, where=np.isfinite(b)) for _, b, _ in pairs]

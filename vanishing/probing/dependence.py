@@ -5,12 +5,14 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, is_float
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, is_differentiable
 from vanishing.probing.leaf_names import LeafId
 
 # Names of JAX's primitives, by what they do to a signal.
 PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"})
-LINEAR = frozenset({"add", "add_any", "sub", "neg", "mul", "div", "convert_element_type", "copy"})
+_LINEAR = """
+    add add_any complex conj convert_element_type copy div imag mul neg real sub
+"""
 PREDICATES = frozenset({"and", "eq", "ge", "gt", "is_finite", "le", "lt", "ne", "not", "or", "xor"})
 ROUNDING = frozenset({"ceil", "floor", "nextafter", "round", "sign", "stop_gradient"})
 NO_GRADIENT = ROUNDING | PREDICATES
@@ -23,7 +25,7 @@ _VIEWS = """
     broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice expand_dims gather
     pad reduce_precision reshape rev sharding_constraint slice split squeeze stack transpose unstack
 """
-NONLINEAR, VIEWS = frozenset(_NONLINEAR.split()), frozenset(_VIEWS.split())
+LINEAR, NONLINEAR, VIEWS = (frozenset(t.split()) for t in (_LINEAR, _NONLINEAR, _VIEWS))
 
 
 class Kind(enum.IntEnum):
@@ -104,18 +106,18 @@ class _Reading:
         for number in (*frame.inputs, *(number for number, _ in frame.constants)):
             self.loops[number] = loops
         for node in frame.nodes:
-            arguments = [self.get(atom) for atom in node.inputs]
-            outputs = self.node(node, arguments, loops)
-            for number, output in zip(node.outputs, outputs, strict=True):
-                sensitive = output.sensitive and is_float(self.program.specs[number])
+            outputs = self.node(node, loops)
+            for number, output in zip(node.results, outputs, strict=True):
+                sensitive = output.sensitive and is_differentiable(self.program.specs[number])
                 self.of[number] = dataclasses.replace(output, sensitive=sensitive)
                 self.loops[number] = loops
-        return [self.get(atom) for atom in frame.outputs]
+        return [self.get(atom) for atom in frame.results]
 
     def get(self, atom: Atom) -> Dependence:
         return Dependence() if isinstance(atom, Literal) else self.of[atom]
 
-    def node(self, node: Node, inputs: list[Dependence], loops) -> list[Dependence]:
+    def node(self, node: Node, loops) -> list[Dependence]:
+        inputs = [self.get(atom) for atom in node.inputs]
         if node.loop:
             return self.scan(node, inputs, loops)
         if node.primitive == "cond":
@@ -126,7 +128,12 @@ class _Reading:
             return outputs
         if node.frames:
             return self.frame(node.frames[0], inputs, loops)
-        return [self.operation(node, inputs)] * len(node.outputs)
+        if not node.versions:
+            return [self.operation(node, inputs)] * len(node.outputs)
+        return [
+            self.operation(node, [self.get(atom) for atom in node.sources(result)])
+            for result in node.results
+        ]
 
     def operation(self, node: Node, inputs: list[Dependence]) -> Dependence:
         kinds = {one.kind for one in inputs}
@@ -147,20 +154,21 @@ class _Reading:
     def scan(self, node: Node, inputs: list[Dependence], loops) -> list[Dependence]:
         loop = node.loop
         assert loop is not None
-        consts, carry = inputs[: loop.consts], inputs[loop.consts : loop.consts + loop.carry]
+        first_x = loop.consts + loop.carry
         level = len(loops)
-        xs = [
+        inputs = inputs[:first_x] + [
             dataclasses.replace(
                 one, uses=frozenset(Use(u.leaf, (*u.levels, level)) for u in one.uses)
             )
-            for one in inputs[loop.consts + loop.carry :]
+            for one in inputs[first_x:]
         ]
         while True:  # what is carried may become more after a turn, never less
-            outputs = self.frame(node.frames[0], [*consts, *carry, *xs], (*loops, node))
-            after = [a.join(b) for a, b in zip(carry, outputs[: loop.carry], strict=True)]
-            if after == carry:
-                return [*carry, *outputs[loop.carry :]]
-            carry = after
+            results = self.frame(node.frames[0], inputs, (*loops, node))
+            before = list(inputs)
+            for i, o in node.turns:
+                results[o] = inputs[i] = inputs[i].join(results[o])
+            if inputs == before:
+                return results
 
 
 def _reaching(program: Program, losses: Sequence[Atom], differentiably: bool) -> frozenset[ValueId]:
@@ -172,28 +180,28 @@ def _reaching(program: Program, losses: Sequence[Atom], differentiably: bool) ->
             atom
             for atom in atoms
             if not isinstance(atom, Literal)
-            and (is_float(program.specs[atom]) or not differentiably)
+            and (is_differentiable(program.specs[atom]) or not differentiably)
         )
 
     def frame_back(frame: Frame) -> None:
         for node in reversed(frame.nodes):
-            if not reached.intersection(node.outputs):
+            results = reached.intersection(node.results)
+            if not results:
                 continue
             if not node.frames and not (differentiably and node.primitive in NO_GRADIENT):
-                add(node.inputs)
+                for result in results:
+                    add(node.sources(result))
             for inner in node.frames:
                 inner_back(node, inner)
 
     def inner_back(node: Node, frame: Frame) -> None:
-        add(i for i, o in zip(frame.outputs, node.outputs, strict=True) if o in reached)
+        add(i for i, o in zip(frame.results, node.results, strict=True) if o in reached)
         before = -1
         while before != len(reached):  # a carry that matters makes what it was carried from matter
             before = len(reached)
             frame_back(frame)
             if node.loop:
-                carried = frame.inputs[node.loop.consts :][: node.loop.carry]
-                turns = zip(carried, frame.outputs[: node.loop.carry], strict=True)
-                add(o for i, o in turns if i in reached)
+                add(frame.results[o] for i, o in node.turns if frame.inputs[i] in reached)
         is_cond = node.primitive == "cond"
         operands = node.inputs[1:] if is_cond else node.inputs
         add(atom for i, atom in zip(frame.inputs, operands, strict=True) if i in reached)

@@ -226,5 +226,5 @@ def _layer_follows(value: ValueId, view: FrameView) -> bool:
         if reached.intersection(a for a in node.inputs if not isinstance(a, Literal)):
             if node.primitive in dependence.PRODUCTS or node.frames:
                 return True
-            reached.update(node.outputs)
+            reached.update(node.results)
     return False

@@ -60,8 +60,8 @@ def in_groups(
 
 def _groups(items, keys, limit: int) -> list[tuple[Any, list[int]]]:
     """The numbers of the items that go together, with their key."""
-    alike: dict[Hashable, list[list[int]]] = defaultdict(lambda: [[]])
-    sizes: dict[Hashable, int] = defaultdict(int)
+    alike: dict[tuple, list[list[int]]] = defaultdict(lambda: [[]])
+    sizes: dict[tuple, int] = defaultdict(int)
     for i, (item, key) in enumerate(zip(items, keys, strict=True)):
         leaves, structure = jax.tree.flatten(item)
         kind = (key, structure, *((leaf.shape[1:], leaf.dtype) for leaf in leaves))

@@ -3,8 +3,13 @@
 `read` turns a jaxpr into frames of nodes whose values have numbers. Calls of jitted functions are
 inlined; the bodies of `scan`, `cond` and `checkpoint` are frames of their own; every other
 operation, whatever is inside it (`while`, custom derivatives, kernels), is one node.
+
+A mutable reference (`jax.new_ref`) has a number for each of its versions: a node that writes to it
+reads one and makes the next. So a read depends on what was written before it, as any other value
+depends on what it is computed from. Versions are only numbers: all of them are the same reference.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -14,8 +19,10 @@ from typing import Any, NamedTuple, NewType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax._src import source_info_util  # no public way leads to an equation's source line
 from jax.extend import core
+from jax.ref import AbstractRef
 
 _INLINED = {  # the primitives that only call a function, and the parameter that holds it
     "jit": "jaxpr",
@@ -64,6 +71,30 @@ class Node:
     called_at: Any  # the equation whose source line counts: its own, or a call of library code
     frames: "tuple[Frame, ...]" = ()  # the body of a scan or checkpoint, the branches of a cond
     loop: Loop | None = None
+    writes: tuple[int, ...] = ()  # positions of the inputs that are references which it changes
+    versions: tuple[ValueId, ...] = ()  # of these references, after it
+
+    @property
+    def results(self) -> tuple[ValueId, ...]:
+        """All that it makes: its outputs, and the new versions of references."""
+        return (*self.outputs, *self.versions)
+
+    @property
+    def turns(self) -> tuple[tuple[int, int], ...]:
+        """What an iteration of a scan hands to the next: positions of an input and of a result."""
+        first, count = (self.loop.consts, self.loop.carry) if self.loop else (0, 0)
+        carried = ((first + i, i) for i in range(count))
+        written = ((at, len(self.outputs) + i) for i, at in enumerate(self.writes))
+        return (*carried, *written)
+
+    def sources(self, result: ValueId) -> tuple[Atom, ...]:
+        """The inputs that one of its results is computed from."""
+        if self.equation.primitive.name != "swap":
+            return self.inputs
+        if result in self.outputs:  # what the reference held before
+            return self.inputs[:1]
+        reference, value = (var.aval.shape for var in self.equation.invars[:2])
+        return self.inputs[1:] if reference == value else self.inputs
 
     @functools.cached_property
     def inside(self) -> frozenset[ValueId]:
@@ -88,6 +119,12 @@ class Frame:
     constants: tuple[tuple[ValueId, Any], ...]
     nodes: tuple[Node, ...]
     outputs: tuple[Atom, ...]
+    versions: tuple[ValueId, ...] = ()  # at its end, of the references that its node changes
+
+    @property
+    def results(self) -> tuple[Atom, ...]:
+        """Its outputs and the last versions of references: the results of the node around it."""
+        return (*self.outputs, *self.versions)
 
     @functools.cached_property
     def made(self) -> frozenset[ValueId]:
@@ -106,7 +143,7 @@ def read(function: Callable, *args) -> tuple[Program, Any]:
     """The program of a function of trees of arrays, and the tree of its output's specs."""
     jaxpr, output = jax.make_jaxpr(function, return_shape=True)(*args)
     reader = _Reader()
-    return Program(reader.frame(jaxpr, "", ()), reader.specs), output
+    return Program(reader.frame(jaxpr, "", ()).frame, reader.specs), output
 
 
 def lift_constants(program: Program) -> tuple[Program, list[Any]]:
@@ -115,13 +152,23 @@ def lift_constants(program: Program) -> tuple[Program, list[Any]]:
     A compiler would fold them, for seconds where they are a data set. Single numbers stay.
     """
     frame = program.frame
-    arrays = [(number, value) for number, value in frame.constants if getattr(value, "size", 1) > 1]
-    lifted = dataclasses.replace(
+    lifted = [
+        (number, value)
+        for number, value in frame.constants
+        if getattr(value, "size", 1) > 1 or is_reference(program.specs[number])
+    ]
+    numbers = [number for number, _ in lifted]
+    frame = dataclasses.replace(
         frame,
-        inputs=(*frame.inputs, *(number for number, _ in arrays)),
-        constants=tuple(pair for pair in frame.constants if getattr(pair[1], "size", 1) <= 1),
+        inputs=(*frame.inputs, *numbers),
+        constants=tuple(pair for pair in frame.constants if pair[0] not in numbers),
     )
-    return program._replace(frame=lifted), [value for _, value in arrays]
+    return program._replace(frame=frame), [value for _, value in lifted]
+
+
+class _ReadFrame(NamedTuple):
+    frame: Frame
+    last: tuple[ValueId, ...]  # versions of its inputs: other numbers than the inputs if written to
 
 
 class _Reader:
@@ -130,13 +177,14 @@ class _Reader:
     def __init__(self):
         self.specs = {}
 
-    def frame(self, program, scope: str, calls: tuple[str, ...]) -> Frame:
+    def frame(self, program, scope: str, calls: tuple[str, ...]) -> _ReadFrame:
         jaxpr, consts = _open(program)
         env, nodes, constants = {}, [], []
         inputs = tuple(self.number(env, var) for var in jaxpr.invars)
         self.walk(jaxpr, consts, env, nodes, constants, scope, calls, None)
         outputs = tuple(self.atom(env, var) for var in jaxpr.outvars)
-        return Frame(inputs, tuple(constants), tuple(nodes), outputs)
+        frame = Frame(inputs, tuple(constants), tuple(nodes), outputs)
+        return _ReadFrame(frame, tuple(env[var] for var in jaxpr.invars))
 
     def walk(self, jaxpr, consts, env, nodes, constants, scope, calls, called_at) -> None:
         for var, value in zip(jaxpr.constvars, consts, strict=True):
@@ -155,9 +203,16 @@ class _Reader:
                 self.walk(inner, inner_consts, within, nodes, constants, stack, inner_calls, at)
                 results = [self.atom(within, var) for var in inner.outvars]
                 env.update(zip(eqn.outvars, results, strict=True))
+                env.update(
+                    (o, within[i])
+                    for i, o in zip(inner.invars, eqn.invars, strict=True)
+                    if is_reference(i.aval)
+                )
                 continue
             outputs = tuple(self.number(env, var) for var in eqn.outvars)
             bodies, loop = _bodies(eqn)
+            read = [self.frame(body, stack, calls) for body in bodies]
+            writes, frames = _with_versions(eqn, read)
             nodes.append(
                 Node(
                     equation=eqn,
@@ -167,8 +222,10 @@ class _Reader:
                     scope=stack,
                     calls=calls,
                     called_at=called_at or eqn,
-                    frames=tuple(self.frame(body, stack, calls) for body in bodies),
+                    frames=frames,
                     loop=loop,
+                    writes=writes,
+                    versions=tuple(self.number(env, eqn.invars[i]) for i in writes),
                 )
             )
 
@@ -197,6 +254,28 @@ def _bodies(eqn) -> tuple[Sequence[Any], Loop | None]:
     if name == "cond":
         return params["branches"], None
     return (), None
+
+
+def _with_versions(eqn, read: Sequence[_ReadFrame]) -> tuple[tuple[int, ...], tuple[Frame, ...]]:
+    """The inputs of an equation that are references which it changes; its frames, with versions."""
+    if not read:
+        unchanged = eqn.primitive.name in ("get", "freeze", "free_ref")
+        references = [i for i, var in enumerate(eqn.invars) if is_reference(var.aval)]
+        return () if unchanged else tuple(references), ()
+    offset = len(eqn.invars) - len(
+        read[0].frame.inputs
+    )  # the index of a cond is no input of its frames
+    changed = sorted(
+        {
+            i
+            for frame, last in read
+            for i, (first, then) in enumerate(zip(frame.inputs, last, strict=True))
+            if first != then
+        }
+    )
+    return tuple(i + offset for i in changed), tuple(
+        dataclasses.replace(frame, versions=tuple(last[i] for i in changed)) for frame, last in read
+    )
 
 
 def _primitive_name(eqn) -> str:
@@ -240,9 +319,17 @@ def run(node: Node, inputs: Sequence[Any]) -> list[Any]:
     with (
         source_info_util.user_context(eqn.source_info.traceback, name_stack=stack),
         eqn.ctx.manager,
+        _precision_of(eqn),
     ):
         answer = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(answer) if eqn.primitive.multiple_results else [answer]
+
+
+def _precision_of(eqn) -> contextlib.AbstractContextManager:
+    """The `jax.enable_x64` that an operation was written under, which it does not remember."""
+    dtypes = {getattr(var.aval, "dtype", None) for var in (*eqn.invars, *eqn.outvars)}
+    wide = dtypes.intersection({np.dtype(np.float64), np.dtype(np.complex128)})
+    return jax.enable_x64(True) if wide else contextlib.nullcontext()
 
 
 def _split(x, params) -> list[Any]:
@@ -259,9 +346,14 @@ def _split(x, params) -> list[Any]:
     ]
 
 
-def is_float(spec) -> bool:
-    """Has a value of this spec a cotangent that a row can hold?"""
-    return hasattr(spec, "shape") and jnp.issubdtype(spec.dtype, jnp.floating)
+def is_differentiable(spec) -> bool:
+    """Has a value of this spec a cotangent: is it of real or complex floating-point numbers?"""
+    return hasattr(spec, "shape") and jnp.issubdtype(spec.dtype, jnp.inexact)
+
+
+def is_reference(spec) -> bool:
+    """Is a value of this spec a mutable reference?"""
+    return isinstance(spec, AbstractRef)
 
 
 def walk(frame: Frame) -> Iterator[tuple[Frame, Node]]:

@@ -45,8 +45,8 @@ class Scan(NamedTuple):
     operands: tuple[Refs, ...]
     length: int
     reverse: bool
-    consts: int
-    carry: int
+    first_x: int  # position of the first input that each iteration takes a slice of
+    turns: tuple[tuple[int, int], ...]  # input and result that an iteration hands to the next
 
 
 class Flow(NamedTuple):
@@ -72,21 +72,28 @@ def flow_of(frame: Frame, sites: Mapping[ValueId, SiteId], dependences: Dependen
         operands = tuple(of(atom) for atom in node.inputs)
         if node.frames:
             steps.append(_step(node, operands, sites, dependences))
-            origins = [frozenset({Ref(len(steps) - 1, port)}) for port in range(len(node.outputs))]
+            origins = [frozenset({Ref(len(steps) - 1, port)}) for port in range(len(node.results))]
         else:
-            origins = [frozenset().union(*operands)] * len(node.outputs)
-        for value, sources in zip(node.outputs, origins, strict=True):
+            origins = [frozenset().union(*map(of, node.sources(value))) for value in node.results]
+        for value, sources in zip(node.results, origins, strict=True):
             refs[value] = sources
             if value in sites:
                 steps.append(RowStep(sites[value], sources))
                 refs[value] = frozenset({Ref(len(steps) - 1, 0)})
-    return Flow(tuple(steps), tuple(of(atom) for atom in frame.outputs))
+    return Flow(tuple(steps), tuple(of(atom) for atom in frame.results))
 
 
 def _step(node: Node, operands: tuple[Refs, ...], sites, dependences) -> Branch | Scan:
     flows = tuple(flow_of(frame, sites, dependences) for frame in node.frames)
     if node.loop:
-        return Scan(body=flows[0], operands=operands, **node.loop._asdict())
+        return Scan(
+            body=flows[0],
+            operands=operands,
+            length=node.loop.length,
+            reverse=node.loop.reverse,
+            first_x=node.loop.consts + node.loop.carry,
+            turns=node.turns,
+        )
     return Branch(flows, operands[1:] if node.primitive == "cond" else operands)
 
 
@@ -150,21 +157,24 @@ def _run(flow: Flow, inputs: Sequence, indices: tuple[int, ...], into: list[Inst
 
 def _run_scan(scan: Scan, value: Callable, indices: tuple[int, ...], into: list[Instance]) -> list:
     operands = [value(refs) for refs in scan.operands]
-    first_x = scan.consts + scan.carry
-    consts, carry, xs = operands[: scan.consts], operands[scan.consts : first_x], operands[first_x:]
     order = range(scan.length)[:: -1 if scan.reverse else 1]
     outputs = {}
     for i in order:
-        slices = [x.entries[i] if _steps_with(x, scan) else _rows(x) for x in xs]
-        results = _run(scan.body, [*consts, *carry, *slices], (*indices, i), into)
-        carry = results[: scan.carry]
-        outputs[i] = [_rows(result) for result in results[scan.carry :]]
+        slices = [
+            x.entries[i] if _steps_with(x, scan) else _rows(x) for x in operands[scan.first_x :]
+        ]
+        results = _run(scan.body, [*operands[: scan.first_x], *slices], (*indices, i), into)
+        for before, after in scan.turns:
+            operands[before] = results[after]
+        outputs[i] = [_rows(result) for result in results]
     last = order[-1] if order else 0
-    columns = range(len(scan.body.outputs) - scan.carry)
-    series = [
-        _Series(tuple(outputs[i][column] for i in range(scan.length)), last) for column in columns
+    series: list[Sequence] = [
+        _Series(tuple(outputs[i][port] for i in range(scan.length)), last)
+        for port in range(len(scan.body.outputs))
     ]
-    return [*carry, *series]
+    for before, after in scan.turns:
+        series[after] = operands[before]
+    return series
 
 
 def _steps_with(value, scan: Scan) -> bool:

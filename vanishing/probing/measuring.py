@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vanishing._numerics import whole
 from vanishing._types import PyTree
 from vanishing.probing import jaxpr, slopes, summary, tap
 from vanishing.probing.groups import LIMIT, in_groups
@@ -56,14 +57,15 @@ def measure(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Probed:
             forward=forward,
             backward=backward,
             params=_norms(plan, params, grads, with_params),
-            value=value,
+            value=whole(jnp.asarray(value)),
             layout=plan.layout,
         )
-        return Probed(
-            value=value, grads=plan.grads_like(grads), aux=plan.aux_like(aux), trace=trace
-        )
+        return [value, *aux], grads, trace
 
-    return run(plan.params, plan.others)
+    outputs, grads, trace = run(plan.params, plan.others)
+    value, aux = plan.returned.rebuild(outputs, plan.arguments.others)
+    grads = plan.arguments.structure.grads_like(grads)
+    return Probed(value=value, grads=grads, aux=aux, trace=trace)
 
 
 def _norms(plan: Plan, params: list[Any], grads: list[Any], wanted: bool) -> ParamNorms:
@@ -99,7 +101,7 @@ class _Measuring:
         nodes = [node for _, node in jaxpr.walk(plan.program.frame)]
         self.makers = {value: node for node in nodes for value in node.outputs}
         self.kinds: dict[ValueId, _Kind] = {}
-        self.functions: dict[_Kind, Callable] = {}  # of rows in the outermost frame
+        self.functions: dict[Any, Callable | None] = {}  # of outermost rows, by kind and shape
         self.largest: dict[Hashable, float] = {}  # slope, by signature
 
     def slots(self) -> dict[ValueId, Array]:
@@ -121,9 +123,9 @@ class _Measuring:
             kind = self.kinds[number] = self.kind_of(number, local)
             function, root = local if kind.slope else (None, None)
             if number in outside:
-                self.functions.setdefault(kind, function)
+                self.functions.setdefault((kind, x.shape), function)
                 return tap.let_out(x.dtype)(x, slot), (x, root)
-            signals = jax.lax.stop_gradient(jax.tree.map(lambda y: y[None], (x, root)))
+            signals = jax.lax.stop_gradient(jax.tree.map(lambda y: whole(y)[None], (x, root)))
             ran = jnp.ones(1, slot.dtype)
             measured = jnp.concatenate([*self.measure(kind, signals, function), ran])
             return self.watch(kind)(x, slot), measured
@@ -142,6 +144,7 @@ class _Measuring:
         kind = _Kind(selected.site.kind)
         if (
             local is None
+            or selected.local is None
             or "saturated" not in self.wanted
             or not summary.is_measured("saturated", kind.site)
         ):
@@ -171,13 +174,15 @@ class _Measuring:
         """The summaries of all rows, in forward order, from what the taps let out."""
 
         def forward(kind, signals):
-            return self.measure(kind, signals, self.functions[kind])
+            function = self.functions[kind, signals[0].shape[1:]] if kind.slope else None
+            return self.measure(kind, signals, function)
 
         def backward(kind, cotangents):
             return self.complete(kind, cotangents, BackwardSummary)
 
         def stacks(tree):
-            return [jax.tree.map(self.as_row(s), tree[s.value]) for s in self.outside]
+            rows = [(self.as_row(s), tree[s.value]) for s in self.outside]
+            return [jax.tree.map(lambda x, f=as_row: f(whole(x)), x) for as_row, x in rows]
 
         here = [measured[s.value].reshape(math.prod(s.site.lengths), -1) for s in self.inside]
         back = [

@@ -54,6 +54,7 @@ def replay(
         else:
             outputs = run(node, inputs)
         env.update(zip(node.outputs, outputs, strict=True))
+        env.update((new, inputs[i]) for new, i in zip(node.versions, node.writes, strict=True))
         for number in node.outputs:
             if number in slots:
                 local = _local(callbacks.locals.get(number), env)

@@ -66,7 +66,9 @@ def choose(
         Selected(value=value, site=namer.site(rows[value]), local=rows[value].local)
         for _, node in jaxpr.walk(program.frame)
         for value in node.outputs
-        if value in rows and dependences.on_path(value)
+        if value in rows
+        and dependences.on_path(value)
+        and not jaxpr.is_reference(program.specs[value])
     ]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
-from vanishing._numerics import divisor, wide
+from vanishing._numerics import divisor, real, wide
 from vanishing.probing.patterns import SiteKind
 
 SATURATED = 0.01  # of the largest slope
@@ -57,7 +57,7 @@ def unmeasured() -> float:
     It is nan, but where JAX looks for nan (`jax_debug_nans`) the lowest number of float32, which
     `Trace` shows as nan.
     """
-    return LOWEST if jax.config.jax_debug_nans else math.nan
+    return LOWEST if jax.config.jax_debug_nans else math.nan  # pyright: ignore[reportAttributeAccessIssue]
 
 
 # What the entries follow from, where that is not the number itself.
@@ -95,7 +95,7 @@ def measure(
         of its largest, element by element.
     """
     axes = tuple(range(1, x.ndim))
-    x = jnp.abs(x) if jnp.iscomplexobj(x) else wide(x)
+    x = wide(real(x))
     result = {}
     if "largest" in measures:
         zero = jnp.zeros(x.shape[:1], x.dtype)
@@ -108,9 +108,9 @@ def measure(
         if "total" in measures:
             result["total"] = jnp.sum(scaled, axes)
     if "zeros" in measures:
-        result["zeros"] = fraction(x == 0)
+        result["zeros"] = fraction(x == 0, x.dtype)
     if "saturated" in measures and is_saturated is not None:
-        result["saturated"] = fraction(is_saturated)
+        result["saturated"] = fraction(is_saturated, x.dtype)
     if "dead_units" in measures and axes:
         result["dead_units"] = dead_units(x)
     if "similarity" in measures and axes:
@@ -153,7 +153,7 @@ def _divisor(largest: Float[Array, "rows"]) -> Float[Array, "rows"]:
     return lax.clamp(low, largest, high)
 
 
-def fraction(mask: Bool[Array, "rows ..."]) -> Float[Array, "rows"]:
+def fraction(mask: Bool[Array, "rows ..."], dtype: Any = jnp.float32) -> Float[Array, "rows"]:
     """The fraction of each mask that is true, 0 to 1; 0 for no elements.
 
     >>> import jax.numpy as jnp
@@ -165,7 +165,7 @@ def fraction(mask: Bool[Array, "rows ..."]) -> Float[Array, "rows"]:
     exact = size <= 2 ** jnp.finfo(jnp.float32).nmant
     ones = jnp.where(mask, 1.0, 0.0) if exact else mask.astype(jnp.uint32)
     count = jnp.sum(ones, tuple(range(1, mask.ndim)))
-    return count.astype(jnp.float32) / max(1, size)
+    return count.astype(dtype) / max(1, size)
 
 
 def dead_units(x: Inexact[Array, "rows *shape units"]) -> Float[Array, "rows"]:
@@ -175,7 +175,7 @@ def dead_units(x: Inexact[Array, "rows *shape units"]) -> Float[Array, "rows"]:
     >>> print(dead_units(jnp.array([[[0.0, 1.0], [0.0, 0.0]]])))
     [0.5]
     """
-    return fraction(jnp.all(x == 0, axis=tuple(range(1, x.ndim - 1))))
+    return fraction(jnp.all(x == 0, axis=tuple(range(1, x.ndim - 1))), wide(real(x)).dtype)
 
 
 def similarity(x: Inexact[Array, "rows *shape"]) -> Float[Array, "rows"]:
@@ -189,8 +189,7 @@ def similarity(x: Inexact[Array, "rows *shape"]) -> Float[Array, "rows"]:
     >>> print(similarity(jnp.array([[[1.0, 0.0], [0.0, 1.0]]])))
     [0.]
     """
-    vectors = wide(x).reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
-    vectors = jnp.abs(vectors) if jnp.iscomplexobj(x) else vectors
+    vectors = wide(real(x)).reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     vectors = vectors / divisor(jnp.max(jnp.abs(vectors), axis=2, keepdims=True, initial=0.0))
     lengths = jnp.sqrt(jnp.sum(jnp.square(vectors), axis=2, keepdims=True))
     unit = vectors / jnp.where(lengths > 0, lengths, 1)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vanishing._numerics import whole
 from vanishing.probing import summary
 
 
@@ -34,7 +35,7 @@ def let_out(dtype: np.dtype) -> Callable:
 
     def backward_rule(_, cotangent):
         cotangent = jnp.asarray(cotangent, dtype)  # a rule of the user's may return a number
-        return cotangent, cotangent
+        return cotangent, whole(cotangent)
 
     identity.defvjp(lambda x, slot: (x, None), backward_rule)
     return identity
@@ -58,7 +59,7 @@ def watch(measures: tuple[str, ...], measured: tuple[str, ...]) -> Callable:
         return x
 
     def backward_rule(slot, cotangent):
-        values = summary.measure(jnp.asarray(cotangent)[None], measured)
+        values = summary.measure(whole(jnp.asarray(cotangent))[None], measured)
         return cotangent, jnp.concatenate(summary.complete(values, measures, 1, slot.dtype))
 
     identity.defvjp(lambda x, slot: (x, slot), backward_rule)

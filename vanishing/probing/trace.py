@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from vanishing import _text
 from vanishing._extras import needs
+from vanishing._numerics import summary_dtype, whole
 from vanishing._types import PyTree
 from vanishing.probing import summary
 from vanishing.probing.budget import Budget, budget
@@ -244,16 +245,23 @@ def leaf_norms(
     """The norm of every leaf, and of every layer of a leaf with axes of depth, of several trees."""
     items = []
     for tree in trees:
-        for leaf, place in zip(map(jnp.asarray, jax.tree.leaves(tree)), leaves, strict=True):
+        for leaf, place in zip(jax.tree.leaves(tree), leaves, strict=True):
+            leaf = whole(jnp.asarray(leaf))
             rows = math.prod(place.lengths)
             items.append(leaf.reshape(rows, leaf.size // max(1, rows)))
     if not items:
         return [jnp.zeros(0)] * len(trees)
     names = summary.measures_of(("rms",))
-    measured, starts = in_groups(lambda _, x: summary.measure(x, names), items)
+    dtype = summary_dtype(*(x.dtype for x in items if jnp.issubdtype(x.dtype, jnp.inexact)))
+
+    def measure(_, x):
+        return summary.complete(summary.measure(x, names), names, len(x), dtype)
+
+    columns, starts = in_groups(measure, items)
+    measured = dict(zip(names, columns, strict=True))
     places = [start + row for start, x in zip(starts, items, strict=True) for row in range(len(x))]
     sizes = np.zeros(len(places))
     sizes[places] = [x.shape[1] for x in items for _ in range(len(x))]
-    norms = summary.entries(measured, sizes)["rms"] * np.sqrt(sizes).astype(np.float32)
+    norms = summary.entries(measured, sizes)["rms"] * np.sqrt(sizes).astype(dtype)
     norms = jax.lax.stop_gradient(norms)[np.array(places, int)]
     return jnp.split(norms, len(trees))

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 from jax.core import Tracer
 
@@ -22,7 +22,7 @@ SUMMARIES = (*USUAL, "dead_units", "similarity")
 
 def probe(
     loss: Callable[..., Any],
-    argnums: int | Sequence[int] = 0,
+    argnums: SupportsIndex | Sequence[SupportsIndex] = 0,
     has_aux: bool = False,
     *,
     level: str = "layer",
@@ -41,7 +41,9 @@ def probe(
     Args:
       loss: a function of parameters and anything else that returns a real scalar, or with `has_aux`
         a pair of it and any tree.
-      argnums: which arguments hold the parameters: trees of floating-point arrays.
+      argnums: which arguments hold the parameters, trees of floating-point or complex arrays. The
+        others may be anything: numbers and arrays are traced, unless the loss needs them as values
+        of Python (`if train:`, `range(n)`), which a call finds out by trying.
       has_aux: does the loss return a pair?
       level: "layer" for one row for each operation with parameters, for each nonlinearity that
         follows one, and for each sum of a residual stream; "op" for every floating-point operation
@@ -89,7 +91,7 @@ class Probe:
     """A probed loss; see `probe`."""
 
     loss: Callable[..., Any]
-    argnums: int | Sequence[int]
+    argnums: SupportsIndex | Sequence[SupportsIndex]
     has_aux: bool
     level: str
     where: Callable[[Site], bool]
@@ -100,8 +102,7 @@ class Probe:
         """The loss's value, gradients and aux, and the trace.
 
         Raises:
-          TypeError: a parameter is no floating-point array.
-          ValueError: the loss is no real scalar, or no parameter reaches it.
+          TypeError: a parameter is no floating-point or complex array, or the loss no real scalar.
         """
         return self._measure(self._plan(args, kwargs))
 
