@@ -230,7 +230,7 @@ def test_names_are_those_a_person_would_use(x64):
     assert len([n for n in rnn.names if n.endswith("[t=6]")]) == 2
     assert nnx.names[::2] == ("layers[0]", "layers[1]", "layers[2]")
     assert all(site.source.startswith("tests/zoo.py:") for site in nnx.sites)
-    assert [site.op for site in nnx.sites[1::2]] == ["logistic", "logistic"]
+    assert [site.op for site in nnx.sites[1::2]] == ["sigmoid", "sigmoid"]
 
 
 @pytest.mark.slow

@@ -188,18 +188,23 @@ def summarize(x: np.ndarray) -> dict[str, float]:
         largest = np.max(np.abs(x), initial=0.0)
         scale = largest if 0 < largest < np.inf else 1.0
         return {
-            "mean": float(np.mean(x)),
-            "rms": float(scale * np.sqrt(np.mean((x / scale) ** 2))),
+            "mean": _mean(x),
+            "rms": float(scale * np.sqrt(_mean((x / scale) ** 2))),
             "largest": float(largest),
-            "zeros": float(np.mean(x == 0)),
+            "zeros": _mean(x == 0),
             "non_finite": float(np.sum(~np.isfinite(x))),
         }
+
+
+def _mean(x: np.ndarray) -> float:
+    """The mean of an array; 0 of one without elements."""
+    return float(np.mean(x)) if x.size else 0.0
 
 
 def _tree_error(tree: Any, expected: Any) -> float:
     """The largest relative error of a leaf, without what is rounding of the largest leaf."""
     pairs = [
-        (wide(a), wide(b), np.finfo(b.dtype).eps)
+        (wide(a), wide(b), float(jnp.finfo(b.dtype).eps))
         for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)
     ]
     sizes = [np.max(np.abs(b), initial=0.0, where=np.isfinite(b)) for _, b, _ in pairs]

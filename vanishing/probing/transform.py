@@ -68,7 +68,7 @@ def probe(
     >>> params = {"w1": jnp.ones((3, 4)), "w2": jnp.ones((4, 1))}
     >>> probed = probe(loss)(params, jnp.ones((8, 3)))
     >>> [site.op for site in probed.trace.sites]
-    ['dot_general', 'logistic', 'dot_general']
+    ['dot_general', 'sigmoid', 'dot_general']
     """
     _arguments.one_of("level", level, LEVELS)
     if isinstance(summaries, str):
@@ -137,8 +137,10 @@ class Probe:
           The relative error of every number that was checked; print it.
 
         Raises:
-          TypeError, ValueError: as for the call, or it was called inside of `jax.jit`.
+          TypeError, ValueError: as for the call, or it was called inside of `jax.jit`, or `rows` is
+            under 0.
         """
+        _arguments.at_least("rows", rows, 0, note=", for all rows")
         plan = self._plan(args, kwargs)
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
