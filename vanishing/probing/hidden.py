@@ -26,7 +26,7 @@ def notes(program: Program, dependences: Dependences) -> tuple[str, ...]:
 
 def _name(node: Node) -> str:
     """The operation, and the jitted function that it is in, as libraries call their wrappers."""
-    names = dict.fromkeys([node.primitive, *node.calls[-1:]])
+    names = dict.fromkeys([node.primitive, *(call.name for call in node.calls[-1:])])
     return " in ".join(names)
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vanishing.probing import jaxpr, leaf_names
+from vanishing.probing import equations, jaxpr, leaf_names
 from vanishing.probing.dependence import Dependences, Kind, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
@@ -68,7 +68,7 @@ def choose(
         for value in node.outputs
         if value in rows
         and dependences.on_path(value)
-        and not jaxpr.is_reference(program.specs[value])
+        and not equations.is_reference(program.specs[value])
     ]
 
 
