@@ -64,6 +64,8 @@ def _layers(context: Context, leaves: Sequence[Leaf]) -> dict[ValueId, LayerRow]
     """The rows of layers, normalisations, softmaxes and sums."""
     rows: dict[ValueId, LayerRow] = {}
     for node in context.view.frame.nodes:
+        if context.view.dependences.signals.isdisjoint(node.outputs):
+            continue  # a part of a weight
         makes_row = _LAYER_ROWS.get(context.chains[node.outputs[0]].role) if node.outputs else None
         if makes_row:
             merged = makes_row(node, rows, context, leaves)
@@ -174,11 +176,11 @@ def _cell(uses: frozenset[Use], leaves: Sequence[Leaf]) -> str:
 
 def _nonlinearities(context: Context) -> dict[ValueId, LayerRow]:
     """The rows of activation functions: nonlinear chains that something else takes up."""
-    reduced = reductions(context.view)
+    reduced, signals = reductions(context.view), context.view.dependences.signals
     rows = {}
     for value, chain in context.chains.items():
         statistic = chain.root in reduced or chain.root in context.statistics
-        if chain.nonlinear and not statistic and ends_chain(value, context):
+        if chain.nonlinear and not statistic and value in signals and ends_chain(value, context):
             op = None if _only_rewrites(value, rows, context) else _activation(value, context)
             if op is not None:
                 local = Local(chain.root, chain.nodes) if chain.nodes else None

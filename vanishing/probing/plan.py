@@ -212,8 +212,8 @@ def _leaf_places(
     program: Program, dependences: Dependences, leaves: Sequence[Leaf]
 ) -> tuple[LeafPlace, ...]:
     levels = [0] * len(leaves)
-    for one in dependences.of.values():
-        for use in one.uses:
+    for value in filter(dependences.is_weight, dependences.of):
+        for use in dependences.of[value].uses:
             levels[use.leaf] = max(levels[use.leaf], len(use.levels))
     return tuple(
         LeafPlace(

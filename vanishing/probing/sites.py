@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vanishing.probing import jaxpr, leaf_names
-from vanishing.probing.dependence import Dependences, Kind, Use
+from vanishing.probing.dependence import Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
 from vanishing.probing.leaf_names import Leaf
@@ -86,11 +86,7 @@ class _Namer:
     def site(self, row: LayerRow) -> Site:
         node, loops = row.node, self.dependences.loops[row.value]
         uses = row.uses or frozenset().union(
-            *(
-                self.dependences.get(atom).uses
-                for atom in node.inputs
-                if self.dependences.get(atom).kind == Kind.PARAM
-            )
+            *(self.dependences.get(atom).uses for atom in self.dependences.weights(node))
         )
         spec = self.program.specs[row.value]
         source = own_source(node)
@@ -130,7 +126,7 @@ class _Namer:
         loop = node.loop
         assert loop is not None
         xs = node.inputs[loop.consts + loop.carry :]
-        return any(self.dependences.get(atom).kind == Kind.PARAM for atom in xs)
+        return any(map(self.dependences.is_weight, xs))
 
 
 def _steps(path: str) -> list[str]:
