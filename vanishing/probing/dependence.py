@@ -47,7 +47,7 @@ class Kind(enum.IntEnum):
     """What a value is computed from."""
 
     NOTHING = 0  # constants of the program
-    DATA = 1  # arguments that are not differentiated
+    DATA = 1  # arguments that are not differentiated, and arrays that the loss closes over
     PARAM = 2  # parameters alone (and constants)
     SIGNAL = 3  # parameters and anything else: what flows through the network
 
@@ -225,7 +225,7 @@ class _Reading:
             and node.primitive in PRODUCTS
             and not all(one.kind == Kind.PARAM for one in inputs)
         ):
-            kind = Kind.SIGNAL  # data that the loss closes over look like constants
+            kind = Kind.SIGNAL  # a constant of the program, such as a tangent of ones, is data here
         layered = kind >= Kind.PARAM and self.is_layered(node, atoms)
         if kind == Kind.PARAM:
             layered = layered and not self.signals.isdisjoint(results)

@@ -171,7 +171,7 @@ def _belongs(row: LayerRow, earlier: LayerRow, leaves: Sequence[Leaf]) -> bool:
 def _cell(uses: frozenset[Use], leaves: Sequence[Leaf]) -> str:
     """The container next above the ones that leaves are in: that of a recurrent cell."""
     modules = {leaves[use.leaf].module for use in uses}
-    return min(modules).rpartition(".")[0]
+    return min(modules, default="").rpartition(".")[0]
 
 
 def _nonlinearities(context: Context) -> dict[ValueId, LayerRow]:

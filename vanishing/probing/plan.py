@@ -57,7 +57,7 @@ def make_plan(
     program, output = _read(flat_loss, params, others)
     _require_scalar(output, has_aux)
     program, closed_over = jaxpr.lift_constants(program)
-    dependences = _dependences(program, len(params), len(others))
+    dependences = _dependences(program, len(params))
     _require_gradient(program, dependences, len(params), argnums)
     leaves = [
         Leaf(path=n.name, module=leaf_names.parent(n.path, n.name), shape=np.shape(n.value))
@@ -103,15 +103,14 @@ def tapped(plan: Plan, tap: Tap) -> Callable:
     return run
 
 
-def _dependences(program: Program, params: int, others: int) -> Dependences:
-    """The dependences of a program whose inputs are parameters, data, and closed-over arrays."""
+def _dependences(program: Program, params: int) -> Dependences:
+    """The dependences of a program whose first inputs are parameters."""
     param = [
         Dependence(kind=Kind.PARAM, sensitive=True, uses=frozenset({Use(LeafId(i), ())}))
         for i in range(params)
     ]
-    data = [Dependence(kind=Kind.DATA)] * others
-    constants = [Dependence(kind=Kind.NOTHING)] * (len(program.frame.inputs) - params - others)
-    return dependence.gather(program, [*param, *data, *constants], program.frame.outputs[:1])
+    data = [Dependence(kind=Kind.DATA)] * (len(program.frame.inputs) - params)
+    return dependence.gather(program, [*param, *data], program.frame.outputs[:1])
 
 
 def _layout(
