@@ -13,7 +13,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, is_differentiable
+from vanishing.probing.jaxpr import (
+    Atom,
+    Frame,
+    Literal,
+    Node,
+    Program,
+    ValueId,
+    is_differentiable,
+    walk,
+)
 from vanishing.probing.leaf_names import LeafId
 
 # Names of JAX's primitives, by what they do to a signal.
@@ -67,6 +76,7 @@ class Dependence:
     sensitive: bool = False  # a change of a parameter changes it differentiably
     uses: frozenset[Use] = frozenset()  # the leaves that it is computed from, until it is layered
     layered: bool = False  # a SIGNAL that has come through a product or a nonlinearity
+    plain: bool = True  # computed by views and linear operations alone
 
     def join(self, other: "Dependence") -> "Dependence":
         """The dependence of a value that may be either of two."""
@@ -78,6 +88,7 @@ class Dependence:
             sensitive=self.sensitive or other.sensitive,
             uses=self.uses | other.uses,
             layered=self.layered or other.layered,
+            plain=self.plain and other.plain,
         )
 
 
@@ -90,6 +101,7 @@ class Dependences(NamedTuple):
     signals: frozenset[ValueId]  # values with a way to the loss that is no weight's
     sizes: Mapping[ValueId, int]  # how many numbers a value holds, before it was broadcast
     loops: Mapping[ValueId, tuple[Node, ...]]  # by value: the scans around it, outermost first
+    inputs: Mapping[ValueId, LeafId] = {}  # of the program: leaves that are signals, no weights
 
     def get(self, atom: Atom) -> Dependence:
         """The dependence of a value; a literal is a constant."""
@@ -137,12 +149,56 @@ def gather(program: Program, inputs: Sequence[Dependence], losses: Sequence[Atom
         sizes={},
         loops={},
     )
-    for _ in range(2):  # the second time it is known which values of parameters alone are signals
-        reading = _Reading(program, known.signals)
-        reading.frame(program.frame, inputs, ())
-        known = known._replace(of=reading.of, sizes=reading.sizes, loops=reading.loops)
-        known = known._replace(signals=_signals(program, known, losses))
-    return known
+    while (leaf := _input(program, first := _read(program, inputs, losses, known))) is not None:
+        known = known._replace(inputs={**known.inputs, program.frame.inputs[leaf]: leaf})
+    return _read(program, inputs, losses, first)  # knowing what of parameters alone is a signal
+
+
+def _read(program: Program, inputs, losses: Sequence[Atom], known: Dependences) -> Dependences:
+    """The dependences, given what is known already of signals and inputs."""
+    reading = _Reading(program, known.signals)
+    signal = Dependence(kind=Kind.SIGNAL, sensitive=True, layered=True)
+    pairs = zip(program.frame.inputs, inputs, strict=True)
+    own = [signal if value in known.inputs else one for value, one in pairs]
+    reading.frame(program.frame, own, ())
+    known = known._replace(of=reading.of, sizes=reading.sizes, loops=reading.loops)
+    return known._replace(signals=_signals(program, known, losses))
+
+
+def _input(program: Program, known: Dependences) -> LeafId | None:
+    """A parameter that is no weight but an input of the network, if one is left.
+
+    Where a product multiplies two parameters, and is no part of a weight, one of them is a signal.
+    The last such product is looked at first, since its weight may contain others.
+    """
+    for _, node in reversed(list(walk(program.frame))):
+        if node.primitive not in PRODUCTS or known.signals.isdisjoint(node.outputs):
+            continue
+        pair = [known.get(atom) for atom in node.inputs[:2]]
+        leaves = [frozenset(use.leaf for use in each.uses) for each in pair]
+        signal = _signal_of(node)
+        is_leaf = (
+            pair[signal].kind == Kind.PARAM and pair[signal].plain and len(leaves[signal]) == 1
+        )
+        if is_leaf and leaves[1 - signal] and leaves[0].isdisjoint(leaves[1]):
+            return min(leaves[signal])
+    return None
+
+
+def _signal_of(node: Node) -> int:
+    """Which of the two inputs of a product is the signal, as far as the product itself shows it.
+
+    It is the vector of `w @ x`, also where `vmap` made a matrix of it; else the first, as in
+    `x @ w`. A convolution takes its kernel second.
+    """
+    if node.primitive != "dot_general":
+        return 0
+    contracted, batch = node.equation.params["dimension_numbers"]
+    ranks = [len(var.aval.shape) for var in node.equation.invars]
+    free = [ranks[i] - len(contracted[i]) - len(batch[i]) for i in range(2)]
+    if 0 in free:
+        return free.index(0)
+    return int(all(contracted[i] == (ranks[i] - 1,) for i in range(2)))
 
 
 def _signals(program: Program, known: Dependences, losses: Sequence[Atom]) -> frozenset[ValueId]:
@@ -230,8 +286,13 @@ class _Reading:
         if kind == Kind.PARAM:
             layered = layered and not self.signals.isdisjoint(results)
             kind = Kind.SIGNAL if layered else kind
-        uses = frozenset() if layered else frozenset().union(*(one.uses for one in inputs))
-        return Dependence(kind=kind, sensitive=sensitive, uses=uses, layered=layered)
+        return Dependence(
+            kind=kind,
+            sensitive=sensitive,
+            uses=frozenset() if layered else frozenset().union(*(one.uses for one in inputs)),
+            layered=layered,
+            plain=node.primitive in _PASSING and all(one.plain for one in inputs),
+        )
 
     def is_layered(self, node: Node, atoms: Sequence[Atom]) -> bool:
         """Is what a node makes layered: by the node itself, or as the largest of its inputs is?"""
