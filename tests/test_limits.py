@@ -166,6 +166,45 @@ def test_a_probe_inside_of_shard_map_measures_every_shard(devices):
         np.testing.assert_allclose(traces.backward.rms[i], alone.trace.backward.rms, rtol=1e-5)
 
 
+# What tracing takes away, as it does in `jax.jit`.
+
+
+def chooses(p):
+    return jnp.sum(p**2) if p[0] > 0 else jnp.sum(p)
+
+
+@jax.custom_jvp
+def constant(x):
+    return np.zeros(x.shape, x.dtype)
+
+
+constant.defjvp(lambda primals, tangents: (constant(primals[0]), tangents[0]))
+
+
+@pytest.mark.parametrize("loss", [chooses, lambda p: jnp.sum(jax.vmap(constant)(p))])
+def test_what_is_refused_is_refused_by_jit_too(loss):
+    params = jnp.linspace(1, 2, 3)
+    jax.value_and_grad(loss)(params)
+    with pytest.raises(Exception, match=r"\w") as by_jit:
+        jax.value_and_grad(jax.jit(loss))(params)
+    with pytest.raises(by_jit.type), jax.disable_jit():
+        probe(loss)(params)
+
+
+def test_a_loss_runs_when_it_is_traced_and_sees_arrays():
+    calls = []
+
+    @jax.custom_vjp
+    def halved(x):
+        calls.append(isinstance(x, float))
+        return x / 2
+
+    halved.defvjp(lambda x: (halved(x), None), lambda _, g: (g / 2,))
+    assert probe(halved)(1.0).grads == 0.5
+    assert calls
+    assert not any(calls)
+
+
 def test_the_readme_has_the_matrix():
     readme = Path(__file__).parent.parent.joinpath("vanishing", "README.md").read_text()
     for name, (_, _, left_out) in INSIDE.items():

@@ -4,14 +4,26 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Inexact, Shaped
 
 _LOW, _HIGH = 1e-24, 1e30  # between them a mean of squares in float32 has lost nothing
 
 
 def wide(x: Shaped[Array, "..."]) -> Float[Array, "..."]:
-    """`x` in float32 at least."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    """`x` in float32 at least, also of dtypes that JAX promotes only where it is told to."""
+    inexact = jnp.issubdtype(x.dtype, jnp.inexact)
+    return x.astype(np.promote_types(x.dtype, np.float32) if inexact else np.float32)
+
+
+def whole(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x` with the parts added up that JAX leaves on their devices (`unreduced` shardings)."""
+    sharding = jax.typeof(x).sharding
+    spec = getattr(sharding, "spec", None)
+    if spec is None or not (spec.unreduced or spec.reduced):
+        return x
+    return jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec.partitions)))
 
 
 def real(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:

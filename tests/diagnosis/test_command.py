@@ -33,7 +33,7 @@ def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path
     ended = run(f"--model={model}:make_loss", "--annotate", "--check=3", f"--plot={picture}")
     assert ended.returncode == 0, ended.stderr
     assert "decades lost between" in ended.stdout
-    assert "were lost in logistic at model.py:6" in ended.stdout
+    assert "were lost in sigmoid at model.py:6" in ended.stdout
     assert "vanishing at [0] (high)" in ended.stdout
     assert "x = jax.nn.sigmoid(x @ w)" in ended.stdout
     assert "worst relative error" in ended.stdout

@@ -53,7 +53,7 @@ def test_the_verdict_says_it(run):
     assert rows["sigmoid", "2"].endswith("learns")
     assert rows["relu", "10"].endswith("learns")
     assert "chance is 13.1%" in said
-    assert re.search(r"sigmoid: Of the [5-7]\.\d decades lost .* were lost in\s+logistic", said)
+    assert re.search(r"sigmoid: Of the [5-7]\.\d decades lost .* were lost in\s+sigmoid", said)
 
 
 def test_layers_beyond_a_network_are_nan_and_those_within_are_not(run):

@@ -76,15 +76,15 @@ def test_gates_start_with_their_biases(key):
             "lstm",
             "c",
             "rnn/c add",
-            "rnn dot_general+add, rnn/input logistic, rnn/forget logistic, rnn/candidate tanh, "
-            "rnn/output logistic, rnn/c add, rnn/c tanh",
+            "rnn dot_general+add, rnn/input sigmoid, rnn/forget sigmoid, rnn/candidate tanh, "
+            "rnn/output sigmoid, rnn/c add, rnn/c tanh",
         ),
         (
             "gru",
             "h",
             "rnn/h add",
             "rnn dot_general+add, rnn.in dot_general+add, rnn.hn dot_general+add, rnn/reset "
-            "logistic, rnn/update logistic, rnn/candidate add, rnn/candidate tanh, rnn/h add",
+            "sigmoid, rnn/update sigmoid, rnn/candidate add, rnn/candidate tanh, rnn/h add",
         ),
     ],
     ids=CELLS,

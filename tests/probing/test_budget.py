@@ -30,7 +30,7 @@ def test_it_charges_the_sigmoid_and_says_so():
     assert budget.by_kind["nonlinearity"] < -12 * 0.6  # a slope of at most 1/4 a layer
     assert abs(budget.by_kind["matmul"]) < 1
     assert "decades lost between output.dense and first.dense" in budget.sentence()
-    assert "lost in logistic" in budget.sentence()
+    assert "lost in sigmoid" in budget.sentence()
     assert "nonlinearity" in str(budget)
 
 

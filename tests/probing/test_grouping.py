@@ -21,10 +21,10 @@ CASES = {
     "through a transposed weight": (lambda x, p: x @ p["w"].T, ["dot_general"]),
     "an embedding": (lambda x, p: p["w"][jnp.argmax(x, 1)], ["gather"]),
     "relu": (lambda x, p: jax.nn.relu(x @ p["w"]), ["dot_general", "relu"]),
-    "by jnp.maximum": (lambda x, p: jnp.maximum(x @ p["w"], 0), ["dot_general", "max"]),
+    "by jnp.maximum": (lambda x, p: jnp.maximum(x @ p["w"], 0), ["dot_general", "relu"]),
     "gelu, which is many operations": (
         lambda x, p: jax.nn.gelu(x @ p["w"], approximate=True),
-        ["dot_general", "tanh"],
+        ["dot_general", "gelu"],
     ),
     "silu": (lambda x, p: jax.nn.silu(x @ p["w"]), ["dot_general", "silu"]),
     "elu": (lambda x, p: jax.nn.elu(x @ p["w"]), ["dot_general", "elu"]),
@@ -34,9 +34,17 @@ CASES = {
     ),
     "layer norm with its scale and shift": (
         lambda x, p: norm(x @ p["w"], p),
-        ["dot_general", "normalize+mul+add"],
+        ["dot_general", "layer_norm"],
     ),
     "softmax": (lambda x, p: jax.nn.softmax(x @ p["w"]) @ p["v"], ["dot_general", "softmax"] * 1),
+    "attention": (
+        lambda x, p: jax.nn.softmax((x @ p["w"]) @ (x @ p["v"]).T) @ x,
+        ["dot_general", "dot_general", "attention"],
+    ),
+    "a bias after a transpose, as of a mapped layer": (
+        lambda x, p: jax.vmap(lambda x: p["w"] @ x + p["b"])(x),
+        ["dot_general+add"],
+    ),
     "a skip connection": (
         lambda x, p: (lambda h: h + jnp.tanh(h @ p["v"]))(x @ p["w"]),
         ["dot_general", "dot_general", "tanh", "add"],
@@ -54,11 +62,11 @@ CASES = {
         lambda x, p: (lambda gate: gate * x + (1 - gate) * (x @ p["v"]))(
             jax.nn.sigmoid(x @ p["w"])
         ),
-        ["dot_general", "logistic", "dot_general", "add"],
+        ["dot_general", "sigmoid", "dot_general", "add"],
     ),
     "a gate": (
         lambda x, p: jax.nn.sigmoid(x @ p["w"]) * (x @ p["v"]),
-        ["dot_general", "logistic", "dot_general"],
+        ["dot_general", "sigmoid", "dot_general"],
     ),
 }
 

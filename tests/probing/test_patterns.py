@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -24,28 +23,3 @@ def test_the_example_of_a_pattern_gives_its_rows(pattern):
 
 def test_every_role_has_one_pattern():
     assert [pattern.role for pattern in patterns.PATTERNS] == list(patterns.Role)
-
-
-@pytest.mark.parametrize("primitive", patterns.SIGNATURES)
-def test_an_activation_is_known_by_a_primitive_and_named_by_it(primitive):
-    function = patterns.SIGNATURES[primitive]
-    _, activation, _ = sites(lambda p, x: function(x @ p["w"]) @ p["v"])
-    assert activation.op == primitive
-    assert activation.kind == "nonlinearity"
-    assert len(sites(lambda p, x: function(x @ p["w"]))) == 2, "also at the end"
-
-
-@pytest.mark.parametrize("name", patterns.LOSS_FUNCTIONS)
-def test_a_function_of_losses_is_an_activation_only_before_a_layer(name):
-    function = patterns.LOSS_FUNCTIONS[name]
-    assert [site.op for site in sites(lambda p, x: function(x @ p["w"]))] == ["dot_general"]
-    _, activation, _ = sites(lambda p, x: function(x @ p["w"]) @ p["v"])
-    assert activation.op in patterns.LOSS_FUNCTIONS
-    assert activation.kind == "nonlinearity"
-
-
-@pytest.mark.parametrize("name", sorted(patterns.LOSS_PRIMITIVES))
-def test_what_begins_a_loss_after_an_activation_adds_no_row(name):
-    function = {"integer_pow": lambda h: h**3}.get(name) or getattr(jnp, name)
-    found = sites(lambda p, x: function(jax.nn.sigmoid(x @ p["w"])))
-    assert [site.op for site in found] == ["dot_general", "logistic"]

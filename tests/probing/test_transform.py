@@ -230,7 +230,7 @@ def test_names_are_those_a_person_would_use(x64):
     assert len([n for n in rnn.names if n.endswith("[t=6]")]) == 2
     assert nnx.names[::2] == ("layers[0]", "layers[1]", "layers[2]")
     assert all(site.source.startswith("tests/zoo.py:") for site in nnx.sites)
-    assert [site.op for site in nnx.sites[1::2]] == ["logistic", "logistic"]
+    assert [site.op for site in nnx.sites[1::2]] == ["sigmoid", "sigmoid"]
 
 
 @pytest.mark.slow
@@ -381,14 +381,17 @@ def test_what_cannot_be_probed_is_refused_with_a_reason():
     with pytest.raises(TypeError, match="parameter name is a str"):
         probe(loss)({"w": x.T, "name": "net"}, x)
     params = {"w": jnp.ones((3, 1))}
-    assert_refuses(lambda: probe(lambda p, x: x @ p["w"])(params, x), "float32[2, 1]", "a mean")
-    assert_refuses(lambda: probe(lambda p, x: (jnp.sum(p["w"]), x))(params, x), "has_aux=True")
-    assert_refuses(lambda: probe(loss, has_aux=True)(params, x), "pair")
-    assert_refuses(lambda: probe(lambda p, x: jnp.sum(x))(params, x), "no parameter reaches")
-    stopped = lambda p, x: loss(jax.lax.stop_gradient(p), x)  # noqa: E731
-    assert_refuses(lambda: probe(stopped)(params, x), "no parameter reaches", "stop_gradient")
-    assert_refuses(lambda: probe(lambda p, x: jnp.sum(p["w"]).astype(int))(params, x), "int32")
-    assert_refuses(lambda: probe(loss, argnums=2)(params, x), "argnums has 2", "2 positional")
+    for wrong, reason in (
+        (lambda p, x: x @ p["w"], r"float32\[2, 1\]; take a mean"),
+        (lambda p, x: (jnp.sum(p["w"]), x), "pass has_aux=True"),
+        (lambda p, x: jnp.sum(p["w"]).astype(int), "of dtype int32"),
+    ):
+        with pytest.raises(TypeError, match=reason):
+            probe(wrong)(params, x)
+    with pytest.raises(TypeError, match="must return a pair"):
+        probe(loss, has_aux=True)(params, x)
+    with pytest.raises(TypeError, match="argnums has 2, but the loss got 2 positional"):
+        probe(loss, argnums=2)(params, x)
     assert_refuses(lambda: probe(loss, level="net"), "'net'", "layer, op")
     assert_refuses(lambda: probe(loss, summaries=("rsm",)), "'rsm'", "rms")
     assert_refuses(lambda: probe(loss, summaries="rms"), "summaries is the text 'rms'", "('rms',)")
@@ -396,7 +399,7 @@ def test_what_cannot_be_probed_is_refused_with_a_reason():
 
 def test_python_on_traced_values_is_explained():
     def loss(p, x):
-        return jnp.sum(p) if x.sum() > 0 else jnp.mean(p)
+        return jnp.sum(p) if p.sum() > 0 else jnp.mean(p)
 
     with pytest.raises(jax.errors.TracerBoolConversionError) as caught:
         probe(loss)(jnp.ones(3), jnp.ones(3))

@@ -27,7 +27,7 @@ def plot(names: Sequence[str], forward: np.ndarray, backward: np.ndarray, title:
             axes.set_yscale("log")
             at_least_two_decades(axes)
         axes.grid(alpha=0.25)
-    lower.xaxis.set_major_locator(MaxNLocator(min(12, len(names)), integer=True))
+    lower.xaxis.set_major_locator(MaxNLocator(min(12, max(1, len(names))), integer=True))
     figure.draw_without_rendering()
     ticks = [int(tick) for tick in lower.get_xticks() if 0 <= tick < len(names)]
     lower.set_xticks(ticks, [names[tick] for tick in ticks], rotation=30, ha="right", fontsize=8)

@@ -3,53 +3,17 @@
 Each function is one pass over a frame; a later pass reads what the earlier ones returned.
 """
 
-from vanishing.probing import dependence, patterns
-from vanishing.probing.dependence import Kind, Use
+from vanishing.probing import dependence, norms, patterns
+from vanishing.probing.activations import is_custom
 from vanishing.probing.jaxpr import Node, ValueId
-from vanishing.probing.patterns import Chain, Context, FrameView, Role, is_elementwise_or_view
-
-
-def statistics(view: FrameView) -> dict[ValueId, frozenset[Use]]:
-    """The values that a normalisation divides by, such as 1 / sigma, and the leaves in them.
-
-    A statistic begins at a root or its inverse, and goes on through operations without another
-    signal.
-    """
-    result: dict[ValueId, frozenset[Use]] = {}
-    for node in view.frame.nodes:
-        if node.frames or len(node.outputs) != 1:
-            continue
-        (value,) = node.outputs
-        inherited = [a for a in node.inputs if isinstance(a, int) and a in result]
-        others = [a for a in node.inputs if a not in result and _varies(a, view)]
-        begins = node.primitive in ("rsqrt", "sqrt") and _varies(value, view)
-        goes_on = inherited and not others and is_elementwise_or_view(node)
-        if begins or goes_on:
-            result[value] = view.uses(node).union(*(result[a] for a in inherited))
-    return result
-
-
-def _varies(atom, view: FrameView) -> bool:
-    return view.kind(atom) in (Kind.SIGNAL, Kind.DATA)
-
-
-def reductions(view: FrameView) -> frozenset[ValueId]:
-    """Means, variances, and the values that are computed from them alone."""
-    result: set[ValueId] = set()
-    for node in view.frame.nodes:
-        if node.frames or len(node.outputs) != 1:
-            continue
-        signals = view.signals(node)
-        from_reductions = signals and result.issuperset(signals) and is_elementwise_or_view(node)
-        if node.primitive.startswith("reduce_") or from_reductions:
-            result.update(node.outputs)
-    return frozenset(result)
+from vanishing.probing.patterns import Chain, Context, Role
+from vanishing.probing.views import FrameView
 
 
 def context_of(view: FrameView) -> Context:
     """The statistics of a frame and the chain of every value in it."""
     chains = {value: Chain(value) for value in view.frame.inputs}
-    context = Context(view, statistics(view), chains)
+    context = Context(view, norms.statistics(view), chains)
     for node in view.frame.nodes:
         role = patterns.role_of(node, context)
         for value in node.outputs:
@@ -66,7 +30,7 @@ def _chain(node: Node, value: ValueId, role: Role | None, context: Context) -> C
         case Role.LOSS:  # the activation is complete: what follows has its output as the root
             return Chain(signals[0], (node,), nonlinear=True, role=role)
         case Role.FUNCTION:
-            nodes = (node,) if patterns.is_custom(node, "custom_jvp") else ()
+            nodes = (node,) if is_custom(node, "custom_jvp") else ()
             return Chain(signals[0], nodes, nonlinear=True, role=role)
     return Chain(value, role=role)
 
@@ -80,7 +44,7 @@ def _extended(node: Node, signals: list[ValueId], context: Context) -> Chain:
     )
     return Chain(
         root=chains[0].root,
-        nodes=tuple(n for n in context.view.frame.nodes if n in members),
+        nodes=tuple(sorted(members, key=context.view.position.__getitem__)),
         nonlinear=not is_linear or any(chain.nonlinear for chain in chains),
         role=Role.ELEMENTWISE,
     )

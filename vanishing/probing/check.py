@@ -118,8 +118,8 @@ def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:
 
     perturbed_loss = jax.jit(jax.value_and_grad(tapped(plan, add), (0, 1), has_aux=True))
     (_, (_, signals)), (_, cotangents) = perturbed_loss(plan.params, zeros, plan.others)
-    plain_loss = jax.jit(jax.value_and_grad(plan.flat_loss, has_aux=plan.has_aux))
-    output, grads = plain_loss(plan.params, plan.others[: plan.arguments])
+    plain_loss = jax.jit(jax.value_and_grad(lambda *leaves: plan.flat_loss(*leaves)[0]))
+    loss, grads = plain_loss(plan.params, plan.arguments.traced(plan.static))
     perturbed = {}
     for row in rows:
         instance = plan.layout.instances[row]
@@ -128,8 +128,8 @@ def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:
             signal=_element(signals[value], instance.indices),
             cotangent=_element(cotangents[value], instance.indices),
         )
-    value = output[0] if plan.has_aux else output
-    return Expected(rows=perturbed, value=value, grads=plan.grads_like(grads))
+    grads = plan.arguments.structure.grads_like(grads)
+    return Expected(rows=perturbed, value=loss, grads=grads)
 
 
 def wide(x: Any) -> np.ndarray:
@@ -185,18 +185,23 @@ def summarize(x: np.ndarray) -> dict[str, float]:
         largest = np.max(np.abs(x), initial=0.0)
         scale = largest if 0 < largest < np.inf else 1.0
         return {
-            "mean": float(np.mean(x)),
-            "rms": float(scale * np.sqrt(np.mean((x / scale) ** 2))),
+            "mean": _mean(x),
+            "rms": float(scale * np.sqrt(_mean((x / scale) ** 2))),
             "largest": float(largest),
-            "zeros": float(np.mean(x == 0)),
+            "zeros": _mean(x == 0),
             "non_finite": float(np.sum(~np.isfinite(x))),
         }
+
+
+def _mean(x: np.ndarray) -> float:
+    """The mean of an array; 0 of one without elements."""
+    return float(np.mean(x)) if x.size else 0.0
 
 
 def _tree_error(tree: Any, expected: Any) -> float:
     """The largest relative error of a leaf, without what is rounding of the largest leaf."""
     pairs = [
-        (wide(a), wide(b), np.finfo(b.dtype).eps)
+        (wide(a), wide(b), float(jnp.finfo(b.dtype).eps))
         for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True)
     ]
     sizes = [np.max(np.abs(b), initial=0.0, where=np.isfinite(b)) for _, b, _ in pairs]

@@ -42,6 +42,9 @@ _VIEWS = """
     broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice expand_dims gather
     pad reduce_precision reshape rev sharding_constraint slice split squeeze stack transpose unstack
 """
+RESHAPES = frozenset(  # views that keep every number once, or repeat all of them
+    {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"}
+)
 LINEAR, NONLINEAR, VIEWS = (frozenset(t.split()) for t in (_LINEAR, _NONLINEAR, _VIEWS))
 # Operations that are no layer, whatever they take: what they return is as layered as their inputs.
 _PASSING = (

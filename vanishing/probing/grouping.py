@@ -4,19 +4,19 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from vanishing.probing import dependence, patterns
-from vanishing.probing.chains import context_of, ends_chain, reductions, used_once_from
+from vanishing.probing import activations, dependence, norms, views
+from vanishing.probing.chains import context_of, ends_chain, used_once_from
 from vanishing.probing.dependence import Dependences, Use
-from vanishing.probing.jaxpr import Frame, Literal, Local, Node, Program, ValueId
+from vanishing.probing.jaxpr import Frame, Local, Node, Program, ValueId
 from vanishing.probing.leaf_names import Leaf
-from vanishing.probing.patterns import Context, FrameView, Role, SiteKind
+from vanishing.probing.patterns import Context, Role, SiteKind
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerRow:
     """A value that gets a row, and the operations that the row stands for."""
 
-    node: Node  # that makes the value
+    node: Node  # the operation that counts, such as the product of a layer
     value: ValueId
     ops: tuple[str, ...]
     kind: SiteKind
@@ -31,7 +31,7 @@ def kind_of(node: Node, dependences: Dependences) -> SiteKind:
         return SiteKind.MATMUL
     if node.primitive in ("add", "add_any") and all(sensitive):
         return SiteKind.RESIDUAL
-    if node.primitive in dependence.NONLINEAR or patterns.is_custom(node, "custom_jvp"):
+    if node.primitive in dependence.NONLINEAR or activations.is_custom(node, "custom_jvp"):
         return SiteKind.NONLINEARITY
     if node.primitive in ("mul", "div") and all(sensitive):
         return SiteKind.NONLINEARITY
@@ -49,7 +49,7 @@ def rows_of(
       leaves: the parameters, by number.
       frame: whose rows are wanted; the frames in it have rows of their own.
     """
-    context = context_of(patterns.view_of(program, dependences, frame))
+    context = context_of(views.view_of(program, dependences, frame))
     return _layers(context, leaves) | _nonlinearities(context)
 
 
@@ -82,13 +82,49 @@ def _layer(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merge
 
 
 def _softmax(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
-    return _Merged(LayerRow(node, node.outputs[0], ("softmax",), SiteKind.NONLINEARITY))
+    op = "attention" if _is_attention(node, context) else "softmax"
+    return _Merged(LayerRow(node, node.outputs[0], (op,), SiteKind.NONLINEARITY))
+
+
+def _is_attention(node: Node, context: Context) -> bool:
+    """Does a softmax follow a product without parameters, and another one follow it?"""
+    view = context.view
+
+    def is_product(other: Node) -> bool:
+        return other.primitive in dependence.PRODUCTS and not view.params(other)
+
+    maker, user = node, node
+    while maker and not is_product(maker):
+        ways = view.signals(maker)[:1] if norms.is_elementwise_or_view(maker) else []
+        maker = view.maker(ways[0]) if ways else None
+    while user and not is_product(user):
+        ways = view.users[user.outputs[0]] if norms.is_elementwise_or_view(user) else []
+        user = ways[0] if ways else None
+    return maker is not None and user is not None
+
+
+def _log_softmax(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    return _Merged(LayerRow(node, node.outputs[0], ("log_softmax",), SiteKind.NONLINEARITY))
+
+
+def _maxout(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    return _Merged(LayerRow(node, node.outputs[0], ("maxout",), SiteKind.NONLINEARITY))
 
 
 def _normalization(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    op = norms.name_of(node, context.view, context.statistics)
     uses = _uses(node, context)
-    row = LayerRow(node, node.outputs[0], ("normalize",), SiteKind.NORMALIZATION, uses)
-    return _merged(row, rows, context, leaves)
+    return _Merged(LayerRow(node, node.outputs[0], (op,), SiteKind.NORMALIZATION, uses))
+
+
+def _shift(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
+    """A normalisation with its second term, in the place of its first."""
+    (value,) = (v for v in context.view.signals(node) if not context.is_divisor(v))
+    row = rows.get(context.root(value))
+    if row is None or row.kind != SiteKind.NORMALIZATION:
+        return _sum(node, rows, context, leaves)
+    uses = row.uses | _uses(node, context)
+    return _Merged(dataclasses.replace(row, value=node.outputs[0], uses=uses), [row.value])
 
 
 def _bias_or_scale(node: Node, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
@@ -126,7 +162,10 @@ def _goes_on_in(row: LayerRow, earlier: LayerRow, context: Context) -> bool:
 
 _LAYER_ROWS: Mapping[Role | None, Callable[..., _Merged]] = {
     Role.NORMALIZATION: _normalization,
+    Role.SHIFT: _shift,
     Role.SOFTMAX: _softmax,
+    Role.LOG_SOFTMAX: _log_softmax,
+    Role.MAXOUT: _maxout,
     Role.SUM: _sum,
     Role.BIAS_OR_SCALE: _bias_or_scale,
     Role.LAYER: _layer,
@@ -136,36 +175,54 @@ _LAYER_ROWS: Mapping[Role | None, Callable[..., _Merged]] = {
 def _uses(node: Node, context: Context) -> frozenset[Use]:
     """The leaves that a node takes in, also in the statistics that it divides by."""
     values = [atom for atom in node.inputs if isinstance(atom, int)]
-    statistics = (context.statistics.get(value, frozenset()) for value in values)
-    return context.view.uses(node).union(*statistics)
+    statistics = [context.statistics[v] for v in values if context.is_divisor(v)]
+    return context.view.uses(node).union(*(one.uses for one in statistics))
 
 
 def _merged(row: LayerRow, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
     """A row that takes the place of the rows before it where it only adds a bias or a scale."""
     replaces: list[ValueId] = []
     for value in context.view.signals(row.node):
-        chain = context.chains[value]
-        earlier = rows.get(chain.root)
-        if earlier is None or chain.root in replaces or chain.nonlinear:
-            continue
-        if used_once_from(earlier.value, value, context) and _belongs(row, earlier, leaves):
-            replaces.append(chain.root)
+        earlier = _only_follows(value, rows, context)
+        if earlier and earlier.value not in replaces and _belongs(row, earlier, leaves):
+            replaces.append(earlier.value)
+            is_norm = earlier.kind == SiteKind.NORMALIZATION
             row = dataclasses.replace(
                 row,
-                ops=tuple(dict.fromkeys(earlier.ops + row.ops)),
-                kind=earlier.kind if row.kind == SiteKind.OTHER else row.kind,
+                node=earlier.node,
+                ops=earlier.ops if is_norm else tuple(dict.fromkeys(earlier.ops + row.ops)),
+                kind=earlier.kind,
                 uses=row.uses | earlier.uses,
             )
     return _Merged(row, replaces)
+
+
+def _only_follows(value: ValueId, rows, context: Context) -> LayerRow | None:
+    """The row that a value follows from linearly and alone, also if it was turned on the way."""
+    while not context.chains[value].nonlinear:
+        root = context.root(value)
+        if not used_once_from(root, value, context):
+            return None
+        if root in rows:
+            return rows[root]
+        maker = context.view.maker(root)
+        if maker is None or maker.primitive not in dependence.RESHAPES:
+            return None
+        (value,) = context.view.signals(maker)
+    return None
 
 
 def _belongs(row: LayerRow, earlier: LayerRow, leaves: Sequence[Leaf]) -> bool:
     """Are a row's leaves of the same module as an earlier row's, or at most vectors?"""
     modules = {leaves[use.leaf].module for use in earlier.uses}
     return all(
-        leaves[use.leaf].module in modules or len(leaves[use.leaf].shape) - len(use.levels) <= 1
+        leaves[use.leaf].module in modules or _is_vector(leaves[use.leaf].shape[len(use.levels) :])
         for use in row.uses
     )
+
+
+def _is_vector(shape: tuple[int, ...]) -> bool:
+    return sum(size > 1 for size in shape) <= 1
 
 
 def _cell(uses: frozenset[Use], leaves: Sequence[Leaf]) -> str:
@@ -176,16 +233,15 @@ def _cell(uses: frozenset[Use], leaves: Sequence[Leaf]) -> str:
 
 def _nonlinearities(context: Context) -> dict[ValueId, LayerRow]:
     """The rows of activation functions: nonlinear chains that something else takes up."""
-    reduced, signals = reductions(context.view), context.view.dependences.signals
-    rows = {}
+    rows, signals = {}, context.view.dependences.signals
     for value, chain in context.chains.items():
-        statistic = chain.root in reduced or chain.root in context.statistics
+        statistic = chain.root in context.statistics
         if chain.nonlinear and not statistic and value in signals and ends_chain(value, context):
-            op = None if _only_rewrites(value, rows, context) else _activation(value, context)
-            if op is not None:
+            function = activations.recognize(value, chain.nodes, context.view)
+            if function is not None and not _only_rewrites(value, rows, context):
                 local = Local(chain.root, chain.nodes) if chain.nodes else None
-                node = context.view.makers[value]
-                rows[value] = LayerRow(node, value, (op,), SiteKind.NONLINEARITY, local=local)
+                kind = SiteKind.NONLINEARITY
+                rows[value] = LayerRow(function.node, value, (function.word,), kind, local=local)
     return rows
 
 
@@ -196,37 +252,6 @@ def _only_rewrites(value: ValueId, rows, context: Context) -> bool:
         rest = [node for node in nodes if node not in context.chains[earlier].nodes]
         within = {earlier, *(node.outputs[0] for node in rest)}
         takes_in = {atom for node in rest for atom in context.view.signals(node)}
-        if takes_in <= within and not any(map(patterns.is_signature, rest)):
+        if takes_in <= within and not any(map(activations.is_signature, rest)):
             return True
-    return False
-
-
-def _activation(value: ValueId, context: Context) -> str | None:
-    """The name of the activation function that a nonlinear chain is; None where it is none."""
-    view, chain = context.view, context.chains[value]
-    node = view.makers[value]
-    names = [n.primitive for n in chain.nodes] or [node.primitive]
-    custom = [n.primitive for n in (*chain.nodes, node) if patterns.is_custom(n)]
-    signature = next((name for name in (*custom, *patterns.SIGNATURES) if name in names), None)
-    only_reduced = all(user.primitive.startswith("reduce_") for user in view.users[value])
-    if not signature and (only_reduced or set(names) <= {"exp", *dependence.LINEAR}):
-        return None  # arithmetic of a loss or of a statistic
-    if not view.sensitive(value) or view.shape(value) == ():
-        return None
-    named_by = next((n for n in chain.nodes if n.primitive == signature), node)
-    calls = [call for call in named_by.calls if call not in ("_where", "clip")]
-    op = calls[-1] if calls else signature or names[0]
-    return None if op in patterns.LOSS_FUNCTIONS and not _layer_follows(value, view) else op
-
-
-def _layer_follows(value: ValueId, view: FrameView) -> bool:
-    """Is there a layer downstream, in this frame or around it?"""
-    if value in view.frame.outputs or view.dependences.loops[value]:
-        return True
-    reached = {value}
-    for node in view.frame.nodes:
-        if reached.intersection(a for a in node.inputs if not isinstance(a, Literal)):
-            if node.primitive in dependence.PRODUCTS or node.frames:
-                return True
-            reached.update(node.results)
     return False

@@ -9,6 +9,7 @@ reads one and makes the next. So a read depends on what was written before it, a
 depends on what it is computed from. Versions are only numbers: all of them are the same reference.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple, NewType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax._src import source_info_util  # no public way leads to an equation's source line
 from jax.extend import core
 from jax.ref import AbstractRef
@@ -57,6 +59,14 @@ class Loop(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Call:
+    """A call of a jitted function."""
+
+    name: str
+    made: set[ValueId] = dataclasses.field(default_factory=set)  # the values of its operations
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Node:
     """One operation: what goes in, what comes out, and where the user wrote it."""
 
@@ -65,7 +75,7 @@ class Node:
     inputs: tuple[Atom, ...]
     outputs: tuple[ValueId, ...]
     scope: str  # names of `jax.named_scope` around it, outermost first
-    calls: tuple[str, ...]  # jitted functions around it, outermost first
+    calls: tuple[Call, ...]  # of jitted functions around it, outermost first
     called_at: Any  # the equation whose source line counts: its own, or a call of library code
     frames: "tuple[Frame, ...]" = ()  # the body of a scan or checkpoint, the branches of a cond
     loop: Loop | None = None
@@ -175,7 +185,7 @@ class _Reader:
     def __init__(self):
         self.specs = {}
 
-    def frame(self, program, scope: str, calls: tuple[str, ...]) -> _ReadFrame:
+    def frame(self, program, scope: str, calls: tuple[Call, ...]) -> _ReadFrame:
         jaxpr, consts = _open(program)
         env, nodes, constants = {}, [], []
         inputs = tuple(self.number(env, var) for var in jaxpr.invars)
@@ -195,7 +205,7 @@ class _Reader:
                 inner, inner_consts = _open(eqn.params[_INLINED[name]])
                 within = dict(zip(inner.invars, inputs, strict=True))
                 named = eqn.params.get("name")
-                inner_calls = (*calls, str(named)) if named else calls
+                inner_calls = (*calls, Call(str(named))) if named else calls
                 # A jitted function is traced once: its equations remember its first caller.
                 at = called_at or (eqn if _is_library_function(inner) else None)
                 self.walk(inner, inner_consts, within, nodes, constants, stack, inner_calls, at)
@@ -208,6 +218,8 @@ class _Reader:
                 )
                 continue
             outputs = tuple(self.number(env, var) for var in eqn.outvars)
+            for call in calls:
+                call.made.update(outputs)
             bodies, loop = _bodies(eqn)
             read = [self.frame(body, stack, calls) for body in bodies]
             writes, frames = _with_versions(eqn, read)
@@ -317,9 +329,17 @@ def run(node: Node, inputs: Sequence[Any]) -> list[Any]:
     with (
         source_info_util.user_context(eqn.source_info.traceback, name_stack=stack),
         eqn.ctx.manager,
+        _precision_of(eqn),
     ):
         answer = eqn.primitive.bind(*inputs, **eqn.primitive.get_bind_params(eqn.params))
     return list(answer) if eqn.primitive.multiple_results else [answer]
+
+
+def _precision_of(eqn) -> contextlib.AbstractContextManager:
+    """The `jax.enable_x64` that an operation was written under, which it does not remember."""
+    dtypes = {getattr(var.aval, "dtype", None) for var in (*eqn.invars, *eqn.outvars)}
+    wide = dtypes.intersection({np.dtype(np.float64), np.dtype(np.complex128)})
+    return jax.enable_x64(True) if wide else contextlib.nullcontext()
 
 
 def _split(x, params) -> list[Any]:

@@ -6,16 +6,18 @@ The tests run the examples. In them `p` holds the square matrices `w` and `v` an
 
 import dataclasses
 import enum
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing import dependence
-from vanishing.probing.dependence import Dependences, Kind, Use
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
+from vanishing.probing import dependence, norms
+from vanishing.probing.activations import LOSS_PRIMITIVES, is_custom, is_signature
+from vanishing.probing.dependence import Kind
+from vanishing.probing.jaxpr import Atom, Literal, Node, ValueId
+from vanishing.probing.norms import Statistic
+from vanishing.probing.views import FrameView
 
 
 class SiteKind(enum.StrEnum):
@@ -28,65 +30,14 @@ class SiteKind(enum.StrEnum):
     OTHER = "other"
 
 
-class FrameView(NamedTuple):
-    """A frame with everything that its operations are recognised by."""
-
-    frame: Frame
-    specs: Mapping[ValueId, Any]
-    dependences: Dependences
-    makers: Mapping[ValueId, Node]
-    users: Mapping[ValueId, Sequence[Node]]  # a node stands once for each use
-
-    def shape(self, atom: Atom) -> tuple[int, ...]:
-        """The shape of a value; a literal is a scalar."""
-        return () if isinstance(atom, Literal) else getattr(self.specs[atom], "shape", ())
-
-    def maker(self, atom: Atom) -> Node | None:
-        """The node of this frame that a value comes from, if one does."""
-        return None if isinstance(atom, Literal) else self.makers.get(atom)
-
-    def kind(self, atom: Atom) -> Kind:
-        """What a value is computed from."""
-        return self.dependences.get(atom).kind
-
-    def sensitive(self, atom: Atom) -> bool:
-        """Does a change of a parameter change the value differentiably?"""
-        return self.dependences.get(atom).sensitive
-
-    def signals(self, node: Node) -> list[ValueId]:
-        """The inputs of a node that are signals, one for each use."""
-        weights = self.dependences.weights(node)
-        return [
-            a
-            for a in node.inputs
-            if isinstance(a, int) and self.kind(a) == Kind.SIGNAL and a not in weights
-        ]
-
-    def params(self, node: Node) -> list[Atom]:
-        """The inputs of a node that are weights."""
-        return list(self.dependences.weights(node))
-
-    def uses(self, node: Node) -> frozenset[Use]:
-        """The parameter leaves that a node takes in."""
-        return frozenset().union(*(self.dependences.get(a).uses for a in self.params(node)))
-
-
-def view_of(program: Program, dependences: Dependences, frame: Frame) -> FrameView:
-    """A frame of a program with the makers and the users of its values."""
-    users: dict[ValueId, list[Node]] = defaultdict(list)
-    for node in frame.nodes:
-        for atom in node.inputs:
-            if not isinstance(atom, Literal):
-                users[atom].append(node)
-    makers = {value: node for node in frame.nodes for value in node.outputs}
-    return FrameView(frame, program.specs, dependences, makers, users)
-
-
 class Role(enum.Enum):
     """What an operation is in the layer that it belongs to."""
 
     NORMALIZATION = enum.auto()
+    SHIFT = enum.auto()
     SOFTMAX = enum.auto()
+    LOG_SOFTMAX = enum.auto()
+    MAXOUT = enum.auto()
     SUM = enum.auto()
     BIAS_OR_SCALE = enum.auto()
     LOSS = enum.auto()
@@ -109,45 +60,96 @@ class Context(NamedTuple):
     """What is known of a frame at one of its nodes."""
 
     view: FrameView
-    statistics: Mapping[ValueId, frozenset[Use]]
+    statistics: Mapping[ValueId, Statistic]
     chains: Mapping[ValueId, Chain]  # of all values before the node
 
     def root(self, value: ValueId) -> ValueId:
         """The value that this one follows from element by element."""
         return self.chains[value].root
 
+    def origin(self, value: ValueId) -> ValueId:
+        """The first value that this one follows from element by element, through any functions."""
+        while (root := self.root(value)) != value:
+            value = root
+        return value
 
-def is_custom(node: Node, *kinds: str) -> bool:
-    """Does a node call a function with a derivative of its own (of one of these kinds)?"""
-    return node.equation.primitive.name.startswith(kinds or "custom_")
-
-
-def is_elementwise_or_view(node: Node) -> bool:
-    """Does a node work element by element, or only move elements?"""
-    return node.primitive in dependence.LINEAR | dependence.NONLINEAR | dependence.VIEWS
+    def is_divisor(self, value: ValueId) -> bool:
+        """Is a value a statistic that a signal is divided by, or that was computed from one?"""
+        return value in self.statistics and self.statistics[value].divisor
 
 
 def _is_normalization(node: Node, context: Context) -> bool:
     """A signal multiplied with, or divided by, a statistic."""
-    if node.primitive not in ("mul", "div") or len(node.inputs) != 2:
+    return norms.is_normalization(node, context.view, context.statistics)
+
+
+def _is_shift(node: Node, context: Context) -> bool:
+    """What was normalised, and a statistic: a normalisation in two terms."""
+    if node.primitive not in ("add", "sub", "add_any"):
         return False
-    return sum(atom in context.statistics for atom in node.inputs) == 1
+    shifts = [a for a in node.inputs if isinstance(a, int) and context.is_divisor(a)]
+    others = [a for a in context.view.signals(node) if a not in shifts]
+    if len(shifts) != 1 or len(others) != 1:
+        return False
+    return not context.chains[others[0]].nonlinear
 
 
 def _is_softmax(node: Node, context: Context) -> bool:
-    """An exponential divided by the sum of the same exponential."""
+    """An exponential divided by the sum of the same exponential, or e to a log-softmax."""
+    if node.primitive == "exp":
+        inner = context.view.maker(node.inputs[0])
+        return bool(inner and _is_log_softmax(inner, context))
     if node.primitive != "div" or any(isinstance(a, Literal) for a in node.inputs):
         return False
-    top, bottom = (context.view.maker(atom) for atom in node.inputs)
-    while bottom and bottom.primitive in dependence.VIEWS:
-        bottom = context.view.maker(bottom.inputs[0])
+    top, total = node.inputs
+    summed = _before(total, context.view, dependence.VIEWS)
+    while (maker := context.view.maker(top)) and maker.primitive in ("mul", "select_n"):
+        signals = context.view.signals(maker)  # a mask, in the sum as well
+        if len(signals) != 1 or maker == summed:
+            break
+        top = signals[0]
+    exponential = context.view.maker(top)
     return bool(
-        top
-        and bottom
-        and top.primitive == "exp"
-        and bottom.primitive == "reduce_sum"
-        and bottom.inputs[0] == top.outputs[0]
+        exponential
+        and summed
+        and exponential.primitive == "exp"
+        and summed.primitive == "reduce_sum"
+        and summed.inputs[0] == node.inputs[0]
     )
+
+
+def _is_log_softmax(node: Node, context: Context) -> bool:
+    """A signal less the logarithm of the sum of its exponentials."""
+    if node.primitive != "sub" or context.view.shape(node.outputs[0]) == ():
+        return False
+    view = context.view
+    log = _before(node.inputs[1], view, dependence.VIEWS)
+    total = log and log.primitive == "log" and _before(log.inputs[0], view, dependence.VIEWS)
+    exponential = total and total.primitive == "reduce_sum" and view.maker(total.inputs[0])
+    if not exponential or exponential.primitive != "exp":
+        return False
+    return exponential.inputs[0] == node.inputs[0] and node.outputs[0] in view.before_layer
+
+
+def _before(atom: Atom, view: FrameView, through: frozenset[str]) -> Node | None:
+    """The node that a value comes from, through primitives of these names."""
+    maker = view.maker(atom)
+    while maker and maker.primitive in through:
+        maker = view.maker(maker.inputs[0])
+    return maker
+
+
+def _is_maxout(node: Node, context: Context) -> bool:
+    """The largest of two signals, or of pieces of one that was cut in two or more."""
+    view, signals = context.view, context.view.signals(node)
+    if not signals or not view.sensitive(node.outputs[0]) or view.shape(node.outputs[0]) == ():
+        return False
+    if node.primitive == "max":
+        return len(signals) == 2 and len({context.origin(value) for value in signals}) == 2
+    if node.primitive != "reduce_max" or node.outputs[0] not in view.before_layer:
+        return False
+    maker = view.maker(signals[0])
+    return bool(maker and maker.primitive == "reshape" and len(node.equation.params["axes"]) == 1)
 
 
 def _is_sum(node: Node, context: Context) -> bool:
@@ -159,7 +161,7 @@ def _is_sum(node: Node, context: Context) -> bool:
     return (
         shape != ()
         and all(view.sensitive(value) for value in signals)
-        and len({context.root(value) for value in signals}) == 2
+        and len({context.origin(value) for value in signals}) == 2
         and all(view.shape(value) == shape for value in signals)
         and not _factors(signals[0], view) & _factors(signals[1], view)
     )
@@ -225,13 +227,28 @@ def _is_bias_or_scale(node: Node, context: Context) -> bool:
         and len(signals) == 1
         and len(context.view.users[signals[0]]) == 1
         and _is_elementwise(node, context)
+        and not _meets_again(node, signals[0], context)
     )
+
+
+def _meets_again(node: Node, signal: ValueId, context: Context) -> bool:
+    """Is what comes out joined with another function of the same root, as in a PReLU?"""
+    view, chain = context.view, context.chains[signal]
+    users = view.users[node.outputs[0]]
+    if not chain.nonlinear or len(users) != 1:
+        return False
+    other = [value for value in view.signals(users[0]) if value != node.outputs[0]]
+    while len(other) == 1 and other[0] != chain.root:
+        maker = view.maker(other[0])
+        other = view.signals(maker) if maker and norms.is_elementwise_or_view(maker) else []
+    return other == [chain.root]
 
 
 def _begins_loss(node: Node, context: Context) -> bool:
     """A function of losses, of a signal that a complete activation function returned."""
     return (
         node.primitive in LOSS_PRIMITIVES
+        and node.outputs[0] not in context.view.before_layer
         and _is_elementwise(node, context)
         and any(map(is_signature, context.chains[context.view.signals(node)[0]].nodes))
     )
@@ -295,6 +312,11 @@ def _normalized(h: jax.Array) -> jax.Array:
     return (h - h.mean(1, keepdims=True)) * jax.lax.rsqrt(h.var(1, keepdims=True) + 1e-6)
 
 
+def _in_two_terms(h: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    factor = scale * jax.lax.rsqrt(h.var(0, keepdims=True) + 1e-6)
+    return h * factor + (shift - h.mean(0, keepdims=True) * factor)
+
+
 @jax.custom_vjp
 def _straight_through(h: jax.Array) -> jax.Array:
     return jnp.sign(h)
@@ -308,7 +330,14 @@ PATTERNS = (  # the first that fits is the role: each is more special than those
         Role.NORMALIZATION,
         _is_normalization,
         lambda p, x: _normalized(x @ p["w"]) * p["scale"][None] + p["b"][None],
-        ("dot_general", "normalize+mul+add"),
+        ("dot_general", "layer_norm"),
+        (_MATMUL, SiteKind.NORMALIZATION),
+    ),
+    Pattern(
+        Role.SHIFT,
+        _is_shift,
+        lambda p, x: _in_two_terms(x @ p["w"], p["scale"][None], p["b"][None]),
+        ("dot_general", "batch_norm"),
         (_MATMUL, SiteKind.NORMALIZATION),
     ),
     Pattern(
@@ -317,6 +346,20 @@ PATTERNS = (  # the first that fits is the role: each is more special than those
         lambda p, x: jax.nn.softmax(x @ p["w"]),
         ("dot_general", "softmax"),
         (_MATMUL, _NONLINEARITY),
+    ),
+    Pattern(
+        Role.LOG_SOFTMAX,
+        _is_log_softmax,
+        lambda p, x: jax.nn.log_softmax(x @ p["w"]) @ p["v"],
+        ("dot_general", "log_softmax", "dot_general"),
+        (_MATMUL, _NONLINEARITY, _MATMUL),
+    ),
+    Pattern(
+        Role.MAXOUT,
+        _is_maxout,
+        lambda p, x: jnp.maximum(x @ p["w"], x @ p["v"]),
+        ("dot_general", "dot_general", "maxout"),
+        (_MATMUL, _MATMUL, _NONLINEARITY),
     ),
     Pattern(
         Role.SUM,
@@ -365,44 +408,8 @@ PATTERNS = (  # the first that fits is the role: each is more special than those
 
 def role_of(node: Node, context: Context) -> Role | None:
     """The role of a node whose one output is a signal; None for every other node."""
-    if node.frames or len(node.outputs) != 1 or node.outputs[0] in context.statistics:
+    if node.frames or len(node.outputs) != 1 or context.is_divisor(node.outputs[0]):
         return None
     if context.view.kind(node.outputs[0]) != Kind.SIGNAL:
         return None
     return next((pattern.role for pattern in PATTERNS if pattern.fits(node, context)), None)
-
-
-# The primitives that only activation functions contain: an activation is recognised and named by
-# the first of these in it. Primitives that losses and statistics contain as well (exp, log,
-# products, powers) are left out.
-SIGNATURES: Mapping[str, Callable[[jax.Array], jax.Array]] = {  # each with an example
-    "logistic": jax.nn.sigmoid,
-    "tanh": lambda h: 0.5 * h * (1 + jnp.tanh(0.8 * (h + 0.04 * h**3))),  # GELU as in GPT-2
-    "erf": lambda h: 0.5 * h * (1 + jax.lax.erf(h / 2**0.5)),  # GELU
-    "erfc": lambda h: 0.5 * h * jax.lax.erfc(-h / 2**0.5),  # GELU as JAX writes it
-    "sin": jnp.sin,
-    "cos": jnp.cos,
-    "max": lambda h: jnp.maximum(h, 0.0),  # ReLU
-    "clamp": lambda h: jax.lax.clamp(-1.0, h, 1.0),  # hard tanh
-    "select_n": lambda h: jnp.where(h > 0, h, 0.1 * h),  # leaky ReLU
-    "min": lambda h: jnp.minimum(h, 6.0),
-}
-
-# What a loss does to a network's outputs. After an activation function it begins the loss; on its
-# own it may be part of an activation function, such as the cube in GELU.
-LOSS_PRIMITIVES = frozenset({"square", "integer_pow", "log", "sqrt", "abs"})
-
-# Functions that are a loss where no layer follows, and an activation function where one does.
-LOSS_FUNCTIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {  # each with an example
-    "log_sigmoid": jax.nn.log_sigmoid,
-    "softplus": jax.nn.softplus,
-    "logaddexp": lambda h: jnp.logaddexp(h, -h),
-    "xlogy": lambda h: jax.scipy.special.xlogy(h, h),
-    "log": jnp.log,
-    "log1p": jnp.log1p,
-}
-
-
-def is_signature(node: Node) -> bool:
-    """Is this an operation that only activation functions contain?"""
-    return node.primitive in SIGNATURES or is_custom(node)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Inexact
 
-from vanishing._numerics import branch_on_cpu, cheap_or_fallback, real, rms, wide
+from vanishing._numerics import branch_on_cpu, cheap_or_fallback, real, rms, whole, wide
 
 SATURATED = 0.01  # of the largest slope
 
@@ -107,7 +107,7 @@ def forward(
       slope: of the nonlinearity that made it, element by element, if one did.
       largest_slope: the most that this nonlinearity's slope can be.
     """
-    x = real(x)
+    x = real(whole(x))
     entries = _common(x, wanted, slope, largest_slope)
     if "mean" in wanted:
         root = max(1, x.size) ** 0.5  # divided by twice, so that no sum of huge numbers overflows
@@ -121,7 +121,7 @@ def forward(
 
 def backward(cotangent: Inexact[Array, "..."], wanted: Collection[str]) -> BackwardSummary:
     """The backward summary of a signal, from its cotangent; what is not wanted is nan."""
-    size = real(cotangent)
+    size = real(whole(cotangent))
     return _filled(BackwardSummary, _common(size, wanted), size)
 
 

@@ -37,7 +37,8 @@ def watch(wanted: Collection[str]) -> Callable:
         return x, slot
 
     def backward_rule(slot, cotangent):
-        return cotangent, jnp.stack(backward(cotangent, wanted)).astype(slot.dtype)
+        array = jnp.asarray(cotangent)  # the next backward rule may have returned a plain number
+        return cotangent, jnp.stack(backward(array, wanted)).astype(slot.dtype)
 
     identity.defvjp(forward_rule, backward_rule)
     return identity

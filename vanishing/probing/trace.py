@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from vanishing import _text
 from vanishing._extras import needs
-from vanishing._numerics import norm, wide
+from vanishing._numerics import norm, whole, wide
 from vanishing._types import PyTree
 from vanishing.probing.budget import Budget, budget
 from vanishing.probing.layout import Layout, LeafPlace
@@ -237,8 +237,9 @@ def _sizes(values, non_finite) -> list[str]:
 
 def leaf_norms(tree: PyTree, leaves: tuple[LeafPlace, ...]) -> Float[Array, "parameter"]:
     """The norm of every leaf, and of every layer of a leaf with axes of depth."""
+    arrays = [whole(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
     norms = [
         jnp.ravel(norm(leaf, tuple(range(len(place.lengths), jnp.ndim(leaf)))))
-        for leaf, place in zip(map(jnp.asarray, jax.tree.leaves(tree)), leaves, strict=True)
+        for leaf, place in zip(arrays, leaves, strict=True)
     ]
     return jnp.concatenate(norms) if norms else wide(jnp.zeros(0))

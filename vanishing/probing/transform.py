@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from vanishing import _arguments
+from vanishing._numerics import whole
 from vanishing._types import PyTree
 from vanishing.probing import check, summary, tap
 from vanishing.probing.check import Check
@@ -39,7 +40,7 @@ class Probed(NamedTuple):
 
 def probe(
     loss: Callable[..., Any],
-    argnums: int | Sequence[int] = 0,
+    argnums: SupportsIndex | Sequence[SupportsIndex] = 0,
     has_aux: bool = False,
     *,
     level: str = "layer",
@@ -57,8 +58,9 @@ def probe(
     Args:
       loss: a function of parameters and anything else that returns a real scalar, or with `has_aux`
         a pair of it and any tree.
-      argnums: which arguments hold the parameters: trees of floating-point or complex
-        arrays.
+      argnums: which arguments hold the parameters, trees of floating-point or complex arrays. The
+        others may be anything: numbers and arrays are traced, unless the loss needs them as values
+        of Python (`if train:`, `range(n)`), which a call finds out by trying.
       has_aux: does the loss return a pair?
       level: "layer" for one row for each operation with parameters, for each nonlinearity that
         follows one, and for each sum of a residual stream; "op" for every floating-point operation
@@ -82,7 +84,7 @@ def probe(
     >>> params = {"w1": jnp.ones((3, 4)), "w2": jnp.ones((4, 1))}
     >>> probed = probe(loss)(params, jnp.ones((8, 3)))
     >>> [site.op for site in probed.trace.sites]
-    ['dot_general', 'logistic', 'dot_general']
+    ['dot_general', 'sigmoid', 'dot_general']
     """
     _arguments.one_of("level", level, LEVELS)
     if isinstance(summaries, str):
@@ -104,7 +106,7 @@ class Probe:
     """A probed loss; see `probe`."""
 
     loss: Callable[..., Any]
-    argnums: int | Sequence[int]
+    argnums: SupportsIndex | Sequence[SupportsIndex]
     has_aux: bool
     level: str
     where: Callable[[Site], bool]
@@ -114,8 +116,7 @@ class Probe:
         """The loss's value, gradients and aux, and the trace.
 
         Raises:
-          TypeError: a parameter is no floating-point or complex array.
-          ValueError: the loss is no real scalar, or no parameter reaches it.
+          TypeError: a parameter is no floating-point or complex array, or the loss no real scalar.
         """
         return self._measure(self._plan(args, kwargs))
 
@@ -145,14 +146,16 @@ class Probe:
                 forward=forward,
                 backward=backward,
                 params=_norms(plan, params, grads),
-                value=value,
+                value=whole(jnp.asarray(value)),
                 layout=plan.layout,
             )
-            return Probed(
-                value=value, grads=plan.grads_like(grads), aux=plan.aux_like(aux), trace=trace
-            )
+            return [value, *aux], grads, trace
 
-        return measure(plan.params, plan.others)
+        outputs, grads, trace = measure(plan.params, plan.others)
+        value, aux = plan.returned.rebuild(outputs, plan.arguments.others)
+        return Probed(
+            value=value, grads=plan.arguments.structure.grads_like(grads), aux=aux, trace=trace
+        )
 
     def check(self, *args, rows: int = 8, **kwargs) -> Check:
         """Prove the trace's numbers on these arguments, against gradients of perturbations.
@@ -171,8 +174,10 @@ class Probe:
           The relative error of every number that was checked; print it.
 
         Raises:
-          TypeError, ValueError: as for the call, or it was called inside of `jax.jit`.
+          TypeError, ValueError: as for the call, or it was called inside of `jax.jit`, or `rows` is
+            under 0.
         """
+        _arguments.at_least("rows", rows, 0, note=", for all rows")
         plan = self._plan(args, kwargs)
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
