@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vanishing.probing import probe
 from vanishing.probing.plan import make_plan
 
 X = jnp.linspace(-1, 1, 24).reshape(6, 4)
@@ -121,3 +122,51 @@ def test_the_rows_of(loss):
 @pytest.mark.parametrize("loss", FORMS, ids=lambda loss: loss.__name__)
 def test_data_that_the_loss_closes_over_are_data(loss):
     assert rows(lambda p: loss(p, X), PARAMS) == FORMS[loss]
+
+
+def matrix_first(p, x):
+    return head(p, jax.vmap(lambda x: p["w"] @ x)(x))
+
+
+def low_rank_of_an_input(p, x):
+    return head(p, x @ (BASE + p["a"] @ p["b"]))
+
+
+def masked_by_data(p, x):
+    return head(p, (x @ p["w"]) * (X > 0))
+
+
+INPUTS = {  # loss of an input that is differentiated as well: the rows after the input's own
+    lambda p, x: head(p, x @ p["w"]): ["p.w matmul", "function", "p.o matmul"],
+    matrix_first: ["p.w matmul", "function", "p.o matmul"],
+    low_rank_of_an_input: ["p matmul", "function", "p.o matmul"],
+    masked_by_data: ["p.w matmul", "function", "p.o matmul"],
+}
+
+
+@pytest.mark.parametrize("loss", INPUTS)
+def test_an_input_that_is_differentiated_is_a_row_and_no_weight(loss):
+    def whole(p, x):
+        return jnp.mean((loss(p, x) - BASE[:1]) ** 2)
+
+    def in_one_tree(p):
+        return whole(p, p["latent"])
+
+    def named(layout):
+        return [f"{site.param} {KINDS[site.kind]}".strip() for site in layout.sites]
+
+    both = make_plan(whole, (PARAMS, X), {}, argnums=(0, 1)).layout
+    assert both.sites[0].op == "input"
+    assert named(both) == ["x op", *INPUTS[loss]]
+    latent = make_plan(in_one_tree, ({**PARAMS, "latent": X},), {}).layout
+    assert named(latent) == [
+        "latent op",
+        *(row.removeprefix("p.").replace("p ", "a ") for row in INPUTS[loss]),
+    ]
+
+
+def test_an_input_that_is_differentiated_has_exact_numbers():
+    probed = probe(lambda p, x: jnp.mean(head(p, x @ p["w"]) ** 2), argnums=(0, 1))
+    assert probed.check(PARAMS, X, rows=0).worst < 1e-5
+    layout = probed(PARAMS, X).trace.layout
+    assert [row.parents for row in layout.instances] == [(), (0,), (1,), (2,)]
