@@ -301,9 +301,9 @@ class _Reading:
         """Is what a node makes layered: by the node itself, or as the largest of its inputs is?"""
         if node.primitive not in _PASSING:
             return True
-        carrying = [atom for atom in atoms if self.get(atom).sensitive]
+        carrying = [a for a in atoms if not isinstance(a, Literal) and self.of[a].sensitive]
         largest = max((self.sizes[atom] for atom in carrying), default=0)
-        return any(self.get(a).layered for a in carrying if self.sizes[a] == largest)
+        return any(self.of[a].layered for a in carrying if self.sizes[a] == largest)
 
     def scan(self, node: Node, inputs: list[Dependence], loops) -> list[Dependence]:
         loop = node.loop
