@@ -1,6 +1,7 @@
 """Traces a loss and selects what to record, ready for replay."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -70,18 +71,20 @@ def make_plan(
     )
 
 
-def tapped(plan: Plan, tap: Tap) -> Callable:
+def tapped(plan: Plan, tap: Tap, absent: float = math.nan) -> Callable:
     """The loss of a plan as a function of its parameters and of the slots of its taps.
 
     Args:
       plan: of the loss.
       tap: what to do at each of its selected values; see `replay.Callbacks`.
+      absent: what stands for the numbers of a branch that is not taken.
 
     Returns:
       A function of the parameters' leaves, the slots by number of the value, and the program's
       other inputs. It returns the loss and a pair: its aux outputs, and what the taps measured.
     """
-    callbacks = Callbacks(tap=tap, locals={s.value: s.local for s in plan.selected if s.local})
+    local = {s.value: s.local for s in plan.selected if s.local}
+    callbacks = Callbacks(tap=tap, locals=local, absent=absent)
 
     def run(params, slots, others):
         outputs, measured = replay(plan.program.frame, [*params, *others], callbacks, slots)

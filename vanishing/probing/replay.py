@@ -1,5 +1,6 @@
 """Runs a program again, with a function applied to chosen values."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ class Callbacks(NamedTuple):
 
     tap: Tap
     locals: Mapping[ValueId, Local]
+    absent: float = math.nan  # what stands for the numbers of a branch that is not taken
 
 
 def replay(
@@ -35,7 +37,7 @@ def replay(
 
     Returns:
       The frame's outputs, and what the callbacks measured, by number, with the same leading axes;
-      of a branch that was not taken it is nan.
+      of a branch that was not taken it is `callbacks.absent`.
     """
     env = dict(zip(frame.inputs, args, strict=True)) | dict(frame.constants)
     measured: dict[ValueId, Any] = {}
@@ -140,7 +142,7 @@ def _cond(node: Node, inputs: Sequence[Any], callbacks: Callbacks, slots: Mappin
             outputs, measured = branch(slots, *args)
             absent = {number: spec for number, spec in specs.items() if number not in measured}
             return outputs, measured | jax.tree.map(
-                lambda spec: jnp.full(spec.shape, jnp.nan, spec.dtype), absent
+                lambda spec: jnp.full(spec.shape, callbacks.absent, spec.dtype), absent
             )
 
         return with_absent
