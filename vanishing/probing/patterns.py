@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing import dependence, norms
+from vanishing.probing import dependence, hypernetworks, norms
 from vanishing.probing.activations import LOSS_PRIMITIVES, is_custom, is_signature
 from vanishing.probing.dependence import Kind
 from vanishing.probing.jaxpr import Atom, Literal, Node, ValueId
@@ -256,36 +256,10 @@ def _begins_loss(node: Node, context: Context) -> bool:
 
 def _is_layer(node: Node, context: Context) -> bool:
     """Any other operation on a signal or on data with a weight."""
-    has_weight = bool(context.view.params(node)) or _takes_a_made_matrix(node, context)
+    has_weight = bool(context.view.params(node)) or hypernetworks.takes_a_made_matrix(
+        node, context.view
+    )
     return has_weight and context.view.sensitive(node.outputs[0])
-
-
-def _takes_a_made_matrix(node: Node, context: Context) -> bool:
-    """A product of a signal with a matrix that was a signal's vector, as hypernetworks make them.
-
-    That of one example is meant for all: where each example has its own, the product has axes of
-    examples, as the products of attention do.
-    """
-    if node.primitive not in dependence.PRODUCTS:
-        return False
-    numbers = node.equation.params["dimension_numbers"]
-    return (node.primitive == "conv_general_dilated" or not numbers[1][0]) and sum(
-        _was_a_vector(atom, context.view) for atom in node.inputs[:2]
-    ) == 1
-
-
-def _was_a_vector(atom: Atom, view: FrameView) -> bool:
-    """Is a signal a view, scaled or shifted, of one with fewer axes that came through a layer?"""
-    while not isinstance(atom, Literal) and view.dependences.get(atom).layered:
-        maker = view.maker(atom)
-        if maker is None or maker.primitive not in dependence.VIEWS | dependence.LINEAR:
-            return False
-        if maker.primitive == "reshape" and len(view.shape(maker.inputs[0])) < len(
-            view.shape(atom)
-        ):
-            return view.sensitive(atom)
-        atom = next((a for a in maker.inputs if view.dependences.get(a).layered), maker.inputs[0])
-    return False
 
 
 def _is_whole_function(node: Node, context: Context) -> bool:
