@@ -98,6 +98,8 @@ class Node:
     @functools.cached_property
     def source(self) -> tuple[str, int] | None:
         """File and line of the innermost code of the user's own, else of another library's."""
+        if self.called_at is None:
+            return None
         stack = source_info_util.user_frames(self.called_at.source_info.traceback)
         frames = [frame for frame in stack if not frame.file_name.startswith(_HERE)]
         own = [frame for frame in frames if _LIBRARIES not in frame.file_name]
@@ -124,6 +126,19 @@ class Frame:
     def made(self) -> frozenset[ValueId]:
         """The values that are made in it, and in the frames in it."""
         return frozenset().union(*(node.inside.union(node.outputs) for node in self.nodes))
+
+
+def entrance(value: ValueId) -> Node:
+    """A node that stands for where an input comes in; it cannot be run."""
+    return Node(
+        equation=None,
+        primitive="input",
+        inputs=(value,),
+        outputs=(value,),
+        scope="",
+        calls=(),
+        called_at=None,
+    )
 
 
 class Program(NamedTuple):

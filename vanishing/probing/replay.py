@@ -43,9 +43,18 @@ def replay(
     env = dict(zip(frame.inputs, args, strict=True)) | dict(frame.constants)
     measured: dict[ValueId, Any] = {}
 
+    def tap(numbers: Sequence[ValueId]) -> None:
+        for number in numbers:
+            if number in slots:
+                local = _local(callbacks.locals.get(number), env)
+                env[number], measured[number] = callbacks.tap(
+                    number, env[number], slots[number], local
+                )
+
     def value(atom: Atom):
         return atom.value if isinstance(atom, Literal) else env[atom]
 
+    tap(frame.inputs)
     for node in frame.nodes:
         inputs = [value(atom) for atom in node.inputs]
         own = {number: slots[number] for number in node.inside if number in slots}
@@ -56,12 +65,7 @@ def replay(
             outputs = run(node, inputs)
         env.update(zip(node.outputs, outputs, strict=True))
         env.update((new, inputs[i]) for new, i in zip(node.versions, node.writes, strict=True))
-        for number in node.outputs:
-            if number in slots:
-                local = _local(callbacks.locals.get(number), env)
-                env[number], measured[number] = callbacks.tap(
-                    number, env[number], slots[number], local
-                )
+        tap(node.outputs)
     return [value(atom) for atom in frame.outputs], measured
 
 
