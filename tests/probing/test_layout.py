@@ -19,5 +19,5 @@ def test_rows_of_scanned_layers_stand_in_forward_order_though_they_are_stored_si
     np.testing.assert_allclose(
         trace.forward.rms, [10.0 ** (1 + i.indices[0]) for i in layout.instances], rtol=1e-5
     )
-    assert sorted(layout.order) == list(range(len(trace)))
+    assert sorted(layout.order(range(0, len(trace), 4))) == list(range(len(trace)))
     assert len(layout.param_names) == 4

@@ -3,20 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vanishing.probing import summary
+from vanishing.probing import slopes, summary
+from vanishing.probing.patterns import SiteKind
 
 SIZES = [1e-34, 1e-30, 1e-5, 1.0, 1e15, 1e30, 8e37]
+NAMES = summary.ForwardSummary._fields
 
 
-def test_of_complex_numbers_the_magnitudes_are_summarised():
-    x = jnp.array([3 + 4j, 0, jnp.nan * 1j, -5])
-    for one in (
-        summary.forward(x[:2], ("mean", "rms", "largest", "zeros")),
-        summary.backward(x[:2], ("rms", "largest", "zeros")),
-    ):
-        assert (one.largest, one.zeros) == (5, 0.5)
-        np.testing.assert_allclose(one.rms, (25 / 2) ** 0.5, rtol=1e-6)
-    assert summary.backward(x, ("non_finite",)).non_finite == 1
+def summarized(x, names, is_saturated=None):
+    measured = summary.measure(x, summary.measures_of(names), is_saturated)
+    entries = summary.entries(measured, np.full(len(x), float(x[0].size)))
+    return {name: value for name, value in entries.items() if name in names}
 
 
 def signal(size, shape=(40, 8)):
@@ -24,47 +21,83 @@ def signal(size, shape=(40, 8)):
     return jnp.asarray(size * np.where(drawn < -1, 0, drawn), jnp.float32)
 
 
-@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
-def test_summaries_are_those_of_numpy_in_float64(size, transform):
-    x = signal(size)
-    wide = np.asarray(x, np.float64)
-    found = transform(lambda x: summary.forward(x, summary.ForwardSummary._fields))(x)
-    rms = np.sqrt(np.mean((wide / size) ** 2)) * size
-    np.testing.assert_allclose(found.rms, rms, rtol=1e-5)
-    np.testing.assert_allclose(found.mean, wide.mean(), rtol=1e-4)
-    np.testing.assert_allclose(found.largest, np.abs(wide).max(), rtol=1e-6)
-    np.testing.assert_allclose(found.zeros, np.mean(x == 0), rtol=1e-6)
-    assert found.zeros > 0.1
-    back = transform(lambda x: summary.backward(x, summary.ForwardSummary._fields))(x)
-    np.testing.assert_allclose(back.rms, rms, rtol=1e-5)
+def test_summaries_of_signals_of_all_sizes_are_those_of_numpy_in_float64(transform):
+    """In one stack, so that no signal blurs another."""
+    stack = jnp.stack([signal(size) for size in SIZES])
+    forward = transform(lambda x: summarized(x, NAMES))(stack)
+    sizes, x = np.array(SIZES), np.asarray(stack, np.float64)
+    rms = np.sqrt(np.mean((x / sizes[:, None, None]) ** 2, (1, 2))) * sizes
+    np.testing.assert_allclose(forward["rms"], rms, rtol=1e-5)
+    np.testing.assert_allclose(forward["mean"], x.mean((1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(forward["largest"], np.abs(x).max((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(forward["zeros"], np.mean(x == 0, (1, 2)), rtol=1e-6)
+    assert (forward["zeros"] > 0.1).all()
 
 
 def test_what_is_not_finite_is_counted_and_shows():
-    x = jnp.array([1.0, jnp.inf, -jnp.inf, jnp.nan])
-    found = summary.backward(x, summary.ForwardSummary._fields)
-    assert float(found.non_finite) == 3
-    assert not np.isfinite(found.rms)
+    x = jnp.array([[1.0, jnp.inf, -jnp.inf, 0.0], [1.0, 2.0, jnp.nan, 0.0], [3e38, -3e38, 0, 0]])
+    entries = summarized(x, summary.BackwardSummary._fields)
+    assert entries["non_finite"].tolist() == [2, 1, 0]
+    assert entries["largest"][0] == entries["rms"][0] == np.inf
+    assert np.isnan([entries["largest"][1], entries["rms"][1]]).all()
+    np.testing.assert_allclose(entries["rms"][2], 3e38 / 2**0.5, rtol=1e-6)
+    np.testing.assert_allclose(entries["zeros"], [0.25, 0.25, 0.5])
 
 
-def test_what_is_not_wanted_is_nan():
-    found = summary.forward(jnp.ones((2, 2)), ("rms",))
-    assert float(found.rms) == 1
-    assert np.isnan([getattr(found, n) for n in summary.ForwardSummary._fields if n != "rms"]).all()
+def test_complex_signals_are_summarised_by_their_magnitudes():
+    x = jnp.array([[3 + 4j, 0, -5j, 1e-30]])
+    entries = summarized(x, ("rms", "largest", "mean", "zeros"))
+    expected = {"rms": 12.5**0.5, "largest": 5, "mean": 2.5, "zeros": 0.25}
+    assert {n: float(v[0]) for n, v in entries.items()} == pytest.approx(expected, rel=1e-6)
+
+
+def test_signals_without_elements_have_size_0():
+    entries = summarized(jnp.zeros((2, 0, 3)), summary.BackwardSummary._fields)
+    assert all(value.tolist() == [0, 0] for value in entries.values())
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn])
+def test_narrow_dtypes_are_summarised_in_float32(dtype):
+    x = jnp.array([[0.5, -2.0, 0.0, 1.0]], dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        entries = summarized(x, ("rms", "mean", "largest"))
+    assert {n: float(v[0]) for n, v in entries.items()} == {
+        "rms": pytest.approx((5.25 / 4) ** 0.5),
+        "mean": pytest.approx(-0.125),
+        "largest": 2.0,
+    }
+    assert all(value.dtype == jnp.float32 for value in entries.values())
+
+
+def test_what_is_not_measured_is_marked():
+    measured = summary.measure(jnp.ones((1, 2, 2)), ("largest",))
+    assert list(measured) == ["largest"]
+    largest, zeros = summary.complete(measured, ("largest", "zeros"), 1, jnp.float32)
+    assert largest[0] == 1
+    assert np.isnan(zeros[0])
+    with jax.debug_nans(True):
+        assert summary.unmeasured() == summary.LOWEST
+
+
+def test_zeros_and_saturation_are_of_nonlinearities():
+    assert summary.is_measured("zeros", SiteKind.NONLINEARITY)
+    assert not summary.is_measured("saturated", SiteKind.MATMUL)
+    assert summary.is_measured("rms", SiteKind.MATMUL)
 
 
 @pytest.mark.parametrize("shape", [(7,), (300, 400), (2**24 + 2**20,)])
 def test_a_fraction_is_exact_also_of_more_elements_than_float32_counts(shape):
     mask = np.random.default_rng(0).random(shape) < 0.9
-    np.testing.assert_allclose(summary.fraction(jnp.asarray(mask)), np.mean(mask), rtol=1e-7)
-    assert float(summary.fraction(jnp.ones(shape, bool))) == 1
+    np.testing.assert_allclose(summary.fraction(jnp.asarray(mask)[None]), np.mean(mask), rtol=1e-7)
+    assert float(summary.fraction(jnp.ones((1, *shape), bool))[0]) == 1
 
 
 def test_dead_units_are_dead_for_the_whole_batch():
-    x = np.ones((5, 7, 4), np.float32)
+    x = np.ones((1, 5, 7, 4), np.float32)
     x[..., 1] = 0
-    x[:4, :, 2] = 0
-    assert float(summary.dead_units(jnp.asarray(x))) == 0.25
+    x[0, :4, :, 2] = 0
+    assert float(summary.dead_units(jnp.asarray(x))[0]) == 0.25
 
 
 def test_similarity_is_the_mean_cosine_of_all_pairs():
@@ -75,46 +108,16 @@ def test_similarity_is_the_mean_cosine_of_all_pairs():
         for j in range(6)
         if i != j
     ]
-    np.testing.assert_allclose(summary.similarity(jnp.float32(x)), np.mean(pairs), rtol=1e-5)
-    np.testing.assert_allclose(
-        summary.similarity(jnp.float32(1e-30 * x)), np.mean(pairs), rtol=1e-5
-    )
-    assert float(summary.similarity(jnp.ones((4, 3)))) == pytest.approx(1)
-    assert np.isnan(summary.similarity(jnp.ones((1, 3))))
-
-
-@pytest.mark.parametrize(
-    ("function", "largest"),
-    [
-        (jax.nn.sigmoid, 0.25),
-        (jnp.tanh, 1),
-        (jax.nn.relu, 1),
-        (lambda x: jnp.tanh(3 * x), 3),
-        (jnp.exp, np.nan),
-        (jnp.square, np.nan),
-    ],
-)
-@pytest.mark.parametrize("shape", [(), (3, 2), (2000,)])
-def test_the_largest_slope_of_a_function_is_found_where_it_has_one(function, largest, shape):
-    found = summary.largest_slope(function, shape, jnp.float32)
-    np.testing.assert_allclose(found, largest, rtol=1e-4)
+    both = jnp.float32(np.stack([x, 1e-30 * x]))
+    np.testing.assert_allclose(summary.similarity(both), np.mean(pairs), rtol=1e-5)
+    assert float(summary.similarity(jnp.ones((1, 4, 3)))[0]) == pytest.approx(1)
+    assert np.isnan(summary.similarity(jnp.ones((1, 1, 3)))[0])
+    assert np.isnan(summary.similarity(jnp.ones((1, 3)))[0])
 
 
 def test_saturated_is_the_fraction_of_slopes_under_a_hundredth():
-    x = jnp.linspace(-10, 10, 2001)
-    slope = summary.slope(jax.nn.sigmoid, x)
-    found = summary.forward(x, ("saturated",), slope, 0.25).saturated
+    x = jnp.linspace(-10, 10, 2001)[None]
+    is_saturated = slopes.slope(jax.nn.sigmoid, x) < summary.SATURATED * 0.25
+    entries = summarized(x, ("saturated",), is_saturated)
     # the slope of the sigmoid is 0.0025 at +-5.9864
-    np.testing.assert_allclose(found, np.mean(np.abs(x) > 5.9864), rtol=1e-3)
-
-
-def test_under_vmap_one_tiny_signal_does_not_blur_the_others():
-    x = np.stack([signal(size) for size in SIZES])
-    x[2, 0, :3] = np.inf
-    found = jax.jit(jax.vmap(lambda x: summary.backward(x, summary.ForwardSummary._fields)))(
-        jnp.asarray(x)
-    )
-    alone = [summary.backward(jnp.asarray(one), summary.ForwardSummary._fields) for one in x]
-    for name, together in found._asdict().items():
-        np.testing.assert_allclose(together, [getattr(one, name) for one in alone], rtol=1e-6)
-    assert found.non_finite.tolist() == [0, 0, 3, 0, 0, 0, 0]
+    np.testing.assert_allclose(entries["saturated"], [np.mean(np.abs(x) > 5.9864)], rtol=1e-3)

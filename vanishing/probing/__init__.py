@@ -3,11 +3,12 @@
 from vanishing.probing.budget import Budget, Charge
 from vanishing.probing.check import Check, Checked
 from vanishing.probing.grouping import SiteKind
+from vanishing.probing.measuring import Probed
 from vanishing.probing.plan import word_of
 from vanishing.probing.sites import Site
 from vanishing.probing.summary import BackwardSummary, ForwardSummary
 from vanishing.probing.trace import ParamNorms, Trace
-from vanishing.probing.transform import LEVELS, SUMMARIES, USUAL, Probe, Probed, probe
+from vanishing.probing.transform import LEVELS, SUMMARIES, USUAL, Probe, probe
 
 __all__ = [
     "LEVELS",

@@ -11,6 +11,7 @@ from vanishing import _text
 from vanishing._types import PyTree
 from vanishing.probing.lineage import RowId
 from vanishing.probing.plan import Plan, tapped
+from vanishing.probing.summary import is_measured
 from vanishing.probing.trace import Trace
 
 
@@ -159,9 +160,11 @@ def verify(trace: Trace, grads: PyTree, expected: Expected) -> Check:
 def _numbers(trace: Trace, row: RowId, way: str, x: np.ndarray, ran: bool) -> list[Checked]:
     """The numbers of one row and one pass beside those of the whole signal or cotangent."""
     summary = trace.forward if way == "forward" else trace.backward
+    kind = trace.sites[row].kind
     numbers = []
     for quantity, exact in (plain := summarize(x)).items():
-        if quantity in summary._fields:
+        wanted = not np.isnan(np.asarray(getattr(summary, quantity, np.nan))).all()
+        if wanted and is_measured(quantity, kind):
             expected = exact if ran else float("nan")
             numbers.append(
                 Checked(
@@ -193,9 +196,9 @@ def summarize(x: np.ndarray) -> dict[str, float]:
         }
 
 
-def _mean(x: np.ndarray) -> float:
-    """The mean of an array; 0 of one without elements."""
-    return float(np.mean(x)) if x.size else 0.0
+def _mean(x: Any) -> float:
+    """The mean of an array, or of a single number; 0 of an array without elements."""
+    return float(np.mean(x)) if np.size(x) else 0.0
 
 
 def _tree_error(tree: Any, expected: Any) -> float:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,16 +41,13 @@ class Layout:
         """The name of each row."""
         return tuple(self.sites[i.site].label.format(*i.indices) for i in self.instances)
 
-    @functools.cached_property
-    def order(self) -> np.ndarray:
-        """The place of each row in the arrays of all sites, flattened one after another."""
-        sizes = [int(np.prod(site.lengths, dtype=int)) for site in self.sites]
-        offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(int)
+    def order(self, starts: Sequence[int]) -> np.ndarray:
+        """The place of each row among the rows of all sites, given where each site's rows start."""
+        lengths = [site.lengths for site in self.sites]
         return np.array(
             [
-                offsets[i.site] + np.ravel_multi_index(i.indices, self.sites[i.site].lengths)
-                if i.indices
-                else offsets[i.site]
+                starts[i.site]
+                + (np.ravel_multi_index(i.indices, lengths[i.site]) if i.indices else 0)
                 for i in self.instances
             ],
             dtype=int,

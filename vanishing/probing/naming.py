@@ -83,6 +83,9 @@ class _Naming:
                 return 0
             return histories.get(atom, 0)
 
+        for value in frame.inputs:
+            if value in self.rows:  # an input that is differentiated
+                histories[value] |= self._name(value, frame, [], 0, first)
         for node in frame.nodes:
             operands = [history(atom) for atom in node.inputs]
             if node.frames:
@@ -191,8 +194,8 @@ class _Naming:
     def _uses(self, row: LayerRow) -> frozenset[Use]:
         if row.uses:
             return row.uses
-        inputs = [self.dependences.get(atom) for atom in row.node.inputs]
-        return frozenset().union(*(one.uses for one in inputs if one.kind == Kind.PARAM))
+        weights = self.dependences.weights(row.node)
+        return frozenset().union(*(self.dependences.get(atom).uses for atom in weights))
 
     def param(self, uses: frozenset[Use]) -> tuple[str, tuple[int, ...]]:
         """The path that leaves used together share, and the loops that walk along them."""
@@ -212,7 +215,7 @@ class _Naming:
         loop = node.loop
         assert loop is not None
         xs = node.inputs[loop.consts + loop.carry :]
-        return any(self.dependences.get(atom).kind == Kind.PARAM for atom in xs)
+        return any(map(self.dependences.is_weight, xs))
 
 
 def _either(histories: Sequence[int]) -> int:

@@ -4,11 +4,11 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vanishing.probing import jaxpr
-from vanishing.probing.dependence import Dependences
+from vanishing.probing import equations, jaxpr
+from vanishing.probing.dependence import Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
-from vanishing.probing.leaf_names import Leaf
+from vanishing.probing.leaf_names import Leaf, LeafId
 from vanishing.probing.naming import Name, name_rows
 from vanishing.probing.patterns import SiteKind
 
@@ -52,7 +52,8 @@ def choose(
       leaves: the parameters, by number.
       level: "layer" or "op"; see `vanishing.probe`.
     """
-    rows: dict[ValueId, LayerRow] = {}
+    rows = {value: _input(value, leaf) for value, leaf in dependences.inputs.items()}
+    entrances = [row.node for row in rows.values()]
     if level == "op":
         for _, node in jaxpr.walk(program.frame):
             if not node.frames:
@@ -68,10 +69,21 @@ def choose(
             site=_site(program, dependences, rows[value], names[value]),
             local=rows[value].local,
         )
-        for _, node in jaxpr.walk(program.frame)
+        for node in (*entrances, *(node for _, node in jaxpr.walk(program.frame)))
         for value in node.outputs
-        if value in rows and not jaxpr.is_reference(program.specs[value])
+        if value in rows and not equations.is_reference(program.specs[value])
     ]
+
+
+def _input(value: ValueId, leaf: LeafId) -> LayerRow:
+    """The row of an input that is differentiated."""
+    return LayerRow(
+        node=jaxpr.entrance(value),
+        value=value,
+        ops=("input",),
+        kind=SiteKind.OTHER,
+        uses=frozenset({Use(leaf, ())}),
+    )
 
 
 def _operation(node: Node, value: ValueId, dependences: Dependences) -> LayerRow:

@@ -1,26 +1,36 @@
-"""Summaries of a signal: a few numbers of an array that neither overflow nor underflow."""
+"""Summaries of signals: a few numbers of an array that neither overflow nor underflow.
+
+All of them take a stack of signals of one shape, whose first axis counts rows, and give one number
+for each row.
+"""
 
 import math
-from collections.abc import Callable, Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Inexact
 
-from vanishing._numerics import branch_on_cpu, cheap_or_fallback, real, rms, whole, wide
+from vanishing._numerics import divisor, real, wide
+from vanishing.probing.patterns import SiteKind
 
 SATURATED = 0.01  # of the largest slope
+LOWEST = float(np.finfo(np.float32).min)
 
 
 class ForwardSummary(NamedTuple):
-    """The signal at each row; nan where it did not run, or where an entry was not wanted."""
+    """The signal at each row; nan where it did not run, or where an entry was not wanted.
+
+    Of complex signals, everything is that of their magnitudes.
+    """
 
     mean: Float[Array, "..."]
     rms: Float[Array, "..."]  # root of the mean square
     largest: Float[Array, "..."]  # largest magnitude
-    zeros: Float[Array, "..."]  # fraction of exact zeros, 0 to 1
+    zeros: Float[Array, "..."]  # fraction of exact zeros, 0 to 1, at nonlinearities
     non_finite: Float[Array, "..."]  # count of inf and nan
     saturated: Float[Array, "..."]  # fraction with a slope under 1 % of its largest
     dead_units: Float[Array, "..."]  # fraction of units that are 0 for the whole batch
@@ -36,42 +46,139 @@ class BackwardSummary(NamedTuple):
     non_finite: Float[Array, "..."]
 
 
-def count_non_finite(x: Float[Array, "..."], rms: Float[Array, ""]) -> Float[Array, ""]:
-    """How many elements are inf or nan, given their `rms`, which is finite where there are none."""
-
-    def count(x):
-        return jnp.sum(~jnp.isfinite(x), dtype=x.dtype)
-
-    def count_if_any(x):
-        return cheap_or_fallback(jnp.isfinite(rms), jnp.zeros((), x.dtype), count, x)
-
-    return branch_on_cpu(count_if_any, count, wide(x))
+def is_measured(name: str, kind: SiteKind) -> bool:
+    """Has a row of this kind the entry of this name, where it is wanted?"""
+    return name not in ("zeros", "saturated") or kind == SiteKind.NONLINEARITY
 
 
-def fraction(mask: Bool[Array, "..."], dtype=jnp.float32) -> Float[Array, ""]:
-    """The fraction of a mask that is true, 0 to 1; 0 for no elements.
+def unmeasured() -> float:
+    """The mark of a number that was not measured.
+
+    It is nan, but where JAX looks for nan (`jax_debug_nans`) the lowest number of float32, which
+    `Trace` shows as nan.
+    """
+    return LOWEST if jax.config.jax_debug_nans else math.nan  # pyright: ignore[reportAttributeAccessIssue]
+
+
+# What the entries follow from, where that is not the number itself.
+_FOLLOWS_FROM = {
+    "mean": ("largest", "total"),
+    "rms": ("largest", "squares"),
+    "non_finite": ("largest", "squares"),
+}
+
+
+def measures_of(names: Collection[str]) -> tuple[str, ...]:
+    """The names of the measures that entries of these names follow from.
+
+    >>> measures_of(("rms", "mean", "zeros"))
+    ('largest', 'squares', 'total', 'zeros')
+    """
+    return tuple(dict.fromkeys(m for name in names for m in _FOLLOWS_FROM.get(name, (name,))))
+
+
+def measure(
+    x: Inexact[Array, "rows *shape"],
+    measures: Collection[str],
+    is_saturated: Bool[Array, "rows *shape"] | None = None,
+) -> dict[str, Float[Array, "rows"]]:
+    """The measures of these names of every signal of a stack; those that it has not are left out.
+
+    "squares" and "total" are sums after a division by a number near the largest magnitude. Where
+    that is not finite, the inverse is 0, so that finite elements become 0 and the others nan, which
+    count as 1 in the sum of squares.
+
+    Args:
+      x: the signals.
+      measures: names, as `measures_of` gives them.
+      is_saturated: whether the slope of the nonlinearity that made the signal is under `SATURATED`
+        of its largest, element by element.
+    """
+    axes = tuple(range(1, x.ndim))
+    x = wide(real(x))
+    result = {}
+    if "largest" in measures:
+        zero = jnp.zeros(x.shape[:1], x.dtype)
+        largest = result["largest"] = jnp.max(jnp.abs(x), axes) if x.size else zero
+        inverse = lax.select(lax.is_finite(largest), 1 / _divisor(largest), zero)
+        scaled = x * lax.broadcast_in_dim(inverse, x.shape, (0,))
+        if "squares" in measures:
+            squares = lax.select(scaled == scaled, scaled * scaled, lax.full_like(scaled, 1))
+            result["squares"] = jnp.sum(squares, axes)
+        if "total" in measures:
+            result["total"] = jnp.sum(scaled, axes)
+    if "zeros" in measures:
+        result["zeros"] = fraction(x == 0, x.dtype)
+    if "saturated" in measures and is_saturated is not None:
+        result["saturated"] = fraction(is_saturated, x.dtype)
+    if "dead_units" in measures and axes:
+        result["dead_units"] = dead_units(x)
+    if "similarity" in measures and axes:
+        result["similarity"] = similarity(x)
+    return result
+
+
+def complete(
+    measured: Mapping[str, Float[Array, "rows"]], measures: Sequence[str], rows: int, dtype: Any
+) -> list[Float[Array, "rows"]]:
+    """The measures of these names in their order; the mark for those that are absent."""
+    absent = jnp.full((rows,), unmeasured(), dtype)
+    return [measured[m].astype(dtype) if m in measured else absent for m in measures]
+
+
+def entries(
+    measured: Mapping[str, Float[Array, "rows"]], sizes: Float[np.ndarray, "rows"]
+) -> dict[str, Float[Array, "rows"]]:
+    """The entries of the summaries of signals, given their measures and numbers of elements."""
+    result = dict(measured)
+    if "largest" in measured:
+        largest = measured["largest"]
+        finite = lax.is_finite(largest)
+        divisor = lax.select(finite, _divisor(largest), largest)
+        sizes = np.maximum(sizes, 1).astype(largest.dtype)
+        if "squares" in measured:
+            result["rms"] = divisor * jnp.sqrt(measured["squares"] / sizes)
+            result["non_finite"] = lax.select(
+                finite, lax.full_like(largest, 0), measured["squares"]
+            )
+        if "total" in measured:
+            result["mean"] = divisor * (measured["total"] / sizes)
+    return result
+
+
+def _divisor(largest: Float[Array, "rows"]) -> Float[Array, "rows"]:
+    """The largest magnitude, within the numbers whose inverse is a normal number too."""
+    info = jnp.finfo(largest.dtype)
+    low, high = (np.asarray(bound, largest.dtype) for bound in (4 * info.tiny, info.max / 4))
+    return lax.clamp(low, largest, high)
+
+
+def fraction(mask: Bool[Array, "rows ..."], dtype: Any = jnp.float32) -> Float[Array, "rows"]:
+    """The fraction of each mask that is true, 0 to 1; 0 for no elements.
 
     >>> import jax.numpy as jnp
-    >>> print(fraction(jnp.array([True, True, True, False])))
-    0.75
+    >>> print(fraction(jnp.array([[True, True, True, False]])))
+    [0.75]
     """
+    size = math.prod(mask.shape[1:])
     # A sum of float32 ones is faster than one of integers, and exact while it is short.
-    exact = mask.size <= 2 ** jnp.finfo(jnp.float32).nmant
-    count = jnp.sum(mask, dtype=jnp.float32 if exact else jnp.uint32)
-    return count.astype(dtype) / max(1, mask.size)
+    exact = size <= 2 ** jnp.finfo(jnp.float32).nmant
+    ones = jnp.where(mask, 1.0, 0.0) if exact else mask.astype(jnp.uint32)
+    count = jnp.sum(ones, tuple(range(1, mask.ndim)))
+    return count.astype(dtype) / max(1, size)
 
 
-def dead_units(x: Float[Array, "... units"]) -> Float[Array, ""]:
+def dead_units(x: Inexact[Array, "rows *shape units"]) -> Float[Array, "rows"]:
     """The fraction of units (the last axis) that are 0 for the whole batch and everywhere in it.
 
     >>> import jax.numpy as jnp
-    >>> print(dead_units(jnp.array([[0.0, 1.0], [0.0, 0.0]])))
-    0.5
+    >>> print(dead_units(jnp.array([[[0.0, 1.0], [0.0, 0.0]]])))
+    [0.5]
     """
-    return jnp.mean(jnp.all(x == 0, axis=tuple(range(x.ndim - 1))), dtype=wide(x).dtype)
+    return fraction(jnp.all(x == 0, axis=tuple(range(1, x.ndim - 1))), wide(real(x)).dtype)
 
 
-def similarity(x: Float[Array, "..."]) -> Float[Array, ""]:
+def similarity(x: Inexact[Array, "rows *shape"]) -> Float[Array, "rows"]:
     """Mean cosine between the vectors (the last axis) of two different positions of a batch.
 
     It is the correlation c of mean-field theory (Schoenholz et al., Deep information propagation,
@@ -79,104 +186,15 @@ def similarity(x: Float[Array, "..."]) -> Float[Array, ""]:
     two vectors.
 
     >>> import jax.numpy as jnp
-    >>> print(similarity(jnp.array([[1.0, 0.0], [0.0, 1.0]])))
-    0.0
+    >>> print(similarity(jnp.array([[[1.0, 0.0], [0.0, 1.0]]])))
+    [0.]
     """
-    rows = wide(x).reshape(-1, x.shape[-1]) if x.ndim > 1 else wide(x)[None]
-    largest = jnp.max(jnp.abs(rows), axis=1, keepdims=True)
-    rows = rows / jnp.where(largest > 0, largest, 1)
-    lengths = jnp.sqrt(jnp.sum(jnp.square(rows), axis=1, keepdims=True))
-    unit = rows / jnp.where(lengths > 0, lengths, 1)
-    count = jnp.sum(lengths > 0).astype(rows.dtype)  # a vector of zeros has no direction
+    vectors = wide(real(x)).reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
+    vectors = vectors / divisor(jnp.max(jnp.abs(vectors), axis=2, keepdims=True, initial=0.0))
+    lengths = jnp.sqrt(jnp.sum(jnp.square(vectors), axis=2, keepdims=True))
+    unit = vectors / jnp.where(lengths > 0, lengths, 1)
+    # A vector of zeros has no direction.
+    count = jnp.sum(lengths > 0, axis=(1, 2)).astype(vectors.dtype)
     pairs = count * (count - 1)
-    total = jnp.sum(jnp.square(jnp.sum(unit, axis=0))) - count
-    return jnp.where(pairs > 0, total / jnp.where(pairs > 0, pairs, 1), jnp.nan)
-
-
-def forward(
-    x: Inexact[Array, "..."],
-    wanted: Collection[str],
-    slope: Float[Array, "..."] | None = None,
-    largest_slope: float = float("nan"),
-) -> ForwardSummary:
-    """The forward summary of a signal, if complex of its magnitudes; what is not wanted is nan.
-
-    Args:
-      x: the signal.
-      wanted: names of `ForwardSummary`'s entries.
-      slope: of the nonlinearity that made it, element by element, if one did.
-      largest_slope: the most that this nonlinearity's slope can be.
-    """
-    x = real(whole(x))
-    entries = _common(x, wanted, slope, largest_slope)
-    if "mean" in wanted:
-        root = max(1, x.size) ** 0.5  # divided by twice, so that no sum of huge numbers overflows
-        entries["mean"] = jnp.sum(wide(x) / root) / root
-    if "dead_units" in wanted and x.ndim:
-        entries["dead_units"] = dead_units(x)
-    if "similarity" in wanted and x.ndim:
-        entries["similarity"] = similarity(x)
-    return _filled(ForwardSummary, entries, x)
-
-
-def backward(cotangent: Inexact[Array, "..."], wanted: Collection[str]) -> BackwardSummary:
-    """The backward summary of a signal, from its cotangent; what is not wanted is nan."""
-    size = real(whole(cotangent))
-    return _filled(BackwardSummary, _common(size, wanted), size)
-
-
-def _common(x, wanted: Collection[str], slope=None, largest_slope=float("nan")) -> dict:
-    entries = {}
-    if "rms" in wanted or "non_finite" in wanted:
-        entries["rms"] = rms(x)
-    if "largest" in wanted:
-        entries["largest"] = jnp.max(jnp.abs(x), initial=0.0)
-    if "non_finite" in wanted:
-        entries["non_finite"] = count_non_finite(x, entries["rms"])
-    if "zeros" in wanted:
-        entries["zeros"] = fraction(x == 0, wide(x).dtype)
-    if "saturated" in wanted and slope is not None:
-        entries["saturated"] = fraction(jnp.abs(slope) < SATURATED * largest_slope, wide(x).dtype)
-    return {name: value for name, value in entries.items() if name in wanted}
-
-
-def _filled(kind, entries: dict, x):
-    dtype = wide(x).dtype
-    nan = jnp.full((), jnp.nan, dtype)
-    return kind(**{name: entries.get(name, nan).astype(dtype) for name in kind._fields})
-
-
-def slope(function: Callable, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The slope of an elementwise function at each element: what a cotangent of 1 comes back as."""
-    value, back = jax.vjp(function, x)
-    return back(jnp.ones_like(value))[0]
-
-
-def largest_slope(function: Callable, shape: tuple[int, ...], dtype) -> float:
-    """The largest slope of an elementwise function, or nan where it has no bound.
-
-    It is computed on a grid over [-10, 10]; a slope that is still growing at the ends has no bound,
-    so that no unit can be called saturated.
-
-    Args:
-      function: from an array of the given shape to another of the same.
-      shape: what it takes.
-      dtype: what it takes.
-    """
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        return float("nan")  # complex numbers have no order that a grid could follow
-    grid = np.linspace(-10, 10, _GRID)
-    size = max(1, math.prod(shape))
-    points = np.resize(grid, (math.ceil(_GRID / size), *shape)).astype(dtype)
-    with jax.ensure_compile_time_eval():
-        try:
-            slopes = jax.jit(jax.vmap(lambda x: slope(function, x)))(jnp.asarray(points))
-            slopes = np.abs(np.asarray(slopes, np.float64))
-        except jax.errors.JAXTypeError:  # it has a learnt parameter
-            return float("nan")
-    inner = slopes[np.abs(points) <= 5]
-    bounded = np.isfinite(slopes).all() and slopes.max() <= 1.5 * inner.max()
-    return float(slopes.max()) if bounded else float("nan")
-
-
-_GRID = 1001  # odd, so that 0 is on it
+    total = jnp.sum(jnp.square(jnp.sum(unit, axis=1)), axis=1) - count
+    return jnp.where(pairs > 0, total / jnp.where(pairs > 0, pairs, 1), unmeasured())

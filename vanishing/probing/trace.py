@@ -1,8 +1,9 @@
 """The trace: what a probe measured, one row for each place of the network it looked at."""
 
 import dataclasses
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -13,9 +14,11 @@ from jaxtyping import Array, Float
 
 from vanishing import _text
 from vanishing._extras import needs
-from vanishing._numerics import norm, whole, wide
+from vanishing._numerics import summary_dtype, whole
 from vanishing._types import PyTree
+from vanishing.probing import summary
 from vanishing.probing.budget import Budget, budget
+from vanishing.probing.groups import in_groups
 from vanishing.probing.layout import Layout, LeafPlace
 from vanishing.probing.sites import Site
 from vanishing.probing.summary import BackwardSummary, ForwardSummary
@@ -82,6 +85,7 @@ class Trace:
 
         def collapse(x, axes: int):
             x = np.asarray(x, dtype=np.float64)
+            x = np.where(x == summary.LOWEST, np.nan, x)
             extra = tuple(range(x.ndim - axes))
             present = ~np.isnan(x).all(axis=extra, keepdims=True)  # a median of nothing would warn
             median = np.nanmedian(np.where(present, x, 0.0), axis=extra, keepdims=True)
@@ -119,7 +123,7 @@ class Trace:
         Args:
           updates: what `optimizer.update` returned, a tree like the parameters.
         """
-        norms = leaf_norms(updates, self.layout.leaves)
+        (norms,) = leaf_norms([updates], self.layout.leaves)
         return dataclasses.replace(self, params=self.params._replace(update=norms))
 
     def to_xarray(self) -> "xarray.Dataset":
@@ -235,11 +239,29 @@ def _sizes(values, non_finite) -> list[str]:
     return [_text.number(value) or "nan" * bool(count > 0) for value, count in pairs]
 
 
-def leaf_norms(tree: PyTree, leaves: tuple[LeafPlace, ...]) -> Float[Array, "parameter"]:
-    """The norm of every leaf, and of every layer of a leaf with axes of depth."""
-    arrays = [whole(jnp.asarray(leaf)) for leaf in jax.tree.leaves(tree)]
-    norms = [
-        jnp.ravel(norm(leaf, tuple(range(len(place.lengths), jnp.ndim(leaf)))))
-        for leaf, place in zip(arrays, leaves, strict=True)
-    ]
-    return jnp.concatenate(norms) if norms else wide(jnp.zeros(0))
+def leaf_norms(
+    trees: Sequence[PyTree], leaves: tuple[LeafPlace, ...]
+) -> list[Float[Array, "parameter"]]:
+    """The norm of every leaf, and of every layer of a leaf with axes of depth, of several trees."""
+    items = []
+    for tree in trees:
+        for leaf, place in zip(jax.tree.leaves(tree), leaves, strict=True):
+            leaf = whole(jnp.asarray(leaf))
+            rows = math.prod(place.lengths)
+            items.append(leaf.reshape(rows, leaf.size // max(1, rows)))
+    if not items:
+        return [jnp.zeros(0)] * len(trees)
+    names = summary.measures_of(("rms",))
+    dtype = summary_dtype(*(x.dtype for x in items if jnp.issubdtype(x.dtype, jnp.inexact)))
+
+    def measure(_, x):
+        return summary.complete(summary.measure(x, names), names, len(x), dtype)
+
+    columns, starts = in_groups(measure, items)
+    measured = dict(zip(names, columns, strict=True))
+    places = [start + row for start, x in zip(starts, items, strict=True) for row in range(len(x))]
+    sizes = np.zeros(len(places))
+    sizes[places] = [x.shape[1] for x in items for _ in range(len(x))]
+    norms = summary.entries(measured, sizes)["rms"] * np.sqrt(sizes).astype(dtype)
+    norms = jax.lax.stop_gradient(norms)[np.array(places, int)]
+    return jnp.split(norms, len(trees))

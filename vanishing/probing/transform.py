@@ -2,40 +2,22 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, SupportsIndex
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
 
 from vanishing import _arguments
-from vanishing._numerics import whole
-from vanishing._types import PyTree
-from vanishing.probing import check, summary, tap
+from vanishing.probing import check
 from vanishing.probing.check import Check
-from vanishing.probing.jaxpr import ValueId
-from vanishing.probing.plan import Plan, make_plan, tapped
-from vanishing.probing.replay import Tap
+from vanishing.probing.measuring import Probed, measure
+from vanishing.probing.plan import Plan, make_plan
 from vanishing.probing.sites import Site
-from vanishing.probing.summary import BackwardSummary, ForwardSummary
-from vanishing.probing.trace import ParamNorms, Trace, leaf_norms
 
 LEVELS = ("layer", "op")  # what gets a row: each layer and nonlinearity, or every operation
 # The summaries that are computed unless others are asked for.
 USUAL = ("mean", "rms", "largest", "zeros", "non_finite", "saturated")
 # All summaries; the last two take a pass over the data each.
 SUMMARIES = (*USUAL, "dead_units", "similarity")
-
-
-class Probed(NamedTuple):
-    """What a probed loss returns."""
-
-    value: Float[Array, ""]
-    grads: PyTree  # as `jax.grad` returns them
-    aux: Any  # what the loss returned beside its value; None without `has_aux`
-    trace: Trace
 
 
 def probe(
@@ -46,6 +28,7 @@ def probe(
     level: str = "layer",
     where: Callable[[Site], bool] = lambda site: True,
     summaries: Collection[str] = USUAL,
+    params: bool = True,
 ) -> "Probe":
     """A function of the same arguments that also measures signal and gradient at every layer.
 
@@ -69,6 +52,7 @@ def probe(
         `lambda site: site.kind == "matmul"`.
       summaries: names of entries of `vanishing.probing.ForwardSummary` and `BackwardSummary`. The
         usual ones are all but "dead_units" and "similarity"; `("rms",)` alone costs the least.
+      params: are the norms of each parameter and of its gradient wanted?
 
     Returns:
       A `Probe`: call it for a `Probed`; its `check` proves the numbers on the same arguments.
@@ -76,7 +60,7 @@ def probe(
     Raises:
       ValueError: `level` or one of `summaries` is unknown.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> from vanishing import probe
     >>> def loss(params, x):
     ...     h = jax.nn.sigmoid(x @ params["w1"])
@@ -98,6 +82,7 @@ def probe(
         level=level,
         where=where,
         summaries=tuple(summaries),
+        params=params,
     )
 
 
@@ -111,6 +96,7 @@ class Probe:
     level: str
     where: Callable[[Site], bool]
     summaries: tuple[str, ...]
+    params: bool
 
     def __call__(self, *args, **kwargs) -> Probed:
         """The loss's value, gradients and aux, and the trace.
@@ -132,30 +118,7 @@ class Probe:
         )
 
     def _measure(self, plan: Plan) -> Probed:
-        slots = {
-            selected.value: jnp.zeros((*selected.site.lengths, tap.SLOT_SIZE), plan.dtype)
-            for selected in plan.selected
-        }
-        run = jax.value_and_grad(tapped(plan, _measuring_tap(self.summaries)), (0, 1), True)
-
-        @jax.jit
-        def measure(params, others):
-            (value, (aux, measured)), (grads, cotangents) = run(params, slots, others)
-            forward, backward = _summaries(plan, measured, cotangents)
-            trace = Trace(
-                forward=forward,
-                backward=backward,
-                params=_norms(plan, params, grads),
-                value=whole(jnp.asarray(value)),
-                layout=plan.layout,
-            )
-            return [value, *aux], grads, trace
-
-        outputs, grads, trace = measure(plan.params, plan.others)
-        value, aux = plan.returned.rebuild(outputs, plan.arguments.others)
-        return Probed(
-            value=value, grads=plan.arguments.structure.grads_like(grads), aux=aux, trace=trace
-        )
+        return measure(plan, self.summaries, self.params)
 
     def check(self, *args, rows: int = 8, **kwargs) -> Check:
         """Prove the trace's numbers on these arguments, against gradients of perturbations.
@@ -184,45 +147,3 @@ class Probe:
         probed = self._measure(plan)
         expected = check.perturb(plan, check.spread(len(probed.trace), rows))
         return check.verify(probed.trace, probed.grads, expected)
-
-
-def _measuring_tap(wanted: tuple[str, ...]) -> Tap:
-    slopes: dict[ValueId | str, float] = {}  # the largest of each different nonlinearity
-
-    def measure(number, x, slot, local):
-        slope, largest = None, float("nan")
-        if local is not None and "saturated" in wanted:
-            function, root = local
-            traced = jax.make_jaxpr(function)(root)
-            key = number if traced.consts else str(traced)
-            if key not in slopes:
-                slopes[key] = summary.largest_slope(function, root.shape, root.dtype)
-            largest = slopes[key]
-            if np.isfinite(largest):
-                slope = summary.slope(function, jax.lax.stop_gradient(root))
-        forward = summary.forward(jax.lax.stop_gradient(x), wanted, slope, largest)
-        ran = jnp.ones((), slot.dtype)
-        measured = jnp.stack([*(entry.astype(slot.dtype) for entry in forward), ran])
-        return tap.watch(wanted)(x, slot), measured
-
-    return measure
-
-
-def _summaries(plan: Plan, measured, cotangents) -> tuple[ForwardSummary, BackwardSummary]:
-    """The summaries of all rows, from the arrays of every site."""
-
-    def in_order(by_value, size: int):
-        flat = [by_value[s.value].reshape(-1, size).astype(plan.dtype) for s in plan.selected]
-        stacked = jnp.concatenate(flat) if flat else jnp.zeros((0, size), plan.dtype)
-        return stacked[plan.layout.order]
-
-    *forward, ran = in_order(measured, len(ForwardSummary._fields) + 1).T
-    backward = in_order(cotangents, tap.SLOT_SIZE)
-    backward = jnp.where(jnp.isnan(ran)[:, None], jnp.nan, backward)  # a branch not taken
-    return ForwardSummary(*forward), BackwardSummary(*backward.T)
-
-
-def _norms(plan: Plan, params: list[Any], grads: list[Any]) -> ParamNorms:
-    weight = leaf_norms(params, plan.layout.leaves)
-    gradient = leaf_norms(grads, plan.layout.leaves)
-    return ParamNorms(weight=weight, gradient=gradient, update=jnp.full_like(weight, jnp.nan))

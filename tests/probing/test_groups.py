@@ -1,0 +1,36 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vanishing.probing.groups import in_groups
+
+ITEMS = [
+    jnp.full((rows, *shape), i, jnp.float32)
+    for i, (rows, shape) in enumerate([(1, (3,)), (2, (2, 2)), (1, (3,)), (3, (3,)), (1, (2, 2))])
+]
+
+
+@pytest.mark.parametrize(("limit", "calls"), [(10**9, 2), (24, 4), (1, 5)])
+def test_every_row_is_computed_once_and_found_again(limit, calls):
+    stacks = []
+
+    def total(key, x):
+        stacks.append(x)
+        return {"sum": x.reshape(len(x), -1).sum(1), "key": jnp.full(len(x), key)}
+
+    result, starts = in_groups(total, ITEMS, [7] * len(ITEMS), limit)
+    assert len(stacks) == calls
+    assert result["key"].tolist() == [7] * 8
+    for i, (start, item) in enumerate(zip(starts, ITEMS, strict=True)):
+        rows = result["sum"][start : start + len(item)]
+        np.testing.assert_array_equal(rows, np.asarray(item).reshape(len(item), -1).sum(1))
+        assert i == rows[0] / item[0].size
+    assert max(x.nbytes for x in stacks) <= max(limit, max(x.nbytes for x in ITEMS))
+
+
+def test_items_of_different_keys_and_dtypes_stay_apart():
+    items = [jnp.ones((1, 2)), jnp.ones((1, 2), jnp.bfloat16), jnp.ones((1, 2))]
+    keys = ["a", "a", "b"]
+    seen = []
+    in_groups(lambda key, x: (seen.append((key, x.dtype)), jnp.zeros(len(x)))[1], items, keys)
+    assert len(seen) == len(set(seen)) == 3

@@ -1,0 +1,128 @@
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from vanishing import probe
+from vanishing.probing import groups, measuring
+
+X = jax.random.normal(jax.random.key(0), (8, 16))
+
+
+def layers(depth, width=16):
+    return [jax.random.normal(jax.random.key(i), (width, width)) / 4 for i in range(depth)]
+
+
+def loss(params, x):
+    for i, w in enumerate(params):
+        x = jax.nn.relu(x @ w) if i % 2 else jnp.tanh(x @ w)
+    return jnp.mean(x**2)
+
+
+def equations(program):
+    """How many equations a program has, those of each call of a jitted function included."""
+    return sum(
+        1
+        + sum(
+            equations(inner)
+            for parameter in eqn.params.values()
+            for inner in jax.tree.leaves(parameter, is_leaf=lambda x: hasattr(x, "jaxpr"))
+            for inner in [getattr(inner, "jaxpr", inner)]
+            if hasattr(inner, "eqns")
+        )
+        for eqn in program.eqns
+    )
+
+
+def instructions(function, *args):
+    """The compiled program's instructions, without their names and metadata."""
+    text = jax.jit(function).lower(*args).compile().as_text()
+    text = re.sub(
+        r"(, )?metadata=\{[^}]*\}|%?[\w.-]*\.\d+|FileNames.*|\d+ \"[^\"]*\"|\d+ \{.*", "", text
+    )
+    return sorted(line.strip() for line in text.splitlines() if " = " in line)
+
+
+def test_without_rows_and_params_the_compiled_program_is_the_plain_one():
+    params = layers(3)
+    silent = probe(loss, where=lambda site: False, params=False)
+    probed = lambda p, x: silent(p, x)[:2]  # noqa: E731
+    assert instructions(probed, params, X) == instructions(jax.value_and_grad(loss), params, X)
+    assert instructions(probe(loss), params, X) != instructions(probed, params, X)
+    trace = silent(params, X).trace
+    assert len(trace) == 0
+    assert np.isnan(trace.params.weight).tolist() == [True] * 3
+
+
+def test_summaries_do_not_depend_on_how_rows_are_put_in_groups(monkeypatch):
+    params = layers(6)
+    together = probe(loss)(params, X).trace
+    monkeypatch.setattr(measuring, "LIMIT", 1)
+    apart = probe(loss)(params, X).trace
+    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-6)
+
+
+class Block(nnx.Module):
+    def __init__(self, rngs):
+        self.norm1, self.norm2 = nnx.LayerNorm(32, rngs=rngs), nnx.LayerNorm(32, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(1, 32, decode=False, rngs=rngs)
+        self.up, self.down = nnx.Linear(32, 128, rngs=rngs), nnx.Linear(128, 32, rngs=rngs)
+
+    def __call__(self, x):
+        x = x + self.attention(self.norm1(x))
+        return x + self.down(nnx.gelu(self.up(self.norm2(x))))
+
+
+def test_the_program_of_a_probed_transformer_block_is_short():
+    """At most three times the plain program: few equations are traced and compiled quickly."""
+    graph, params = nnx.split(Block(nnx.Rngs(0)))
+
+    def block_loss(params, x):
+        return jnp.mean(nnx.merge(graph, params)(x) ** 2)
+
+    x = jnp.ones((2, 6, 32))
+    plain = equations(jax.make_jaxpr(jax.value_and_grad(block_loss))(params, x).jaxpr)
+    probed = equations(jax.make_jaxpr(probe(block_loss))(params, x).jaxpr)
+    assert 150 < plain < 300
+    assert probed <= 675
+
+
+def test_each_further_layer_adds_few_equations():
+    """The first call grows linearly with the number of rows, and slowly."""
+    counts = [equations(jax.make_jaxpr(probe(loss))(layers(n), X).jaxpr) for n in (10, 20, 30)]
+    plain = [
+        equations(jax.make_jaxpr(jax.value_and_grad(loss))(layers(n), X).jaxpr)
+        for n in (10, 20, 30)
+    ]
+    assert counts[2] - counts[1] == counts[1] - counts[0]
+    assert counts[2] - counts[1] <= 3 * (plain[2] - plain[1])
+
+
+def test_stacks_take_a_bounded_share_of_memory():
+    """Rows of 256 KB each, of which a stack of all would take 20 MB, backward as much."""
+    params, x = layers(40, 256), jnp.ones((256, 256))
+    temporary = [
+        jax.jit(function).lower(params, x).compile().memory_analysis().temp_size_in_bytes
+        for function in (jax.value_and_grad(loss), probe(loss))
+    ]
+    assert temporary[1] - temporary[0] <= 8 * groups.LIMIT
+
+
+@pytest.mark.parametrize("argument", ["value", "trace"])
+def test_a_probe_can_be_differentiated_through(argument):
+    """The summaries are constants to the derivative; value and gradients are what they are."""
+    params = layers(2)
+
+    def outer(p):
+        probed = probe(loss)(p, X)
+        return (
+            probed.value if argument == "value" else probed.value + probed.trace.forward.rms.sum()
+        )
+
+    expected = jax.grad(loss)(params, X)
+    for one, other in zip(jax.grad(outer)(params), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
