@@ -196,7 +196,7 @@ def summarize(x: np.ndarray) -> dict[str, float]:
         }
 
 
-def _mean(x: np.ndarray) -> float:
+def _mean(x: np.ndarray | np.generic) -> float:
     """The mean of an array; 0 of one without elements."""
     return float(np.mean(x)) if x.size else 0.0
 
