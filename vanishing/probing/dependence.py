@@ -48,6 +48,7 @@ _PASSING = (
     | NO_GRADIENT
     | {"select_n", "reduce_sum", "get", "swap", "addupdate", "freeze", "new_ref"}
 )
+_MOVING = _PASSING - LINEAR
 
 
 class Kind(enum.IntEnum):
@@ -90,6 +91,9 @@ class Dependence:
         )
 
 
+_CONSTANT = Dependence()
+
+
 class Dependences(NamedTuple):
     """The dependences of a whole program."""
 
@@ -103,7 +107,7 @@ class Dependences(NamedTuple):
 
     def get(self, atom: Atom) -> Dependence:
         """The dependence of a value; a literal is a constant."""
-        return Dependence() if isinstance(atom, Literal) else self.of[atom]
+        return _CONSTANT if isinstance(atom, Literal) else self.of[atom]
 
     def on_path(self, value: ValueId) -> bool:
         """Does the backward pass come through this value?"""
@@ -122,7 +126,7 @@ class Dependences(NamedTuple):
         one = self.get(atom)
         if isinstance(atom, Literal) or one.kind == Kind.PARAM:
             return one.kind == Kind.PARAM
-        if one.layered or not one.uses or node.primitive in _PASSING - LINEAR:
+        if one.layered or not one.uses or node.primitive in _MOVING:
             return False
         others = [self.get(other) for other in node.inputs if other != atom]
         if node.primitive in PRODUCTS:
@@ -247,7 +251,7 @@ class _Reading:
         return math.prod(getattr(self.program.specs[value], "shape", ()))
 
     def get(self, atom: Atom) -> Dependence:
-        return Dependence() if isinstance(atom, Literal) else self.of[atom]
+        return _CONSTANT if isinstance(atom, Literal) else self.of[atom]
 
     def node(self, node: Node, loops) -> list[Dependence]:
         inputs = [self.get(atom) for atom in node.inputs]
