@@ -11,8 +11,10 @@ import dataclasses
 import enum
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from vanishing.probing import axes
+from vanishing.probing.axes import Along, At, Axis, Walk
 from vanishing.probing.equations import is_differentiable
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, walk
 from vanishing.probing.leaf_names import LeafId
@@ -60,10 +62,40 @@ class Kind(enum.IntEnum):
 
 
 class Use(NamedTuple):
-    """A parameter leaf, and which of the loops around it walk along its leading axes."""
+    """A parameter leaf, which loops walk along its leading axes, and what its next axis became."""
 
     leaf: LeafId
-    levels: tuple[int, ...]
+    walks: tuple[Walk, ...] = ()
+    axis: Axis = Along()
+
+    @property
+    def depth(self) -> int:
+        """How many leading axes of the leaf have been walked along."""
+        return sum(isinstance(walk.axis, Along) for walk in self.walks)
+
+    def stands_at(self, level: int, index: int) -> bool:
+        """Is it there at an index of a loop, which may walk along a stack?"""
+        return all(walk.level != level or walk.axis in (Along(), At(index)) for walk in self.walks)
+
+    def without(self, level: int) -> "Use":
+        """The use without the walk of a loop."""
+        return self._replace(walks=tuple(walk for walk in self.walks if walk.level != level))
+
+    def after(self, node: Node, position: int, shapes: tuple[Any, Any]) -> "Use":
+        """The use after an operation that takes the value in at a position."""
+        index = axes.index(self.axis, node, shapes[0])
+        if index is not None:
+            return Use(self.leaf, (*self.walks, Walk(None, Along(index))), Along())
+        elementwise = node.primitive in LINEAR | NONLINEAR
+        axis = axes.after(self.axis, node, position, shapes, elementwise)
+        return self._replace(axis=axis)
+
+    def walked(self, level: int) -> "Use":
+        """The use of one slice, which a loop of this level takes."""
+        if self.axis is None:
+            return self
+        axis = Along() if isinstance(self.axis, Along) else None
+        return Use(self.leaf, (*self.walks, Walk(level, self.axis)), axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,7 +276,10 @@ class _Reading:
         return [self.get(atom) for atom in frame.results]
 
     def size(self, value: ValueId) -> int:
-        return math.prod(getattr(self.program.specs[value], "shape", ()))
+        return math.prod(self.shape(value))
+
+    def shape(self, value: ValueId) -> tuple[int, ...]:
+        return getattr(self.program.specs[value], "shape", ())
 
     def get(self, atom: Atom) -> Dependence:
         return Dependence() if isinstance(atom, Literal) else self.of[atom]
@@ -285,9 +320,19 @@ class _Reading:
         return Dependence(
             kind=kind,
             sensitive=sensitive,
-            uses=frozenset() if layered else frozenset().union(*(one.uses for one in inputs)),
+            uses=frozenset() if layered else self.uses(node, atoms, results),
             layered=layered,
             plain=node.primitive in _PASSING and all(one.plain for one in inputs),
+        )
+
+    def uses(self, node: Node, atoms: Sequence[Atom], results: Sequence[ValueId]) -> frozenset[Use]:
+        """The leaves that what a node makes is computed from."""
+        after = self.shape(results[0]) if len(results) == 1 else ()
+        return frozenset(
+            use.after(node, position, (self.shape(atom), after))
+            for position, atom in enumerate(atoms)
+            if not isinstance(atom, Literal)
+            for use in self.of[atom].uses
         )
 
     def is_layered(self, node: Node, atoms: Sequence[Atom]) -> bool:
@@ -304,9 +349,7 @@ class _Reading:
         first_x = loop.consts + loop.carry
         level = len(loops)
         inputs = inputs[:first_x] + [
-            dataclasses.replace(
-                one, uses=frozenset(Use(u.leaf, (*u.levels, level)) for u in one.uses)
-            )
+            dataclasses.replace(one, uses=frozenset(use.walked(level) for use in one.uses))
             for one in inputs[first_x:]
         ]
         while True:  # what is carried may become more after a turn, never less
