@@ -19,7 +19,7 @@ class Along(NamedTuple):
 class At(NamedTuple):
     """The leaf, as a whole, is what stands at one index along the first axis of a value."""
 
-    index: int
+    place: int
 
 
 Axis = Along | At | None  # None: nothing is known
@@ -80,8 +80,8 @@ def _strided(axis: Axis, start: int, stride: int) -> Axis:
     """The axis of a value whose index i was index `start + stride * i`."""
     if isinstance(axis, Along):
         return Along(axis.start + axis.step * start, axis.step * stride)
-    if isinstance(axis, At) and (axis.index - start) % stride == 0:
-        return At((axis.index - start) // stride)
+    if isinstance(axis, At) and (axis.place - start) % stride == 0:
+        return At((axis.place - start) // stride)
     return None
 
 

@@ -10,7 +10,7 @@ that is differentiated.
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vanishing.probing import axes
@@ -18,6 +18,7 @@ from vanishing.probing.axes import Along, At, Axis, Walk
 from vanishing.probing.equations import is_differentiable
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, walk
 from vanishing.probing.leaf_names import LeafId
+from vanishing.probing.reach import reaching
 
 # Names of JAX's primitives, by what they do to a signal.
 PRODUCTS = frozenset(
@@ -148,9 +149,10 @@ class Dependences(NamedTuple):
 
     def weights(self, node: Node) -> tuple[Atom, ...]:
         """The inputs of a node that are weights to its other inputs."""
-        return tuple(atom for atom in node.inputs if self._is_weight_of(atom, node))
+        return tuple(atom for atom in node.inputs if self.is_weight_of(atom, node))
 
-    def _is_weight_of(self, atom: Atom, node: Node) -> bool:
+    def is_weight_of(self, atom: Atom, node: Node) -> bool:
+        """Is an input of a node a weight to its other inputs?"""
         one = self.get(atom)
         if isinstance(atom, Literal) or one.kind == Kind.PARAM:
             return one.kind == Kind.PARAM
@@ -173,8 +175,8 @@ def gather(program: Program, inputs: Sequence[Dependence], losses: Sequence[Atom
     """The dependences of a program, given those of its inputs and the values that are the loss."""
     known = Dependences(
         of={},
-        reaches_loss=_reaching(program, losses, lambda atom, node: True),
-        used=_reaching(program, losses, lambda atom, node: True, differentiably=False),
+        reaches_loss=reaching(program, losses, _has_gradient),
+        used=reaching(program, losses, lambda atom, node: True, differentiably=False),
         signals=frozenset(),
         sizes={},
         loops={},
@@ -231,18 +233,25 @@ def _signal_of(node: Node) -> int:
     return int(all(contracted[i] == (ranks[i] - 1,) for i in range(2)))
 
 
+def _has_gradient(atom: Atom, node: Node) -> bool:
+    del atom
+    return node.primitive not in NO_GRADIENT
+
+
 def _signals(program: Program, known: Dependences, losses: Sequence[Atom]) -> frozenset[ValueId]:
     """The values with a way to the loss on which they are no weight of anything."""
 
     def passes(atom: Atom, node: Node) -> bool:
-        if node.primitive in VIEWS or not known._is_weight_of(atom, node):
+        if not _has_gradient(atom, node):
+            return False
+        if node.primitive in VIEWS or not known.is_weight_of(atom, node):
             return True
         others = [known.get(other) for other in node.inputs if other != atom]
         if node.primitive in PRODUCTS:
             return all(other.kind == Kind.PARAM for other in others)
         return not any(other.layered for other in others)
 
-    return _reaching(program, losses, passes)
+    return reaching(program, losses, passes)
 
 
 class _Reading:
@@ -359,57 +368,3 @@ class _Reading:
                 results[o] = inputs[i] = inputs[i].join(results[o])
             if inputs == before:
                 return results
-
-
-def _reaching(
-    program: Program,
-    losses: Sequence[Atom],
-    passes: Callable[[Atom, Node], bool],
-    *,
-    differentiably: bool = True,
-) -> frozenset[ValueId]:
-    """The values that the loss depends on, collected from the loss back.
-
-    Args:
-      program: whose values they are.
-      losses: the values that are the loss.
-      passes: does what an operation depends on include this input of it?
-      differentiably: leave out what has no gradient.
-    """
-    reached = {atom for atom in losses if not isinstance(atom, Literal)}
-
-    def add(atoms) -> None:
-        reached.update(
-            atom
-            for atom in atoms
-            if not isinstance(atom, Literal)
-            and (is_differentiable(program.specs[atom]) or not differentiably)
-        )
-
-    def frame_back(frame: Frame) -> None:
-        for node in reversed(frame.nodes):
-            results = reached.intersection(node.results)
-            if not results:
-                continue
-            if not node.frames and not (differentiably and node.primitive in NO_GRADIENT):
-                for result in results:
-                    add(atom for atom in node.sources(result) if passes(atom, node))
-            for inner in node.frames:
-                inner_back(node, inner)
-
-    def inner_back(node: Node, frame: Frame) -> None:
-        add(i for i, o in zip(frame.results, node.results, strict=True) if o in reached)
-        before = -1
-        while before != len(reached):  # a carry that matters makes what it was carried from matter
-            before = len(reached)
-            frame_back(frame)
-            if node.loop:
-                add(frame.results[o] for i, o in node.turns if frame.inputs[i] in reached)
-        is_cond = node.primitive == "cond"
-        operands = node.inputs[1:] if is_cond else node.inputs
-        add(atom for i, atom in zip(frame.inputs, operands, strict=True) if i in reached)
-        if is_cond and not differentiably:
-            add(node.inputs[:1])
-
-    frame_back(program.frame)
-    return frozenset(reached)
