@@ -366,6 +366,13 @@ def is_reference(spec) -> bool:
     return isinstance(spec, AbstractRef)
 
 
+def varying_as(x, spec):
+    """`x`, said to vary over the axes of a `shard_map` that values of this spec vary over."""
+    kind = getattr(spec, "manual_axis_type", None)
+    axes = getattr(kind, "varying", None) or getattr(spec, "vma", None)
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
 def walk(frame: Frame) -> Iterator[tuple[Frame, Node]]:
     """Every node of a frame and of the frames in it, in forward order, with the frame it is in."""
     for node in frame.nodes:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, ValueId, run
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, ValueId, run, varying_as
 
 Tap = Callable[[ValueId, jax.Array, Any, Any], tuple[jax.Array, Any]]
 
@@ -138,7 +138,8 @@ def _cond(node: Node, inputs: Sequence[Any], callbacks: Callbacks, slots: Mappin
             outputs, measured = branch(slots, *args)
             absent = {number: spec for number, spec in specs.items() if number not in measured}
             return outputs, measured | jax.tree.map(
-                lambda spec: jnp.full(spec.shape, callbacks.absent, spec.dtype), absent
+                lambda spec: varying_as(jnp.full(spec.shape, callbacks.absent, spec.dtype), spec),
+                absent,
             )
 
         return with_absent
