@@ -54,6 +54,6 @@ def test_what_a_scan_carries_reaches_the_loss_and_its_stacked_parameters_are_kno
     assert found.on_path(nodes["mul"])
     assert found.on_path(nodes["sin"])
     (scan,) = (node for node in program.frame.nodes if node.loop)
-    (stacked,) = (i for i in scan.frames[0].inputs if found.of[i].uses)
+    (stacked,) = (i for i in scan.frames[0].inputs if found.of[i].kind == Kind.PARAM)
     assert found.of[stacked].uses == {Use(0, (0,))}
     assert found.loops[nodes["sin"]] == (scan,)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.ref import addupdate
 
 from vanishing.probing import probe
 
@@ -61,7 +62,7 @@ def row_by_row(p, x):
 
 def added_to(p, x):
     ref = jax.new_ref(jnp.zeros_like(x))
-    jax.ref.addupdate(ref, ..., jnp.tanh(x @ p["w"]))
+    addupdate(ref, ..., jnp.tanh(x @ p["w"]))
     return jnp.sum(ref[...] @ p["v"])
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing import dependence
+from vanishing.probing import dependence, equations
 from vanishing.probing.dependence import Kind
 from vanishing.probing.jaxpr import Atom, Call, Literal, Node, ValueId
 from vanishing.probing.views import FrameView
@@ -61,7 +61,7 @@ _NAMELESS = ("where",)  # functions of JAX that say nothing of the activation th
 
 def is_custom(node: Node, *kinds: str) -> bool:
     """Does a node call a function with a derivative of its own (of one of these kinds)?"""
-    return node.equation.primitive.name.startswith(kinds or "custom_")
+    return equations.operation(node.equation).startswith(kinds or "custom_")
 
 
 def is_signature(node: Node) -> bool:

@@ -197,9 +197,9 @@ def summarize(x: np.ndarray) -> dict[str, float]:
         }
 
 
-def _mean(x: np.ndarray) -> float:
-    """The mean of an array; 0 of one without elements."""
-    return float(np.mean(x)) if x.size else 0.0
+def _mean(x: Any) -> float:
+    """The mean of an array, or of a single number; 0 of an array without elements."""
+    return float(np.mean(x)) if np.size(x) else 0.0
 
 
 def _tree_error(tree: Any, expected: Any) -> float:

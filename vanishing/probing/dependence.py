@@ -1,15 +1,26 @@
-"""Dataflow analysis: what each value depends on, and whether the loss depends on it."""
+"""Dataflow analysis: what each value depends on, and whether the loss depends on it.
+
+A value that is computed from parameters is a weight or a signal, as it is used. A weight is what a
+product multiplies a signal with, or what is added to one or scales it, together with all that it
+alone is computed from: a low-rank update, noise, a mask, a spectral norm, a softplus of a scale. A
+value of parameters alone that reaches the loss in no such way is a signal: a latent code, an input
+that is differentiated.
+"""
 
 import dataclasses
 import enum
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, is_differentiable
+from vanishing.probing.equations import is_differentiable
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, walk
 from vanishing.probing.leaf_names import LeafId
 
 # Names of JAX's primitives, by what they do to a signal.
-PRODUCTS = frozenset({"dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"})
+PRODUCTS = frozenset(
+    {"conv_general_dilated", "dot_general", "einsum", "ragged_dot", "ragged_dot_general"}
+)
 _LINEAR = """
     add add_any complex conj convert_element_type copy div imag mul neg real sub
 """
@@ -23,19 +34,27 @@ _NONLINEAR = """
 """
 _VIEWS = """
     broadcast_in_dim concatenate convert_element_type copy copy_p dynamic_slice expand_dims gather
-    pad reduce_precision reshape rev sharding_constraint slice split squeeze stack transpose unstack
+    name optimization_barrier pad reduce_precision reshape rev sharding_constraint slice split
+    squeeze stack transpose unstack
 """
 RESHAPES = frozenset(  # views that keep every number once, or repeat all of them
     {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"}
 )
 LINEAR, NONLINEAR, VIEWS = (frozenset(t.split()) for t in (_LINEAR, _NONLINEAR, _VIEWS))
+# Operations that are no layer, whatever they take: what they return is as layered as their inputs.
+_PASSING = (
+    LINEAR
+    | VIEWS
+    | NO_GRADIENT
+    | {"select_n", "reduce_sum", "get", "swap", "addupdate", "freeze", "new_ref"}
+)
 
 
 class Kind(enum.IntEnum):
     """What a value is computed from."""
 
     NOTHING = 0  # constants of the program
-    DATA = 1  # arguments that are not differentiated
+    DATA = 1  # arguments that are not differentiated, and arrays that the loss closes over
     PARAM = 2  # parameters alone (and constants)
     SIGNAL = 3  # parameters and anything else: what flows through the network
 
@@ -53,14 +72,22 @@ class Dependence:
 
     kind: Kind = Kind.NOTHING
     sensitive: bool = False  # a change of a parameter changes it differentiably
-    uses: frozenset[Use] = frozenset()  # of a PARAM: the leaves that it is computed from
+    uses: frozenset[Use] = frozenset()  # the leaves that it is computed from, until it is layered
+    layered: bool = False  # a SIGNAL that has come through a product or a nonlinearity
+    plain: bool = True  # computed by views and linear operations alone
 
     def join(self, other: "Dependence") -> "Dependence":
         """The dependence of a value that may be either of two."""
         kind = self.kind if self.kind == other.kind else Kind.SIGNAL
         if Kind.NOTHING in (self.kind, other.kind):
             kind = max(self.kind, other.kind)
-        return Dependence(kind, self.sensitive or other.sensitive, self.uses | other.uses)
+        return Dependence(
+            kind=kind,
+            sensitive=self.sensitive or other.sensitive,
+            uses=self.uses | other.uses,
+            layered=self.layered or other.layered,
+            plain=self.plain and other.plain,
+        )
 
 
 class Dependences(NamedTuple):
@@ -69,7 +96,10 @@ class Dependences(NamedTuple):
     of: Mapping[ValueId, Dependence]
     reaches_loss: frozenset[ValueId]  # values with a differentiable way to the loss
     used: frozenset[ValueId]  # values with any way to the loss
+    signals: frozenset[ValueId]  # values with a way to the loss that is no weight's
+    sizes: Mapping[ValueId, int]  # how many numbers a value holds, before it was broadcast
     loops: Mapping[ValueId, tuple[Node, ...]]  # by value: the scans around it, outermost first
+    inputs: Mapping[ValueId, LeafId] = {}  # of the program: leaves that are signals, no weights
 
     def get(self, atom: Atom) -> Dependence:
         """The dependence of a value; a literal is a constant."""
@@ -79,24 +109,116 @@ class Dependences(NamedTuple):
         """Does the backward pass come through this value?"""
         return self.of[value].sensitive and value in self.reaches_loss
 
+    def is_weight(self, atom: Atom) -> bool:
+        """Is a value computed from parameters alone, or used as nothing but a weight?"""
+        one = self.get(atom)
+        return one.kind == Kind.PARAM or (bool(one.uses) and atom not in self.signals)
+
+    def weights(self, node: Node) -> tuple[Atom, ...]:
+        """The inputs of a node that are weights to its other inputs."""
+        return tuple(atom for atom in node.inputs if self._is_weight_of(atom, node))
+
+    def _is_weight_of(self, atom: Atom, node: Node) -> bool:
+        one = self.get(atom)
+        if isinstance(atom, Literal) or one.kind == Kind.PARAM:
+            return one.kind == Kind.PARAM
+        if one.layered or not one.uses or node.primitive in _PASSING - LINEAR:
+            return False
+        others = [self.get(other) for other in node.inputs if other != atom]
+        if node.primitive in PRODUCTS:
+            return any(
+                other.kind == Kind.DATA or (other.kind == Kind.SIGNAL and other.layered)
+                for other in others
+            ) and not any(other.kind == Kind.PARAM for other in others)
+        return any(
+            self.get(other).layered and self.sizes[other] > self.sizes[atom]
+            for other in node.inputs
+            if not isinstance(other, Literal)
+        )
+
 
 def gather(program: Program, inputs: Sequence[Dependence], losses: Sequence[Atom]) -> Dependences:
     """The dependences of a program, given those of its inputs and the values that are the loss."""
-    reading = _Reading(program)
-    reading.frame(program.frame, inputs, ())
-    return Dependences(
-        of=reading.of,
-        reaches_loss=_reaching(program, losses, differentiably=True),
-        used=_reaching(program, losses, differentiably=False),
-        loops=reading.loops,
+    known = Dependences(
+        of={},
+        reaches_loss=_reaching(program, losses, lambda atom, node: True),
+        used=_reaching(program, losses, lambda atom, node: True, differentiably=False),
+        signals=frozenset(),
+        sizes={},
+        loops={},
     )
+    while (leaf := _input(program, first := _read(program, inputs, losses, known))) is not None:
+        known = known._replace(inputs={**known.inputs, program.frame.inputs[leaf]: leaf})
+    return _read(program, inputs, losses, first)  # knowing what of parameters alone is a signal
+
+
+def _read(program: Program, inputs, losses: Sequence[Atom], known: Dependences) -> Dependences:
+    """The dependences, given what is known already of signals and inputs."""
+    reading = _Reading(program, known.signals)
+    signal = Dependence(kind=Kind.SIGNAL, sensitive=True, layered=True)
+    pairs = zip(program.frame.inputs, inputs, strict=True)
+    own = [signal if value in known.inputs else one for value, one in pairs]
+    reading.frame(program.frame, own, ())
+    known = known._replace(of=reading.of, sizes=reading.sizes, loops=reading.loops)
+    return known._replace(signals=_signals(program, known, losses))
+
+
+def _input(program: Program, known: Dependences) -> LeafId | None:
+    """A parameter that is no weight but an input of the network, if one is left.
+
+    Where a product multiplies two parameters, and is no part of a weight, one of them is a signal.
+    The last such product is looked at first, since its weight may contain others.
+    """
+    for _, node in reversed(list(walk(program.frame))):
+        if node.primitive not in PRODUCTS or known.signals.isdisjoint(node.outputs):
+            continue
+        pair = [known.get(atom) for atom in node.inputs[:2]]
+        leaves = [frozenset(use.leaf for use in each.uses) for each in pair]
+        signal = _signal_of(node)
+        is_leaf = (
+            pair[signal].kind == Kind.PARAM and pair[signal].plain and len(leaves[signal]) == 1
+        )
+        if is_leaf and leaves[1 - signal] and leaves[0].isdisjoint(leaves[1]):
+            return min(leaves[signal])
+    return None
+
+
+def _signal_of(node: Node) -> int:
+    """Which of the two inputs of a product is the signal, as far as the product itself shows it.
+
+    It is the vector of `w @ x`, also where `vmap` made a matrix of it; else the first, as in
+    `x @ w`. A convolution takes its kernel second.
+    """
+    if node.primitive != "dot_general":
+        return 0
+    contracted, batch = node.equation.params["dimension_numbers"]
+    ranks = [len(var.aval.shape) for var in node.equation.invars]
+    free = [ranks[i] - len(contracted[i]) - len(batch[i]) for i in range(2)]
+    if 0 in free:
+        return free.index(0)
+    return int(all(contracted[i] == (ranks[i] - 1,) for i in range(2)))
+
+
+def _signals(program: Program, known: Dependences, losses: Sequence[Atom]) -> frozenset[ValueId]:
+    """The values with a way to the loss on which they are no weight of anything."""
+
+    def passes(atom: Atom, node: Node) -> bool:
+        if node.primitive in VIEWS or not known._is_weight_of(atom, node):
+            return True
+        others = [known.get(other) for other in node.inputs if other != atom]
+        if node.primitive in PRODUCTS:
+            return all(other.kind == Kind.PARAM for other in others)
+        return not any(other.layered for other in others)
+
+    return _reaching(program, losses, passes)
 
 
 class _Reading:
     """Collects dependences from the inputs of a program on, forward."""
 
-    def __init__(self, program: Program):
-        self.program = program
+    def __init__(self, program: Program, signals: frozenset[ValueId]):
+        self.program, self.signals = program, signals
+        self.sizes: dict[ValueId, int] = {}
         self.of: dict[ValueId, Dependence] = {}
         self.loops: dict[ValueId, tuple[Node, ...]] = {}
 
@@ -108,13 +230,21 @@ class _Reading:
         self.of.update((number, Dependence()) for number, _ in frame.constants)
         for number in (*frame.inputs, *(number for number, _ in frame.constants)):
             self.loops[number] = loops
+            self.sizes[number] = self.size(number)
         for node in frame.nodes:
             outputs = self.node(node, loops)
             for number, output in zip(node.results, outputs, strict=True):
                 sensitive = output.sensitive and is_differentiable(self.program.specs[number])
                 self.of[number] = dataclasses.replace(output, sensitive=sensitive)
                 self.loops[number] = loops
+                self.sizes[number] = self.size(number)
+                if node.primitive in VIEWS:  # however often it repeats them
+                    held = (self.sizes[a] for a in node.inputs if not isinstance(a, Literal))
+                    self.sizes[number] = min(self.sizes[number], sum(held) or 1)
         return [self.get(atom) for atom in frame.results]
+
+    def size(self, value: ValueId) -> int:
+        return math.prod(getattr(self.program.specs[value], "shape", ()))
 
     def get(self, atom: Atom) -> Dependence:
         return Dependence() if isinstance(atom, Literal) else self.of[atom]
@@ -131,14 +261,12 @@ class _Reading:
             return outputs
         if node.frames:
             return self.frame(node.frames[0], inputs, loops)
-        if not node.versions:
-            return [self.operation(node, inputs)] * len(node.outputs)
-        return [
-            self.operation(node, [self.get(atom) for atom in node.sources(result)])
-            for result in node.results
-        ]
+        return [self.operation(node, node.sources(result), (result,)) for result in node.results]
 
-    def operation(self, node: Node, inputs: list[Dependence]) -> Dependence:
+    def operation(
+        self, node: Node, atoms: Sequence[Atom], results: Sequence[ValueId]
+    ) -> Dependence:
+        inputs = [self.get(atom) for atom in atoms]
         kinds = {one.kind for one in inputs}
         sensitive = any(f.sensitive for f in inputs) and node.primitive not in NO_GRADIENT
         kind = max(kinds, default=Kind.NOTHING)
@@ -149,10 +277,26 @@ class _Reading:
             and node.primitive in PRODUCTS
             and not all(one.kind == Kind.PARAM for one in inputs)
         ):
-            kind = Kind.SIGNAL  # data that the loss closes over look like constants
-        if kind != Kind.PARAM:
-            return Dependence(kind, sensitive)
-        return Dependence(kind, sensitive, frozenset().union(*(one.uses for one in inputs)))
+            kind = Kind.SIGNAL  # a constant of the program, such as a tangent of ones, is data here
+        layered = kind >= Kind.PARAM and self.is_layered(node, atoms)
+        if kind == Kind.PARAM:
+            layered = layered and not self.signals.isdisjoint(results)
+            kind = Kind.SIGNAL if layered else kind
+        return Dependence(
+            kind=kind,
+            sensitive=sensitive,
+            uses=frozenset() if layered else frozenset().union(*(one.uses for one in inputs)),
+            layered=layered,
+            plain=node.primitive in _PASSING and all(one.plain for one in inputs),
+        )
+
+    def is_layered(self, node: Node, atoms: Sequence[Atom]) -> bool:
+        """Is what a node makes layered: by the node itself, or as the largest of its inputs is?"""
+        if node.primitive not in _PASSING:
+            return True
+        carrying = [a for a in atoms if not isinstance(a, Literal) and self.of[a].sensitive]
+        largest = max((self.sizes[atom] for atom in carrying), default=0)
+        return any(self.of[a].layered for a in carrying if self.sizes[a] == largest)
 
     def scan(self, node: Node, inputs: list[Dependence], loops) -> list[Dependence]:
         loop = node.loop
@@ -174,8 +318,21 @@ class _Reading:
                 return results
 
 
-def _reaching(program: Program, losses: Sequence[Atom], differentiably: bool) -> frozenset[ValueId]:
-    """The values that the loss depends on, collected from the loss back."""
+def _reaching(
+    program: Program,
+    losses: Sequence[Atom],
+    passes: Callable[[Atom, Node], bool],
+    *,
+    differentiably: bool = True,
+) -> frozenset[ValueId]:
+    """The values that the loss depends on, collected from the loss back.
+
+    Args:
+      program: whose values they are.
+      losses: the values that are the loss.
+      passes: does what an operation depends on include this input of it?
+      differentiably: leave out what has no gradient.
+    """
     reached = {atom for atom in losses if not isinstance(atom, Literal)}
 
     def add(atoms) -> None:
@@ -193,7 +350,7 @@ def _reaching(program: Program, losses: Sequence[Atom], differentiably: bool) ->
                 continue
             if not node.frames and not (differentiably and node.primitive in NO_GRADIENT):
                 for result in results:
-                    add(node.sources(result))
+                    add(atom for atom in node.sources(result) if passes(atom, node))
             for inner in node.frames:
                 inner_back(node, inner)
 

@@ -64,6 +64,8 @@ def _layers(context: Context, leaves: Sequence[Leaf]) -> dict[ValueId, LayerRow]
     """The rows of layers, normalisations, softmaxes and sums."""
     rows: dict[ValueId, LayerRow] = {}
     for node in context.view.frame.nodes:
+        if context.view.dependences.signals.isdisjoint(node.outputs):
+            continue  # a part of a weight
         makes_row = _LAYER_ROWS.get(context.chains[node.outputs[0]].role) if node.outputs else None
         if makes_row:
             merged = makes_row(node, rows, context, leaves)
@@ -226,15 +228,15 @@ def _is_vector(shape: tuple[int, ...]) -> bool:
 def _cell(uses: frozenset[Use], leaves: Sequence[Leaf]) -> str:
     """The container next above the ones that leaves are in: that of a recurrent cell."""
     modules = {leaves[use.leaf].module for use in uses}
-    return min(modules).rpartition(".")[0]
+    return min(modules, default="").rpartition(".")[0]
 
 
 def _nonlinearities(context: Context) -> dict[ValueId, LayerRow]:
     """The rows of activation functions: nonlinear chains that something else takes up."""
-    rows = {}
+    rows, signals = {}, context.view.dependences.signals
     for value, chain in context.chains.items():
         statistic = chain.root in context.statistics
-        if chain.nonlinear and not statistic and ends_chain(value, context):
+        if chain.nonlinear and not statistic and value in signals and ends_chain(value, context):
             function = activations.recognize(value, chain.nodes, context.view)
             if function is not None and not _only_rewrites(value, rows, context):
                 local = Local(chain.root, chain.nodes) if chain.nodes else None

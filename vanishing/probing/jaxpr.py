@@ -18,22 +18,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NewType
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax._src import source_info_util  # no public way leads to an equation's source line
 from jax.extend import core
-from jax.ref import AbstractRef
 
-_INLINED = {  # the primitives that only call a function, and the parameter that holds it
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "call": "call_jaxpr",
-    "closed_call": "call_jaxpr",
-    "eval_jaxpr": "call_jaxpr",
-}
+from vanishing.probing import equations
+from vanishing.probing.equations import Loop, is_reference, opened
+
 _HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this library
 _LIBRARIES = f"{os.sep}site-packages{os.sep}"
-_CHECKPOINTS = ("remat2", "remat", "checkpoint")
 
 
 ValueId = NewType("ValueId", int)  # counts the values of a program
@@ -47,15 +40,6 @@ class Literal:
 
 
 Atom = ValueId | Literal
-
-
-class Loop(NamedTuple):
-    """How a scan feeds its body: inputs are constants, then carries, then slices."""
-
-    length: int
-    reverse: bool
-    consts: int
-    carry: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +81,9 @@ class Node:
 
     def sources(self, result: ValueId) -> tuple[Atom, ...]:
         """The inputs that one of its results is computed from."""
-        if self.equation.primitive.name != "swap":
+        if self.primitive == "optimization_barrier":  # each output is one of the inputs
+            return (self.inputs[self.outputs.index(result)],)
+        if self.primitive != "swap":
             return self.inputs
         if result in self.outputs:  # what the reference held before
             return self.inputs[:1]
@@ -112,6 +98,8 @@ class Node:
     @functools.cached_property
     def source(self) -> tuple[str, int] | None:
         """File and line of the innermost code of the user's own, else of another library's."""
+        if self.called_at is None:
+            return None
         stack = source_info_util.user_frames(self.called_at.source_info.traceback)
         frames = [frame for frame in stack if not frame.file_name.startswith(_HERE)]
         own = [frame for frame in frames if _LIBRARIES not in frame.file_name]
@@ -138,6 +126,19 @@ class Frame:
     def made(self) -> frozenset[ValueId]:
         """The values that are made in it, and in the frames in it."""
         return frozenset().union(*(node.inside.union(node.outputs) for node in self.nodes))
+
+
+def entrance(value: ValueId) -> Node:
+    """A node that stands for where an input comes in; it cannot be run."""
+    return Node(
+        equation=None,
+        primitive="input",
+        inputs=(value,),
+        outputs=(value,),
+        scope="",
+        calls=(),
+        called_at=None,
+    )
 
 
 class Program(NamedTuple):
@@ -186,7 +187,7 @@ class _Reader:
         self.specs = {}
 
     def frame(self, program, scope: str, calls: tuple[Call, ...]) -> _ReadFrame:
-        jaxpr, consts = _open(program)
+        jaxpr, consts = opened(program)
         env, nodes, constants = {}, [], []
         inputs = tuple(self.number(env, var) for var in jaxpr.invars)
         self.walk(jaxpr, consts, env, nodes, constants, scope, calls, None)
@@ -201,8 +202,8 @@ class _Reader:
             inputs = tuple(self.atom(env, var) for var in eqn.invars)
             stack = "/".join(part for part in (scope, str(eqn.source_info.name_stack)) if part)
             name = eqn.primitive.name
-            if name in _INLINED:
-                inner, inner_consts = _open(eqn.params[_INLINED[name]])
+            if name in equations.CALLS:
+                inner, inner_consts = opened(eqn.params[equations.CALLS[name]])
                 within = dict(zip(inner.invars, inputs, strict=True))
                 named = eqn.params.get("name")
                 inner_calls = (*calls, Call(str(named))) if named else calls
@@ -220,13 +221,13 @@ class _Reader:
             outputs = tuple(self.number(env, var) for var in eqn.outvars)
             for call in calls:
                 call.made.update(outputs)
-            bodies, loop = _bodies(eqn)
+            bodies, loop = equations.bodies(eqn)
             read = [self.frame(body, stack, calls) for body in bodies]
             writes, frames = _with_versions(eqn, read)
             nodes.append(
                 Node(
                     equation=eqn,
-                    primitive=_primitive_name(eqn),
+                    primitive=equations.name_of(eqn),
                     inputs=inputs,
                     outputs=outputs,
                     scope=stack,
@@ -253,28 +254,14 @@ def _is_library_function(jaxpr) -> bool:
     return _LIBRARIES in str(getattr(jaxpr.debug_info, "func_src_info", ""))
 
 
-def _bodies(eqn) -> tuple[Sequence[Any], Loop | None]:
-    name, params = eqn.primitive.name, eqn.params
-    if name == "scan":
-        consts, carry = _scan_counts(params)
-        loop = Loop(params["length"], params["reverse"], consts=consts, carry=carry)
-        return [params["jaxpr"]], loop
-    if name in _CHECKPOINTS:
-        return [params["jaxpr"]], None
-    if name == "cond":
-        return params["branches"], None
-    return (), None
-
-
 def _with_versions(eqn, read: Sequence[_ReadFrame]) -> tuple[tuple[int, ...], tuple[Frame, ...]]:
     """The inputs of an equation that are references which it changes; its frames, with versions."""
     if not read:
         unchanged = eqn.primitive.name in ("get", "freeze", "free_ref")
         references = [i for i, var in enumerate(eqn.invars) if is_reference(var.aval)]
         return () if unchanged else tuple(references), ()
-    offset = len(eqn.invars) - len(
-        read[0].frame.inputs
-    )  # the index of a cond is no input of its frames
+    # The index of a cond is no input of its frames.
+    offset = len(eqn.invars) - len(read[0].frame.inputs)
     changed = sorted(
         {
             i
@@ -286,31 +273,6 @@ def _with_versions(eqn, read: Sequence[_ReadFrame]) -> tuple[tuple[int, ...], tu
     return tuple(i + offset for i in changed), tuple(
         dataclasses.replace(frame, versions=tuple(last[i] for i in changed)) for frame, last in read
     )
-
-
-def _primitive_name(eqn) -> str:
-    name = eqn.primitive.name
-    if not name.startswith("custom_"):
-        return name
-    inner = eqn.params.get("name")
-    debug = getattr(_open(eqn.params.get("call_jaxpr"))[0], "debug_info", None)
-    return str(inner or getattr(debug, "func_name", "") or name).lstrip("_")
-
-
-def _open(program):
-    """A jaxpr and its constants; JAX 0.12 has one type for open and closed ones."""
-    if hasattr(program, "jaxpr") and hasattr(program, "consts"):
-        return program.jaxpr, program.consts
-    return program, ()
-
-
-def _scan_counts(params) -> tuple[int, int]:
-    """How many inputs of a scan are constants, and how many are carried."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    inputs = params["ft_in"]  # from JAX 0.12 on
-    consts, carry, _ = inputs.unpack() if hasattr(inputs, "unpack") else inputs
-    return len(consts), len(carry)
 
 
 class Local(NamedTuple):
@@ -354,23 +316,6 @@ def _split(x, params) -> list[Any]:
         jax.lax.slice_in_dim(x, start, start + int(size), axis=params["axis"])
         for start, size in zip(starts, params["sizes"], strict=False)
     ]
-
-
-def is_differentiable(spec) -> bool:
-    """Has a value of this spec a cotangent: is it of real or complex floating-point numbers?"""
-    return hasattr(spec, "shape") and jnp.issubdtype(spec.dtype, jnp.inexact)
-
-
-def is_reference(spec) -> bool:
-    """Is a value of this spec a mutable reference?"""
-    return isinstance(spec, AbstractRef)
-
-
-def varying_as(x, spec):
-    """`x`, said to vary over the axes of a `shard_map` that values of this spec vary over."""
-    kind = getattr(spec, "manual_axis_type", None)
-    axes = getattr(kind, "varying", None) or getattr(spec, "vma", None)
-    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
 
 
 def walk(frame: Frame) -> Iterator[tuple[Frame, Node]]:

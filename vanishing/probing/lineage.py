@@ -68,6 +68,10 @@ def flow_of(frame: Frame, sites: Mapping[ValueId, SiteId], dependences: Dependen
             return frozenset()
         return refs.get(atom, frozenset())
 
+    for value in frame.inputs:
+        if value in sites:
+            refs[value] = frozenset({Ref(len(steps), 0)})
+            steps.append(RowStep(sites[value], frozenset()))
     for node in frame.nodes:
         operands = tuple(of(atom) for atom in node.inputs)
         if node.frames:

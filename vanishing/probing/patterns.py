@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing import dependence, norms
+from vanishing.probing import dependence, hypernetworks, norms
 from vanishing.probing.activations import LOSS_PRIMITIVES, is_custom, is_signature
 from vanishing.probing.dependence import Kind
 from vanishing.probing.jaxpr import Atom, Literal, Node, ValueId
@@ -255,8 +255,11 @@ def _begins_loss(node: Node, context: Context) -> bool:
 
 
 def _is_layer(node: Node, context: Context) -> bool:
-    """Any other operation on a signal or on data with a parameter."""
-    return bool(context.view.params(node)) and context.view.sensitive(node.outputs[0])
+    """Any other operation on a signal or on data with a weight."""
+    has_weight = bool(context.view.params(node)) or hypernetworks.takes_a_made_matrix(
+        node, context.view
+    )
+    return has_weight and context.view.sensitive(node.outputs[0])
 
 
 def _is_whole_function(node: Node, context: Context) -> bool:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vanishing.probing import arguments, dependence, jaxpr, leaf_names, sites
+from vanishing.probing import arguments, dependence, hidden, jaxpr, leaf_names, sites
 from vanishing.probing.arguments import Arguments, LossError, Returned
 from vanishing.probing.dependence import Dependence, Dependences, Kind, Use
 from vanishing.probing.jaxpr import Program, ValueId
@@ -51,7 +51,7 @@ def make_plan(
     program, closed_over = jaxpr.lift_constants(traced.program)
     params = [leaf.value for leaf in given.params]
     others = given.traced(traced.static)
-    dependences = _dependences(program, len(params), len(others))
+    dependences = _dependences(program, len(params))
     leaves = [
         Leaf(path=n.name, module=leaf_names.parent(n.path, n.name), shape=np.shape(n.value))
         for n in given.params
@@ -93,15 +93,14 @@ def tapped(plan: Plan, tap: Tap, absent: float = math.nan) -> Callable:
     return run
 
 
-def _dependences(program: Program, params: int, others: int) -> Dependences:
-    """The dependences of a program whose inputs are parameters, data, and closed-over arrays."""
+def _dependences(program: Program, params: int) -> Dependences:
+    """The dependences of a program whose first inputs are parameters."""
     param = [
         Dependence(kind=Kind.PARAM, sensitive=True, uses=frozenset({Use(LeafId(i), ())}))
         for i in range(params)
     ]
-    data = [Dependence(kind=Kind.DATA)] * others
-    constants = [Dependence(kind=Kind.NOTHING)] * (len(program.frame.inputs) - params - others)
-    return dependence.gather(program, [*param, *data, *constants], program.frame.outputs[:1])
+    data = [Dependence(kind=Kind.DATA)] * (len(program.frame.inputs) - params)
+    return dependence.gather(program, [*param, *data], program.frame.outputs[:1])
 
 
 def _layout(
@@ -117,7 +116,7 @@ def _layout(
         leaves=_leaf_places(program, dependences, leaves),
         notes=(
             *_without_gradient(program, dependences, len(leaves)),
-            *_notes(program, dependences),
+            *hidden.notes(program, dependences),
         ),
         stops=_stops(program, dependences),
     )
@@ -180,8 +179,8 @@ def _leaf_places(
     program: Program, dependences: Dependences, leaves: Sequence[Leaf]
 ) -> tuple[LeafPlace, ...]:
     levels = [0] * len(leaves)
-    for one in dependences.of.values():
-        for use in one.uses:
+    for value in filter(dependences.is_weight, dependences.of):
+        for use in dependences.of[value].uses:
             levels[use.leaf] = max(levels[use.leaf], len(use.levels))
     return tuple(
         LeafPlace(
@@ -197,21 +196,6 @@ def _reach(value: ValueId, dependences: Dependences) -> str:
     if value in dependences.reaches_loss:
         return USED
     return STOPPED if value in dependences.used else UNUSED
-
-
-def _notes(program: Program, dependences: Dependences) -> tuple[str, ...]:
-    """What is inside of operations that are recorded only as a whole."""
-    opaque = ("while", "custom_vjp", "shard_map", "pallas_call", "custom_linear_solve")
-    nodes = [node for _, node in jaxpr.walk(program.frame)]
-    return tuple(
-        dict.fromkeys(
-            f"what is inside of {node.primitive} at {sites.own_source(node) or 'an unknown line'}; "
-            "its outputs are rows at level='op'."
-            for node in nodes
-            if node.equation.primitive.name.startswith(opaque)
-            and any(dependences.on_path(value) for value in node.outputs)
-        )
-    )
 
 
 def _without_gradient(program: Program, dependences: Dependences, params: int) -> tuple[str, ...]:

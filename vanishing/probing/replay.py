@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, ValueId, run, varying_as
+from vanishing.probing import equations
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Local, Node, ValueId, run
 
 Tap = Callable[[ValueId, jax.Array, Any, Any], tuple[jax.Array, Any]]
 
@@ -42,9 +43,18 @@ def replay(
     env = dict(zip(frame.inputs, args, strict=True)) | dict(frame.constants)
     measured: dict[ValueId, Any] = {}
 
+    def tap(numbers: Sequence[ValueId]) -> None:
+        for number in numbers:
+            if number in slots:
+                local = _local(callbacks.locals.get(number), env)
+                env[number], measured[number] = callbacks.tap(
+                    number, env[number], slots[number], local
+                )
+
     def value(atom: Atom):
         return atom.value if isinstance(atom, Literal) else env[atom]
 
+    tap(frame.inputs)
     for node in frame.nodes:
         inputs = [value(atom) for atom in node.inputs]
         own = {number: slots[number] for number in node.inside if number in slots}
@@ -55,12 +65,7 @@ def replay(
             outputs = run(node, inputs)
         env.update(zip(node.outputs, outputs, strict=True))
         env.update((new, inputs[i]) for new, i in zip(node.versions, node.writes, strict=True))
-        for number in node.outputs:
-            if number in slots:
-                local = _local(callbacks.locals.get(number), env)
-                env[number], measured[number] = callbacks.tap(
-                    number, env[number], slots[number], local
-                )
+        tap(node.outputs)
     return [value(atom) for atom in frame.outputs], measured
 
 
@@ -88,10 +93,11 @@ def _run_frames(
         return _scan(node, inputs, callbacks, slots)
     if node.primitive == "cond":
         return _cond(node, inputs, callbacks, slots)
-    params = node.equation.params
+    params = equations.parameters(node.equation)
+    prevent_cse = params.get("prevent_cse", True)
     again = jax.checkpoint(
         lambda slots, *args: replay(node.frames[0], args, callbacks, slots),
-        prevent_cse=params["prevent_cse"],
+        prevent_cse=prevent_cse if isinstance(prevent_cse, bool) else (True, *prevent_cse),
         policy=params["policy"],
     )
     return again(slots, *inputs)
@@ -138,7 +144,9 @@ def _cond(node: Node, inputs: Sequence[Any], callbacks: Callbacks, slots: Mappin
             outputs, measured = branch(slots, *args)
             absent = {number: spec for number, spec in specs.items() if number not in measured}
             return outputs, measured | jax.tree.map(
-                lambda spec: varying_as(jnp.full(spec.shape, callbacks.absent, spec.dtype), spec),
+                lambda spec: equations.varying_as(
+                    jnp.full(spec.shape, callbacks.absent, spec.dtype), spec
+                ),
                 absent,
             )
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from vanishing.probing import jaxpr, leaf_names
-from vanishing.probing.dependence import Dependences, Kind, Use
+from vanishing.probing import equations, jaxpr, leaf_names
+from vanishing.probing.dependence import Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
-from vanishing.probing.leaf_names import Leaf
+from vanishing.probing.leaf_names import Leaf, LeafId
 from vanishing.probing.patterns import SiteKind
 
 
@@ -53,7 +53,8 @@ def choose(
       leaves: the parameters, by number.
       level: "layer" or "op"; see `vanishing.probe`.
     """
-    rows: dict[ValueId, LayerRow] = {}
+    rows = {value: _input(value, leaf) for value, leaf in dependences.inputs.items()}
+    entrances = [row.node for row in rows.values()]
     if level == "op":
         for _, node in jaxpr.walk(program.frame):
             if not node.frames:
@@ -64,12 +65,23 @@ def choose(
     namer = _Namer(program, dependences, leaves)
     return [
         Selected(value=value, site=namer.site(rows[value]), local=rows[value].local)
-        for _, node in jaxpr.walk(program.frame)
+        for node in (*entrances, *(node for _, node in jaxpr.walk(program.frame)))
         for value in node.outputs
         if value in rows
         and dependences.on_path(value)
-        and not jaxpr.is_reference(program.specs[value])
+        and not equations.is_reference(program.specs[value])
     ]
+
+
+def _input(value: ValueId, leaf: LeafId) -> LayerRow:
+    """The row of an input that is differentiated."""
+    return LayerRow(
+        node=jaxpr.entrance(value),
+        value=value,
+        ops=("input",),
+        kind=SiteKind.OTHER,
+        uses=frozenset({Use(leaf, ())}),
+    )
 
 
 def _operation(node: Node, value: ValueId, dependences: Dependences) -> LayerRow:
@@ -86,11 +98,7 @@ class _Namer:
     def site(self, row: LayerRow) -> Site:
         node, loops = row.node, self.dependences.loops[row.value]
         uses = row.uses or frozenset().union(
-            *(
-                self.dependences.get(atom).uses
-                for atom in node.inputs
-                if self.dependences.get(atom).kind == Kind.PARAM
-            )
+            *(self.dependences.get(atom).uses for atom in self.dependences.weights(node))
         )
         spec = self.program.specs[row.value]
         source = own_source(node)
@@ -130,7 +138,7 @@ class _Namer:
         loop = node.loop
         assert loop is not None
         xs = node.inputs[loop.consts + loop.carry :]
-        return any(self.dependences.get(atom).kind == Kind.PARAM for atom in xs)
+        return any(map(self.dependences.is_weight, xs))
 
 
 def _steps(path: str) -> list[str]:

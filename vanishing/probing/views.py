@@ -38,11 +38,16 @@ class FrameView(NamedTuple):
 
     def signals(self, node: Node) -> list[ValueId]:
         """The inputs of a node that are signals, one for each use."""
-        return [a for a in node.inputs if isinstance(a, int) and self.kind(a) == Kind.SIGNAL]
+        weights = self.dependences.weights(node)
+        return [
+            a
+            for a in node.inputs
+            if isinstance(a, int) and self.kind(a) == Kind.SIGNAL and a not in weights
+        ]
 
     def params(self, node: Node) -> list[Atom]:
-        """The inputs of a node that are computed from parameters alone."""
-        return [atom for atom in node.inputs if self.kind(atom) == Kind.PARAM]
+        """The inputs of a node that are weights."""
+        return list(self.dependences.weights(node))
 
     def uses(self, node: Node) -> frozenset[Use]:
         """The parameter leaves that a node takes in."""
