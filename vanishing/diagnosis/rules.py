@@ -125,15 +125,9 @@ def diagnose(trace: Trace) -> Diagnosis:
         ]
     return Diagnosis(
         findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
-        rows=_with_numbers(single),
+        rows=int(single.ran().sum()),
         notes=trace.notes,
     )
-
-
-def _with_numbers(trace: Trace) -> int:
-    """How many rows have any number: those that ran."""
-    groups = (*trace.forward, *trace.backward)
-    return int((~np.isnan(np.stack(groups))).any(axis=0).sum()) if len(trace) else 0
 
 
 def _finding(kind: str, where: str, high: bool | np.bool_, **evidence: Any) -> Finding:

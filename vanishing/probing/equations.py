@@ -163,3 +163,10 @@ def _is_inexact(dtype) -> bool:
 def is_reference(spec) -> bool:
     """Is a value of this spec a mutable reference?"""
     return isinstance(spec, AbstractRef)
+
+
+def varying_as(x, spec):
+    """`x`, said to vary over the axes of a `shard_map` that values of this spec vary over."""
+    kind = getattr(spec, "manual_axis_type", None)
+    axes = getattr(kind, "varying", None) or getattr(spec, "vma", None)
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x

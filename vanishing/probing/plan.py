@@ -97,7 +97,7 @@ def tapped(plan: Plan, tap: Tap, absent: float = math.nan) -> Callable:
 def _dependences(program: Program, params: int) -> Dependences:
     """The dependences of a program whose first inputs are parameters."""
     param = [
-        Dependence(kind=Kind.PARAM, sensitive=True, uses=frozenset({Use(LeafId(i), ())}))
+        Dependence(kind=Kind.PARAM, sensitive=True, uses=frozenset({Use(LeafId(i))}))
         for i in range(params)
     ]
     data = [Dependence(kind=Kind.DATA)] * (len(program.frame.inputs) - params)
@@ -181,10 +181,11 @@ def _leaf_places(
     levels = [0] * len(leaves)
     for value in filter(dependences.is_weight, dependences.of):
         for use in dependences.of[value].uses:
-            levels[use.leaf] = max(levels[use.leaf], len(use.levels))
+            if any(walk.level is not None for walk in use.walks):
+                levels[use.leaf] = max(levels[use.leaf], use.depth)
     return tuple(
         LeafPlace(
-            label=leaf_names.indexed(leaf.path, range(depth)),
+            label=leaf_names.indexed(leaf.path, map("{{{}}}".format, range(depth))),
             lengths=leaf.shape[:depth],
             reach=_reach(value, dependences),
         )
