@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vanishing.probing import Probe, check, probe
+from vanishing.probing import check, kept, probe
 
 PARAMS = {"w": jnp.linspace(-1, 1, 9).reshape(3, 3)}
 X = jnp.linspace(-1, 1, 6).reshape(2, 3)
@@ -24,17 +24,17 @@ def test_a_right_trace_passes_and_says_how_far_it_is_off():
 @pytest.mark.parametrize("part", ["forward", "backward", "grads"])
 def test_a_wrong_trace_is_caught(monkeypatch, part):
     """Statistics wrong by 1 % under some wrapper are what the check exists for."""
-    right = Probe._measure
+    right = kept.Program.__call__
 
-    def wrong(self, plan):
-        probed = right(self, plan)
+    def wrong(self, leaves):
+        probed = right(self, leaves)
         if part == "grads":
             return probed._replace(grads={"w": 1.01 * probed.grads["w"]})
         group = getattr(probed.trace, part)
         group = group._replace(rms=group.rms.at[-1].multiply(1.01))
         return probed._replace(trace=dataclasses.replace(probed.trace, **{part: group}))
 
-    monkeypatch.setattr(Probe, "_measure", wrong)
+    monkeypatch.setattr(kept.Program, "__call__", wrong)
     assert probe(loss).check(PARAMS, X).worst == pytest.approx(0.01, rel=0.01)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vanishing._numerics import whole
 from vanishing._types import PyTree
-from vanishing.probing import jaxpr, slopes, summary, tap
+from vanishing.probing import equations, jaxpr, slopes, summary, tap
 from vanishing.probing.groups import LIMIT, in_groups
 from vanishing.probing.jaxpr import ValueId
 from vanishing.probing.patterns import SiteKind
@@ -38,21 +38,28 @@ class Probed(NamedTuple):
     trace: Trace
 
 
-def measure(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Probed:
-    """Value, gradients, aux and trace of a planned loss, from one forward and one backward pass.
+def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callable:
+    """A compiled function that measures a planned loss in one forward and one backward pass.
 
     Args:
-      plan: of the loss.
+      plan: of the loss; what it says of this call's arguments is not used.
       wanted: names of the summaries' entries to compute.
       with_params: are the norms of parameters and gradients wanted?
+
+    Returns:
+      A function of the leaves of the parameters and of the program's other inputs, that returns the
+      program's outputs, the gradients of the leaves, and the trace.
     """
+
+    # The compiled program may be kept for long: it holds on to no loss and to no argument.
+    plan = plan._replace(flat_loss=None, arguments=None, params=None, others=None)
 
     @jax.jit
     def run(params, others):
-        measuring = _Measuring(plan, wanted)
-        loss = jax.value_and_grad(tapped(plan, measuring.tap(), absent=0.0), (0, 1), has_aux=True)
-        (value, (aux, measured)), (grads, cotangents) = loss(params, measuring.slots(), others)
-        forward, backward = measuring.rows(measured, cotangents)
+        rows = _Measuring(plan, wanted)
+        loss = jax.value_and_grad(tapped(plan, rows.tap(), absent=0.0), (0, 1), has_aux=True)
+        (value, (aux, measured)), (grads, cotangents) = loss(params, rows.slots(), others)
+        forward, backward = rows.summaries(measured, cotangents)
         trace = Trace(
             forward=forward,
             backward=backward,
@@ -62,10 +69,7 @@ def measure(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Probed:
         )
         return [value, *aux], grads, trace
 
-    outputs, grads, trace = run(plan.params, plan.others)
-    value, aux = plan.returned.rebuild(outputs, plan.arguments.others)
-    grads = plan.arguments.structure.grads_like(grads)
-    return Probed(value=value, grads=grads, aux=aux, trace=trace)
+    return run
 
 
 def _norms(plan: Plan, params: list[Any], grads: list[Any], wanted: bool) -> ParamNorms:
@@ -106,13 +110,16 @@ class _Measuring:
 
     def slots(self) -> dict[ValueId, Array]:
         """The slots of all taps, zeros."""
-        whole: dict[Any, Array] = {}  # one for all signals of a shape
+        specs = self.plan.program.specs
+        whole: dict[Any, Array] = {}  # one for all signals of a kind
         for s in self.outside:
-            whole.setdefault((s.site.shape, s.site.dtype), jnp.zeros(s.site.shape, s.site.dtype))
-        slots = {s.value: whole[s.site.shape, s.site.dtype] for s in self.outside}
+            if (spec := specs[s.value]) not in whole:
+                whole[spec] = equations.varying_as(jnp.zeros(s.site.shape, s.site.dtype), spec)
+        slots = {s.value: whole[specs[s.value]] for s in self.outside}
         size = len(self.ways[BackwardSummary])
         for s in self.inside:
-            slots[s.value] = jnp.zeros((*s.site.lengths, size), self.plan.dtype)
+            zeros = jnp.zeros((*s.site.lengths, size), self.plan.dtype)
+            slots[s.value] = equations.varying_as(zeros, specs[s.value])
         return slots
 
     def tap(self) -> Tap:
@@ -170,7 +177,7 @@ class _Measuring:
         values = summary.measure(x, measured, saturated)
         return summary.complete(values, self.ways[way], x.shape[0], self.plan.dtype)
 
-    def rows(self, measured, cotangents) -> tuple[ForwardSummary, BackwardSummary]:
+    def summaries(self, measured, cotangents) -> tuple[ForwardSummary, BackwardSummary]:
         """The summaries of all rows, in forward order, from what the taps let out."""
 
         def forward(kind, signals):

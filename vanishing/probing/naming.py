@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vanishing.probing import leaf_names, row_names
+from vanishing.probing.axes import At, Walk
 from vanishing.probing.dependence import Dependences, Kind, Use
 from vanishing.probing.grouping import LayerRow
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
@@ -111,7 +112,7 @@ class _Naming:
         moved = {}
         for bit in range(inside, len(self.layers)):  # a later row follows the last iteration
             layer = self.layers[bit]
-            base = layer.base.replace(f"[{{{level}}}]", f"[{max(last, 0)}]")
+            base = row_names.at(layer.base, level, max(last, 0))
             moved[bit] = bit if base == layer.base else self._add(base, layer.scope)
         return [_either([1 << moved.get(bit, bit) for bit in _bits(result)]) for result in results]
 
@@ -128,8 +129,8 @@ class _Naming:
         scope = clean(row.node.scope) or "/".join(
             call.name for call in row.node.calls if call.name[:1].isalpha()
         )
-        param, levels = self.param(self._uses(row))
-        base, op = leaf_names.indexed(param, levels), "+".join(row.ops)
+        uses, op = self._uses(row), "+".join(row.ops)
+        param, base = self.param(uses)[0], self.named(uses, loops)
         is_alone = self.dependences.of[value].kind == Kind.PARAM
         follows = ""
         if not param:
@@ -139,7 +140,7 @@ class _Naming:
             base = row_names.following(base, op)
         suffix = ""
         for level, node in enumerate(loops):
-            if f"{{{level}}}" not in base:
+            if not row_names.has_index(base, level):
                 is_time = not self.walks_parameters(node)
                 suffix += f"[t={{{level}}}]" if is_time else ""
                 base += "" if is_time else f"[{{{level}}}]"
@@ -163,12 +164,14 @@ class _Naming:
             path = self._of_sum(branch, clean(row.node.scope))
         elif own:
             path = self.layers[own[-1]].base
-        elif loops and (inside := self._layers_of(frame)):  # at the beginning of a loop's body
+        elif loops and (
+            inside := self._layers_of(frame, loops)
+        ):  # at the beginning of a loop's body
             path = row_names.branch(inside, self.model)
         else:
             return self.layers[history.bit_length() - 1].base if history else ""
         for level, node in enumerate(loops):
-            if f"{{{level}}}" not in path and self.walks_parameters(node):
+            if not row_names.has_index(path, level) and self.walks_parameters(node):
                 path += f"[{{{level}}}]"
         return path
 
@@ -185,11 +188,11 @@ class _Naming:
         within = "".join((*module, *depths))
         return within if module and row_names.is_within(path, within) else path
 
-    def _layers_of(self, frame: Frame) -> list[str]:
+    def _layers_of(self, frame: Frame, loops: Sequence[Node]) -> list[str]:
         """The paths of the layers that a frame holds."""
-        made = [self.rows[value] for value in sorted(frame.made) if value in self.rows]
-        named = [self.param(self._uses(row)) for row in made]
-        return [leaf_names.indexed(param, levels) for param, levels in named if param]
+        made = [node.outputs for node in frame.nodes]
+        rows = [self.rows[value] for outputs in made for value in outputs if value in self.rows]
+        return [self.named(uses, loops) for row in rows if (uses := self._uses(row))]
 
     def _uses(self, row: LayerRow) -> frozenset[Use]:
         if row.uses:
@@ -197,25 +200,44 @@ class _Naming:
         weights = self.dependences.weights(row.node)
         return frozenset().union(*(self.dependences.get(atom).uses for atom in weights))
 
-    def param(self, uses: frozenset[Use]) -> tuple[str, tuple[int, ...]]:
+    def named(self, uses: frozenset[Use], loops: Sequence[Node]) -> str:
+        """A template of what a row is called: a parameter, or one at each index of a stack."""
+        param, walks = self.param(uses)
+        stacked = next((walk.level for walk in walks if isinstance(walk.axis, At)), None)
+        if stacked is None:
+            return leaf_names.indexed(param, [walk.template() for walk in walks])
+        loop = loops[stacked].loop
+        assert loop is not None
+        at = [
+            frozenset(use.without(stacked) for use in uses if use.stands_at(stacked, index))
+            for index in range(loop.length)
+        ]
+        return f"{{{stacked}:{'|'.join(self.named(one, loops) for one in at)}}}"
+
+    def param(self, uses: frozenset[Use]) -> tuple[str, tuple[Walk, ...]]:
         """The path that leaves used together share, and the loops that walk along them."""
         if not uses:
             return "", ()
-        levels = max((use.levels for use in uses), key=len)
-        own = [self.leaves[use.leaf] for use in sorted(uses)]
+        walks = max((use.walks for use in uses), key=lambda walks: (len(walks), str(walks)))
+        own = [self.leaves[leaf] for leaf in sorted({use.leaf for use in uses})]
         if len(own) == 1:
             module, path = own[0].module, own[0].path
             alone = sum(row_names.is_within(leaf.path, module) for leaf in self.leaves) == 1
-            return (module if module and (alone or self.level == "op") else path), levels
+            return (module if module and (alone or self.level == "op") else path), walks
         widest = max(own, key=lambda leaf: math.prod(leaf.shape))
-        return row_names.shared([leaf.path for leaf in own]) or widest.path, levels
+        return row_names.shared([leaf.path for leaf in own]) or widest.path, walks
 
     def walks_parameters(self, node: Node) -> bool:
         """Does a loop go along parameters? If not, it goes over time."""
         loop = node.loop
         assert loop is not None
         xs = node.inputs[loop.consts + loop.carry :]
-        return any(map(self.dependences.is_weight, xs))
+        return any(
+            use.axis is not None
+            for atom in xs
+            if self.dependences.is_weight(atom)
+            for use in self.dependences.get(atom).uses
+        )
 
 
 def _either(histories: Sequence[int]) -> int:

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vanishing.probing.axes import Index
+
 _REPEAT = re.compile(r"#\d+")
+_STEP = re.compile(r"\[[^\]]*\]|\.?\{[^{}]*\}|\.?[^.\[{]+|.")  # an index, a template, a name
 
 
 def following(layer: str, op: str) -> str:
@@ -33,7 +36,7 @@ def steps(path: str) -> list[str]:
     >>> steps("a.b[0].c")
     ['a', '.b', '[0]', '.c']
     """
-    return path.replace(".", "\0.").replace("[", "\0[").lstrip("\0").split("\0")
+    return _STEP.findall(path)
 
 
 def shared(paths: Sequence[str]) -> str:
@@ -74,6 +77,21 @@ def branch(layers: Sequence[str], model: str) -> str:
     return layers[-1] if not path or is_list or is_within(model, path) else path
 
 
+def has_index(template: str, axis: int) -> bool:
+    """Does a template hold an index along an axis? See `vanishing.probing.axes.Index`."""
+    return re.search(rf"\{{{axis}[:}}]", template) is not None
+
+
+def at(template: str, axis: int, index: int) -> str:
+    """A template at an index along one of its axes.
+
+    >>> at("w[{0}][{1}]", 1, 7)
+    'w[{0}][7]'
+    """
+    field = re.compile(rf"\{{{axis}(?::([^{{}}]*))?\}}")
+    return field.sub(lambda match: format(Index(index), match[1] or ""), template)
+
+
 def unique(base: str, lengths: Sequence[int], taken: set[str], suffix: str = "") -> str:
     """A template with the number of its repeat, so that no row has the name of another.
 
@@ -87,10 +105,10 @@ def unique(base: str, lengths: Sequence[int], taken: set[str], suffix: str = "")
     >>> unique("w[{0}]", [2], taken), sorted(taken)
     ('w[{0}]#2', ['w[0]', 'w[0]#2', 'w[1]#2'])
     """
-    sizes = [length if f"{{{axis}}}" in base else 1 for axis, length in enumerate(lengths)]
+    sizes = [length if has_index(base, axis) else 1 for axis, length in enumerate(lengths)]
     for number in itertools.count(1):
         label = base if number == 1 else f"{base}#{number}"
-        own = {label.format(*index) + suffix for index in np.ndindex(*sizes)}
+        own = {label.format(*map(Index, index)) + suffix for index in np.ndindex(*sizes)}
         if not own & taken:
             taken |= own
             return label

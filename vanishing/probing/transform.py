@@ -4,12 +4,13 @@ import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, SupportsIndex
 
+import jax
 from jax.core import Tracer
 
 from vanishing import _arguments
-from vanishing.probing import check
+from vanishing.probing import check, kept
 from vanishing.probing.check import Check
-from vanishing.probing.measuring import Probed, measure
+from vanishing.probing.measuring import Probed, measuring
 from vanishing.probing.plan import Plan, make_plan
 from vanishing.probing.sites import Site
 
@@ -35,8 +36,9 @@ def probe(
     The network is not touched: the loss is traced once, as `jax.jit` does, and replayed with an
     identity after each place of interest whose backward rule hands a summary of the cotangent out.
     Value and gradients are those of `jax.value_and_grad`. It works inside and outside of `jax.jit`,
-    under `jax.vmap`, in a scanned training loop and in `jax.shard_map`. Every call outside of
-    `jax.jit` compiles anew, so call `jax.jit(probe(loss))` if you call it often.
+    under `jax.vmap`, in a scanned training loop and in `jax.shard_map`. Outside of `jax.jit`
+    the compiled program is kept as `jax.jit` keeps it, as long as the loss lives: call it with the
+    same loss, and not with a new lambda each time.
 
     Args:
       loss: a function of parameters and anything else that returns a real scalar, or with `has_aux`
@@ -104,7 +106,14 @@ class Probe:
         Raises:
           TypeError: a parameter is no floating-point or complex array, or the loss no real scalar.
         """
-        return self._measure(self._plan(args, kwargs))
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        fields = (field.name for field in dataclasses.fields(self) if field.name != "loss")
+        options = tuple(getattr(self, name) for name in fields)
+        program = kept.find(self.loss, options, leaves, tree)
+        if program is None:
+            program = self._program(self._plan(args, kwargs), args, kwargs)
+            kept.keep(program, self.loss, options, leaves, tree)
+        return program(leaves)
 
     def _plan(self, args: tuple, kwargs: dict) -> Plan:
         return make_plan(
@@ -117,8 +126,9 @@ class Probe:
             where=self.where,
         )
 
-    def _measure(self, plan: Plan) -> Probed:
-        return measure(plan, self.summaries, self.params)
+    def _program(self, plan: Plan, args: tuple, kwargs: dict) -> kept.Program:
+        run = measuring(plan, self.summaries, self.params)
+        return kept.program_of(plan, run, args, kwargs)
 
     def check(self, *args, rows: int = 8, **kwargs) -> Check:
         """Prove the trace's numbers on these arguments, against gradients of perturbations.
@@ -144,6 +154,6 @@ class Probe:
         plan = self._plan(args, kwargs)
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
-        probed = self._measure(plan)
+        probed = self._program(plan, args, kwargs)(jax.tree.leaves((args, kwargs)))
         expected = check.perturb(plan, check.spread(len(probed.trace), rows))
         return check.verify(probed.trace, probed.grads, expected)

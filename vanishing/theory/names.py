@@ -45,7 +45,9 @@ def labels(rows: Sequence[PredictedRow]) -> list[str]:
 
 def _template(path: tuple[str, ...]) -> str:
     steps = [name if name.startswith("[") else f".{name}" for name in path]
-    return leaf_names.indexed("".join(steps).removeprefix("."), range(path.count(DEPTH)))
+    return leaf_names.indexed(
+        "".join(steps).removeprefix("."), [f"{{{axis}}}" for axis in range(path.count(DEPTH))]
+    )
 
 
 def _op(row: PredictedRow) -> str:
