@@ -124,6 +124,9 @@ class Dependence:
         )
 
 
+_CONSTANT = Dependence()
+
+
 class Dependences(NamedTuple):
     """The dependences of a whole program."""
 
@@ -137,7 +140,7 @@ class Dependences(NamedTuple):
 
     def get(self, atom: Atom) -> Dependence:
         """The dependence of a value; a literal is a constant."""
-        return Dependence() if isinstance(atom, Literal) else self.of[atom]
+        return _CONSTANT if isinstance(atom, Literal) else self.of[atom]
 
     def on_path(self, value: ValueId) -> bool:
         """Does the backward pass come through this value?"""
@@ -294,7 +297,7 @@ class _Reading:
         return getattr(self.program.specs[value], "shape", ())
 
     def get(self, atom: Atom) -> Dependence:
-        return Dependence() if isinstance(atom, Literal) else self.of[atom]
+        return _CONSTANT if isinstance(atom, Literal) else self.of[atom]
 
     def node(self, node: Node, loops) -> list[Dependence]:
         inputs = [self.get(atom) for atom in node.inputs]

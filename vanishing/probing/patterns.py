@@ -7,7 +7,7 @@ The tests run the examples. In them `p` holds the square matrices `w` and `v` an
 import dataclasses
 import enum
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -163,31 +163,8 @@ def _is_sum(node: Node, context: Context) -> bool:
         and all(view.sensitive(value) for value in signals)
         and len({context.origin(value) for value in signals}) == 2
         and all(view.shape(value) == shape for value in signals)
-        and not _factors(signals[0], view) & _factors(signals[1], view)
+        and view.factors_of(signals[0]).isdisjoint(view.factors_of(signals[1]))
     )
-
-
-def _factors(value: ValueId, view: FrameView, depth: int = 8) -> frozenset[Any]:
-    """What a value is a multiple of: values, and views of values with how they are taken.
-
-    A sum is a multiple of what both its terms are. So `h + h * gate` is no residual sum, and
-    neither are the sums in the derivatives of activation functions.
-    """
-    own, maker = frozenset({value}), view.maker(value)
-    terms = view.signals(maker) if maker and depth else ()
-    if maker is None or not terms:
-        return own
-    first, *others = [_factors(term, view, depth - 1) for term in terms]
-    if maker.primitive in ("add", "add_any", "sub"):
-        return own.union(*(first & other for other in others))
-    if maker.primitive in dependence.LINEAR:  # of a quotient, what is divided
-        return own.union(first, *(others if maker.primitive == "mul" else ()))
-    if maker.primitive in dependence.VIEWS and not others:
-        params = maker.equation.params.items()
-        how = [(name, what) for name, what in params if name != "shape"]  # broadcast further later
-        taken = str((maker.primitive, maker.outputs.index(value), how))
-        return own | {(factor, taken) for factor in first}
-    return own
 
 
 def _is_elementwise(node: Node, context: Context) -> bool:
