@@ -173,22 +173,27 @@ def test_a_branch_that_did_not_run_is_nan_and_one_that_ran_is_not():
     assert ran.sum() == 3
 
 
+@pytest.mark.parametrize("check_vma", [True, False])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_probe_inside_of_shard_map_measures_every_shard(devices):
+def test_a_probe_inside_of_shard_map_measures_every_shard(devices, check_vma):
     if len(jax.devices()) < devices:
         pytest.skip(f"needs {devices} devices")
     mesh = jax.make_mesh((devices,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 
     @functools.partial(
-        jax.shard_map, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P("batch"), check_vma=False
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(), P("batch")),
+        out_specs=P("batch"),
+        check_vma=check_vma,
     )
     def shards(params, x):
-        probed = probe(in_jit)(params, x)
+        probed = probe(in_cond, summaries=("rms", "similarity"))(params, x)
         return jax.tree.map(lambda leaf: leaf[None], (probed.value, probed.trace))
 
     values, traces = shards(W, X)
     for i, part in enumerate(jnp.split(X, devices)):
-        alone = probe(in_jit)(W, part)
+        alone = probe(in_cond, summaries=("rms",))(W, part)
         np.testing.assert_allclose(values[i], alone.value, rtol=1e-6)
         np.testing.assert_allclose(traces.backward.rms[i], alone.trace.backward.rms, rtol=1e-5)
 

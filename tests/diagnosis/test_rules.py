@@ -40,6 +40,24 @@ def test_a_chain_that_keeps_the_gradient_is_healthy():
     assert "Nothing found" in str(diagnosis)
 
 
+def test_a_trace_that_shows_nothing_gets_no_clean_bill():
+    @jax.custom_vjp
+    def hidden(w, x):
+        return x @ w
+
+    hidden.defvjp(lambda w, x: jax.vjp(hidden.fun, w, x), lambda back, ct: back(ct))
+    loss = lambda w, x: jnp.mean(hidden(w, x) ** 2)  # noqa: E731
+    part = probe(lambda w, x: loss(w, x @ w))(jnp.eye(4), jnp.ones((2, 4))).trace
+    nothing = probe(lambda w, x: loss(w, x @ w), where=lambda site: False)
+    opaque = diagnose(part)
+    empty = diagnose(nothing(jnp.eye(4), jnp.ones((2, 4))).trace)
+    assert opaque.findings == empty.findings == ()
+    assert str(opaque).startswith("Nothing found in what was recorded (rows: ")
+    assert "Not recorded: what is inside of hidden at" in str(opaque)
+    assert str(empty).startswith("Nothing could be judged")
+    assert "Not recorded: any row, since where is true for none" in str(empty)
+
+
 def test_the_worst_comes_first_and_remedies_name_their_source():
     findings = diagnose(linear(60, 0.3)).findings
     order = [finding.severity for finding in findings]

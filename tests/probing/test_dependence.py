@@ -2,13 +2,14 @@ import jax
 import jax.numpy as jnp
 
 from vanishing.probing import dependence, jaxpr
+from vanishing.probing.axes import Along, Walk
 from vanishing.probing.dependence import Dependence, Kind, Use
 
 
 def known(function, param, data):
     """Dependences of a loss of one parameter and other data, and the outputs of its primitives."""
     program, _ = jaxpr.read(function, param, data)
-    inputs = [Dependence(Kind.PARAM, True, frozenset({Use(0, ())})), Dependence(Kind.DATA)]
+    inputs = [Dependence(Kind.PARAM, True, frozenset({Use(0)})), Dependence(Kind.DATA)]
     found = dependence.gather(program, inputs, program.frame.outputs[:1])
     nodes = {node.primitive: node.outputs[0] for _, node in jaxpr.walk(program.frame)}
     return program, found, nodes
@@ -55,5 +56,5 @@ def test_what_a_scan_carries_reaches_the_loss_and_its_stacked_parameters_are_kno
     assert found.on_path(nodes["sin"])
     (scan,) = (node for node in program.frame.nodes if node.loop)
     (stacked,) = (i for i in scan.frames[0].inputs if found.of[i].kind == Kind.PARAM)
-    assert found.of[stacked].uses == {Use(0, (0,))}
+    assert found.of[stacked].uses == {Use(0, (Walk(0, Along()),))}
     assert found.loops[nodes["sin"]] == (scan,)

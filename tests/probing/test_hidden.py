@@ -116,3 +116,17 @@ def test_what_may_hold_layers_is_said_with_its_name_and_line(name):
 @pytest.mark.parametrize("name", OPEN)
 def test_what_is_one_operation_hides_nothing(name):
     assert notes(OPEN[name]) == ()
+
+
+def test_a_trace_without_rows_says_why():
+    def note(loss, where=lambda site: True):
+        layout = make_plan(loss, (PARAMS, X), {}, where=where).layout
+        assert layout.sites == ()
+        return layout.notes[0]
+
+    stopped = note(lambda p, x: jnp.sum(jax.lax.stop_gradient(p["w"])))
+    assert "no parameter reaches the loss" in stopped
+    unknown = note(lambda p, x: jnp.sum(p["w"]))
+    assert "nothing on the gradient's way is known as a layer" in unknown
+    left_out = note(lambda p, x: jnp.sum(x @ p["w"]), where=lambda site: False)
+    assert "where is true for none of the 1 sites" in left_out

@@ -27,5 +27,5 @@ def test_the_container_and_the_axes_of_depth():
     name = leaf_names.join("", path)
     assert name == "hidden[:].dense.bias"
     assert leaf_names.parent(path, name) == "hidden[:].dense"
-    assert leaf_names.indexed(name, [0]).format(2) == "hidden[2].dense.bias"
-    assert leaf_names.indexed("a{b}", [0, 1]).format(4, 5) == "a{b}[4][5]"
+    assert leaf_names.indexed(name, ["{0}"]).format(2) == "hidden[2].dense.bias"
+    assert leaf_names.indexed("a{b}", ["{0}", "{1}"]).format(4, 5) == "a{b}[4][5]"

@@ -110,3 +110,24 @@ def test_parameters_without_a_gradient_are_marked(trace):
 def test_it_annotates_and_plots_itself(trace):
     assert "x = jnp.tanh(x @ layer" in trace.annotate()
     assert len(trace.plot().axes) == 2
+
+
+def test_steps_that_a_padded_loop_leaves_out_are_not_shown():
+    def loss(w, x, steps):
+        def step(h, i):
+            return jax.lax.cond(i < steps, lambda h: jnp.tanh(h @ w), lambda h: h, h), None
+
+        return jnp.mean(jax.lax.scan(step, x, jnp.arange(5))[0] ** 2)
+
+    trace = probe(loss)(jnp.eye(2), jnp.ones((3, 2)), 2).trace
+    assert [len(trace), int(trace.ran().sum())] == [10, 4]
+    assert "4 rows of 10; the others are steps that did not run" in str(trace)
+    assert "[t=1]" in str(trace)
+    assert "[t=2]" not in str(trace)
+
+
+def test_a_row_that_is_not_finite_ran():
+    trace = probe(lambda w, x: jnp.sum(jnp.tanh(x @ w)))(
+        jnp.eye(2), jnp.full((3, 2), jnp.nan)
+    ).trace
+    assert trace.ran().all()

@@ -74,11 +74,20 @@ class Diagnosis(NamedTuple):
     """The faults of a network, worst first; a healthy one has no findings."""
 
     findings: tuple[Finding, ...]
+    rows: int = 0  # that have numbers
+    notes: tuple[str, ...] = ()  # what the trace could not record, and why
 
     def __str__(self) -> str:
-        if not self.findings:
-            return "Nothing found: signal and gradient keep their size."
-        return "\n".join(map(str, self.findings))
+        unseen = [f"Not recorded: {note}" for note in self.notes]
+        if self.findings:
+            return "\n".join([*map(str, self.findings), *unseen])
+        if not self.rows:
+            return "\n".join(
+                ["Nothing could be judged: the trace has no row with numbers.", *unseen]
+            )
+        if unseen:
+            return "\n".join([f"Nothing found in what was recorded (rows: {self.rows}).", *unseen])
+        return "Nothing found: signal and gradient keep their size."
 
 
 _NAMED = 4  # names that a finding lists before it only counts
@@ -114,7 +123,11 @@ def diagnose(trace: Trace) -> Diagnosis:
             *_collapse(single),
             *_updates(single),
         ]
-    return Diagnosis(tuple(sorted(findings, key=lambda finding: finding.severity)))
+    return Diagnosis(
+        findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
+        rows=int(single.ran().sum()),
+        notes=trace.notes,
+    )
 
 
 def _finding(kind: str, where: str, high: bool | np.bool_, **evidence: Any) -> Finding:

@@ -118,7 +118,8 @@ def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:
         return x + slot, jax.lax.stop_gradient(x)
 
     perturbed_loss = jax.jit(jax.value_and_grad(tapped(plan, add), (0, 1), has_aux=True))
-    (_, (_, signals)), (_, cotangents) = perturbed_loss(plan.params, zeros, plan.others)
+    with jax.debug_nans(False):  # nan stands for a branch that did not run
+        (_, (_, signals)), (_, cotangents) = perturbed_loss(plan.params, zeros, plan.others)
     plain_loss = jax.jit(jax.value_and_grad(lambda *leaves: plan.flat_loss(*leaves)[0]))
     loss, grads = plain_loss(plan.params, plan.arguments.traced(plan.static))
     perturbed = {}

@@ -10,12 +10,15 @@ that is differentiated.
 import dataclasses
 import enum
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+from vanishing.probing import axes
+from vanishing.probing.axes import Along, At, Axis, Walk
 from vanishing.probing.equations import is_differentiable
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, walk
 from vanishing.probing.leaf_names import LeafId
+from vanishing.probing.reach import reaching
 
 # Names of JAX's primitives, by what they do to a signal.
 PRODUCTS = frozenset(
@@ -48,6 +51,7 @@ _PASSING = (
     | NO_GRADIENT
     | {"select_n", "reduce_sum", "get", "swap", "addupdate", "freeze", "new_ref"}
 )
+_ELEMENTWISE, _MOVING = LINEAR | NONLINEAR, _PASSING - LINEAR
 
 
 class Kind(enum.IntEnum):
@@ -60,10 +64,40 @@ class Kind(enum.IntEnum):
 
 
 class Use(NamedTuple):
-    """A parameter leaf, and which of the loops around it walk along its leading axes."""
+    """A parameter leaf, which loops walk along its leading axes, and what its next axis became."""
 
     leaf: LeafId
-    levels: tuple[int, ...]
+    walks: tuple[Walk, ...] = ()
+    axis: Axis = Along()
+
+    @property
+    def depth(self) -> int:
+        """How many leading axes of the leaf have been walked along."""
+        return sum(isinstance(walk.axis, Along) for walk in self.walks)
+
+    def stands_at(self, level: int, index: int) -> bool:
+        """Is it there at an index of a loop, which may walk along a stack?"""
+        return all(walk.level != level or walk.axis in (Along(), At(index)) for walk in self.walks)
+
+    def without(self, level: int) -> "Use":
+        """The use without the walk of a loop."""
+        return self._replace(walks=tuple(walk for walk in self.walks if walk.level != level))
+
+    def after(self, node: Node, position: int, shapes: tuple[Any, Any]) -> "Use":
+        """The use after an operation that takes the value in at a position."""
+        index = axes.index(self.axis, node, shapes[0])
+        if index is not None:
+            return Use(self.leaf, (*self.walks, Walk(None, Along(index))), Along())
+        elementwise = node.primitive in _ELEMENTWISE
+        axis = axes.after(self.axis, node, position, shapes, elementwise)
+        return self._replace(axis=axis)
+
+    def walked(self, level: int) -> "Use":
+        """The use of one slice, which a loop of this level takes."""
+        if self.axis is None:
+            return self
+        axis = Along() if isinstance(self.axis, Along) else None
+        return Use(self.leaf, (*self.walks, Walk(level, self.axis)), axis)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +124,9 @@ class Dependence:
         )
 
 
+_CONSTANT = Dependence()
+
+
 class Dependences(NamedTuple):
     """The dependences of a whole program."""
 
@@ -103,7 +140,7 @@ class Dependences(NamedTuple):
 
     def get(self, atom: Atom) -> Dependence:
         """The dependence of a value; a literal is a constant."""
-        return Dependence() if isinstance(atom, Literal) else self.of[atom]
+        return _CONSTANT if isinstance(atom, Literal) else self.of[atom]
 
     def on_path(self, value: ValueId) -> bool:
         """Does the backward pass come through this value?"""
@@ -116,13 +153,14 @@ class Dependences(NamedTuple):
 
     def weights(self, node: Node) -> tuple[Atom, ...]:
         """The inputs of a node that are weights to its other inputs."""
-        return tuple(atom for atom in node.inputs if self._is_weight_of(atom, node))
+        return tuple(atom for atom in node.inputs if self.is_weight_of(atom, node))
 
-    def _is_weight_of(self, atom: Atom, node: Node) -> bool:
+    def is_weight_of(self, atom: Atom, node: Node) -> bool:
+        """Is an input of a node a weight to its other inputs?"""
         one = self.get(atom)
         if isinstance(atom, Literal) or one.kind == Kind.PARAM:
             return one.kind == Kind.PARAM
-        if one.layered or not one.uses or node.primitive in _PASSING - LINEAR:
+        if one.layered or not one.uses or node.primitive in _MOVING:
             return False
         others = [self.get(other) for other in node.inputs if other != atom]
         if node.primitive in PRODUCTS:
@@ -141,15 +179,17 @@ def gather(program: Program, inputs: Sequence[Dependence], losses: Sequence[Atom
     """The dependences of a program, given those of its inputs and the values that are the loss."""
     known = Dependences(
         of={},
-        reaches_loss=_reaching(program, losses, lambda atom, node: True),
-        used=_reaching(program, losses, lambda atom, node: True, differentiably=False),
+        reaches_loss=reaching(program, losses, _has_gradient),
+        used=reaching(program, losses, lambda atom, node: True, differentiably=False),
         signals=frozenset(),
         sizes={},
         loops={},
     )
     while (leaf := _input(program, first := _read(program, inputs, losses, known))) is not None:
         known = known._replace(inputs={**known.inputs, program.frame.inputs[leaf]: leaf})
-    return _read(program, inputs, losses, first)  # knowing what of parameters alone is a signal
+    if any(first.of[value].kind == Kind.PARAM for value in first.signals):
+        return _read(program, inputs, losses, first)  # knowing what of parameters alone is a signal
+    return first
 
 
 def _read(program: Program, inputs, losses: Sequence[Atom], known: Dependences) -> Dependences:
@@ -199,18 +239,25 @@ def _signal_of(node: Node) -> int:
     return int(all(contracted[i] == (ranks[i] - 1,) for i in range(2)))
 
 
+def _has_gradient(atom: Atom, node: Node) -> bool:
+    del atom
+    return node.primitive not in NO_GRADIENT
+
+
 def _signals(program: Program, known: Dependences, losses: Sequence[Atom]) -> frozenset[ValueId]:
     """The values with a way to the loss on which they are no weight of anything."""
 
     def passes(atom: Atom, node: Node) -> bool:
-        if node.primitive in VIEWS or not known._is_weight_of(atom, node):
+        if not _has_gradient(atom, node):
+            return False
+        if node.primitive in VIEWS or not known.is_weight_of(atom, node):
             return True
         others = [known.get(other) for other in node.inputs if other != atom]
         if node.primitive in PRODUCTS:
             return all(other.kind == Kind.PARAM for other in others)
         return not any(other.layered for other in others)
 
-    return _reaching(program, losses, passes)
+    return reaching(program, losses, passes)
 
 
 class _Reading:
@@ -244,10 +291,13 @@ class _Reading:
         return [self.get(atom) for atom in frame.results]
 
     def size(self, value: ValueId) -> int:
-        return math.prod(getattr(self.program.specs[value], "shape", ()))
+        return math.prod(self.shape(value))
+
+    def shape(self, value: ValueId) -> tuple[int, ...]:
+        return getattr(self.program.specs[value], "shape", ())
 
     def get(self, atom: Atom) -> Dependence:
-        return Dependence() if isinstance(atom, Literal) else self.of[atom]
+        return _CONSTANT if isinstance(atom, Literal) else self.of[atom]
 
     def node(self, node: Node, loops) -> list[Dependence]:
         inputs = [self.get(atom) for atom in node.inputs]
@@ -285,9 +335,19 @@ class _Reading:
         return Dependence(
             kind=kind,
             sensitive=sensitive,
-            uses=frozenset() if layered else frozenset().union(*(one.uses for one in inputs)),
+            uses=frozenset() if layered else self.uses(node, atoms, results),
             layered=layered,
             plain=node.primitive in _PASSING and all(one.plain for one in inputs),
+        )
+
+    def uses(self, node: Node, atoms: Sequence[Atom], results: Sequence[ValueId]) -> frozenset[Use]:
+        """The leaves that what a node makes is computed from."""
+        after = self.shape(results[0]) if len(results) == 1 else ()
+        return frozenset(
+            use.after(node, position, (self.shape(atom), after))
+            for position, atom in enumerate(atoms)
+            if not isinstance(atom, Literal)
+            for use in self.of[atom].uses
         )
 
     def is_layered(self, node: Node, atoms: Sequence[Atom]) -> bool:
@@ -304,9 +364,7 @@ class _Reading:
         first_x = loop.consts + loop.carry
         level = len(loops)
         inputs = inputs[:first_x] + [
-            dataclasses.replace(
-                one, uses=frozenset(Use(u.leaf, (*u.levels, level)) for u in one.uses)
-            )
+            dataclasses.replace(one, uses=frozenset(use.walked(level) for use in one.uses))
             for one in inputs[first_x:]
         ]
         while True:  # what is carried may become more after a turn, never less
@@ -316,57 +374,3 @@ class _Reading:
                 results[o] = inputs[i] = inputs[i].join(results[o])
             if inputs == before:
                 return results
-
-
-def _reaching(
-    program: Program,
-    losses: Sequence[Atom],
-    passes: Callable[[Atom, Node], bool],
-    *,
-    differentiably: bool = True,
-) -> frozenset[ValueId]:
-    """The values that the loss depends on, collected from the loss back.
-
-    Args:
-      program: whose values they are.
-      losses: the values that are the loss.
-      passes: does what an operation depends on include this input of it?
-      differentiably: leave out what has no gradient.
-    """
-    reached = {atom for atom in losses if not isinstance(atom, Literal)}
-
-    def add(atoms) -> None:
-        reached.update(
-            atom
-            for atom in atoms
-            if not isinstance(atom, Literal)
-            and (is_differentiable(program.specs[atom]) or not differentiably)
-        )
-
-    def frame_back(frame: Frame) -> None:
-        for node in reversed(frame.nodes):
-            results = reached.intersection(node.results)
-            if not results:
-                continue
-            if not node.frames and not (differentiably and node.primitive in NO_GRADIENT):
-                for result in results:
-                    add(atom for atom in node.sources(result) if passes(atom, node))
-            for inner in node.frames:
-                inner_back(node, inner)
-
-    def inner_back(node: Node, frame: Frame) -> None:
-        add(i for i, o in zip(frame.results, node.results, strict=True) if o in reached)
-        before = -1
-        while before != len(reached):  # a carry that matters makes what it was carried from matter
-            before = len(reached)
-            frame_back(frame)
-            if node.loop:
-                add(frame.results[o] for i, o in node.turns if frame.inputs[i] in reached)
-        is_cond = node.primitive == "cond"
-        operands = node.inputs[1:] if is_cond else node.inputs
-        add(atom for i, atom in zip(frame.inputs, operands, strict=True) if i in reached)
-        if is_cond and not differentiably:
-            add(node.inputs[:1])
-
-    frame_back(program.frame)
-    return frozenset(reached)

@@ -5,6 +5,7 @@ A hi-primitive of JAX (`call_hi_primitive`, which the flags `jax_remat3`, `jax_c
 does in an object. Here it has the name and the parameters of the equation that it stands for.
 """
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -151,9 +152,21 @@ def holds_python(eqn) -> bool:
 
 def is_differentiable(spec) -> bool:
     """Has a value of this spec a cotangent: is it of real or complex floating-point numbers?"""
-    return hasattr(spec, "shape") and jnp.issubdtype(spec.dtype, jnp.inexact)
+    return hasattr(spec, "shape") and _is_inexact(spec.dtype)
+
+
+@functools.cache
+def _is_inexact(dtype) -> bool:
+    return bool(jnp.issubdtype(dtype, jnp.inexact))
 
 
 def is_reference(spec) -> bool:
     """Is a value of this spec a mutable reference?"""
     return isinstance(spec, AbstractRef)
+
+
+def varying_as(x, spec):
+    """`x`, said to vary over the axes of a `shard_map` that values of this spec vary over."""
+    kind = getattr(spec, "manual_axis_type", None)
+    axes = getattr(kind, "varying", None) or getattr(spec, "vma", None)
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x

@@ -216,7 +216,7 @@ def _belongs(row: LayerRow, earlier: LayerRow, leaves: Sequence[Leaf]) -> bool:
     """Are a row's leaves of the same module as an earlier row's, or at most vectors?"""
     modules = {leaves[use.leaf].module for use in earlier.uses}
     return all(
-        leaves[use.leaf].module in modules or _is_vector(leaves[use.leaf].shape[len(use.levels) :])
+        leaves[use.leaf].module in modules or _is_vector(leaves[use.leaf].shape[use.depth :])
         for use in row.uses
     )
 

@@ -4,9 +4,12 @@ Nothing here knows libraries by name. An operation that was neither inlined nor 
 something if its parameters hold a program, or Python that may hold one.
 """
 
+from collections.abc import Sequence
+
 from vanishing.probing import equations, jaxpr, sites
 from vanishing.probing.dependence import PRODUCTS, Dependences
 from vanishing.probing.jaxpr import Node, Program
+from vanishing.probing.sites import Selected
 
 
 def notes(program: Program, dependences: Dependences) -> tuple[str, ...]:
@@ -21,6 +24,30 @@ def notes(program: Program, dependences: Dependences) -> tuple[str, ...]:
             and any(dependences.on_path(value) for value in node.outputs)
             and _hides(node.equation)
         )
+    )
+
+
+def why_no_rows(
+    program: Program, dependences: Dependences, params: int, chosen: Sequence[Selected]
+) -> str:
+    """Why a trace has no rows.
+
+    Args:
+      program: of the loss; its first inputs are parameters.
+      dependences: of its values.
+      params: how many parameters there are.
+      chosen: the sites that there would be if all of them were kept.
+    """
+    if not dependences.reaches_loss.intersection(program.frame.inputs[:params]):
+        return (
+            "any row, since no parameter reaches the loss and every gradient is 0; look for "
+            "stop_gradient, a cast to integers, or parameters that argnums leaves out."
+        )
+    if chosen:
+        return f"any row, since where is true for none of the {len(chosen)} sites."
+    return (
+        "any row, since nothing on the gradient's way is known as a layer, a nonlinearity or a "
+        "residual sum; level='op' records every operation."
     )
 
 

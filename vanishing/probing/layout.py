@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vanishing.probing.axes import Index
 from vanishing.probing.lineage import Flow, Instance, unroll
 from vanishing.probing.sites import Site
 
@@ -39,7 +40,9 @@ class Layout:
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """The name of each row."""
-        return tuple(self.sites[i.site].label.format(*i.indices) for i in self.instances)
+        return tuple(
+            self.sites[i.site].label.format(*map(Index, i.indices)) for i in self.instances
+        )
 
     def order(self, starts: Sequence[int]) -> np.ndarray:
         """The place of each row among the rows of all sites, given where each site's rows start."""

@@ -55,15 +55,15 @@ def parent(path: Sequence[Any], name: str) -> str:
     return name.removesuffix(steps[-1]) if steps and name.endswith(steps[-1]) else ""
 
 
-def indexed(name: str, levels: Iterable[int]) -> str:
-    """A template of a name with the index of each level where an axis of depth stands, or after it.
+def indexed(name: str, indices: Iterable[str]) -> str:
+    """A template of a name with each index where an axis of depth stands, or after it.
 
-    >>> indexed("hidden[:].kernel", [0]), indexed("blocks.kernel", [0])
+    >>> indexed("hidden[:].kernel", ["{0}"]), indexed("blocks.kernel", ["{0}"])
     ('hidden[{0}].kernel', 'blocks.kernel[{0}]')
     """
     label = name.replace("{", "{{").replace("}", "}}")
-    for level in levels:
-        index = f"[{{{level}}}]"
+    for template in indices:
+        index = f"[{template}]"
         label = label.replace(DEPTH, index, 1) if DEPTH in label else label + index
     return label
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from vanishing._numerics import whole
 from vanishing._types import PyTree
-from vanishing.probing import jaxpr, slopes, summary, tap
+from vanishing.probing import equations, jaxpr, slopes, summary, tap
 from vanishing.probing.groups import LIMIT, in_groups
 from vanishing.probing.jaxpr import ValueId
 from vanishing.probing.patterns import SiteKind
@@ -110,13 +110,16 @@ class _Measuring:
 
     def slots(self) -> dict[ValueId, Array]:
         """The slots of all taps, zeros."""
-        whole: dict[Any, Array] = {}  # one for all signals of a shape
+        specs = self.plan.program.specs
+        whole: dict[Any, Array] = {}  # one for all signals of a kind
         for s in self.outside:
-            whole.setdefault((s.site.shape, s.site.dtype), jnp.zeros(s.site.shape, s.site.dtype))
-        slots = {s.value: whole[s.site.shape, s.site.dtype] for s in self.outside}
+            if (spec := specs[s.value]) not in whole:
+                whole[spec] = equations.varying_as(jnp.zeros(s.site.shape, s.site.dtype), spec)
+        slots = {s.value: whole[specs[s.value]] for s in self.outside}
         size = len(self.ways[BackwardSummary])
         for s in self.inside:
-            slots[s.value] = jnp.zeros((*s.site.lengths, size), self.plan.dtype)
+            zeros = jnp.zeros((*s.site.lengths, size), self.plan.dtype)
+            slots[s.value] = equations.varying_as(zeros, specs[s.value])
         return slots
 
     def tap(self) -> Tap:

@@ -6,14 +6,15 @@ The tests run the examples. In them `p` holds the square matrices `w` and `v` an
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from vanishing.probing import dependence, hypernetworks, norms
-from vanishing.probing.activations import LOSS_PRIMITIVES, is_custom, is_signature
+from vanishing.probing.activations import LOSS_PRIMITIVES, is_custom
 from vanishing.probing.dependence import Kind
 from vanishing.probing.jaxpr import Atom, Literal, Node, ValueId
 from vanishing.probing.norms import Statistic
@@ -46,14 +47,28 @@ class Role(enum.Enum):
     FUNCTION = enum.auto()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Chain:
     """How a value follows, element by element, from a root value of its frame."""
 
     root: ValueId
-    nodes: tuple[Node, ...] = ()  # in the order of the frame
+    last: Node | None = None  # the operation that the value comes from; None of the root itself
+    before: "tuple[Chain, ...]" = ()  # of what the last operation takes in
     nonlinear: bool = False
+    activates: bool = False  # holds an operation that only activation functions contain
     role: Role | None = None  # of the operation that the value comes from
+
+    @functools.cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Its operations in the order of the frame; read at the ends of chains alone."""
+        members: set[Node] = set()
+        chains: list[Chain] = [self]
+        while chains:
+            chain = chains.pop()
+            if chain.last is not None and chain.last not in members:
+                members.add(chain.last)
+                chains.extend(chain.before)
+        return tuple(sorted(members, key=lambda node: node.outputs[0]))
 
 
 class Context(NamedTuple):
@@ -163,31 +178,8 @@ def _is_sum(node: Node, context: Context) -> bool:
         and all(view.sensitive(value) for value in signals)
         and len({context.origin(value) for value in signals}) == 2
         and all(view.shape(value) == shape for value in signals)
-        and not _factors(signals[0], view) & _factors(signals[1], view)
+        and view.factors_of(signals[0]).isdisjoint(view.factors_of(signals[1]))
     )
-
-
-def _factors(value: ValueId, view: FrameView, depth: int = 8) -> frozenset[Any]:
-    """What a value is a multiple of: values, and views of values with how they are taken.
-
-    A sum is a multiple of what both its terms are. So `h + h * gate` is no residual sum, and
-    neither are the sums in the derivatives of activation functions.
-    """
-    own, maker = frozenset({value}), view.maker(value)
-    terms = view.signals(maker) if maker and depth else ()
-    if maker is None or not terms:
-        return own
-    first, *others = [_factors(term, view, depth - 1) for term in terms]
-    if maker.primitive in ("add", "add_any", "sub"):
-        return own.union(*(first & other for other in others))
-    if maker.primitive in dependence.LINEAR:  # of a quotient, what is divided
-        return own.union(first, *(others if maker.primitive == "mul" else ()))
-    if maker.primitive in dependence.VIEWS and not others:
-        params = maker.equation.params.items()
-        how = [(name, what) for name, what in params if name != "shape"]  # broadcast further later
-        taken = str((maker.primitive, maker.outputs.index(value), how))
-        return own | {(factor, taken) for factor in first}
-    return own
 
 
 def _is_elementwise(node: Node, context: Context) -> bool:
@@ -250,7 +242,7 @@ def _begins_loss(node: Node, context: Context) -> bool:
         node.primitive in LOSS_PRIMITIVES
         and node.outputs[0] not in context.view.before_layer
         and _is_elementwise(node, context)
-        and any(map(is_signature, context.chains[context.view.signals(node)[0]].nodes))
+        and context.chains[context.view.signals(node)[0]].activates
     )
 
 

@@ -56,12 +56,13 @@ def make_plan(
         Leaf(path=n.name, module=leaf_names.parent(n.path, n.name), shape=np.shape(n.value))
         for n in given.params
     ]
-    selected = [s for s in sites.choose(program, dependences, leaves, level) if where(s.site)]
+    chosen = sites.choose(program, dependences, leaves, level)
+    selected = [s for s in chosen if where(s.site)]
     return Plan(
         flat_loss=traced.flat_loss,
         program=program,
         selected=selected,
-        layout=_layout(program, dependences, leaves, selected),
+        layout=_layout(program, dependences, leaves, chosen, selected),
         arguments=given,
         static=traced.static,
         returned=traced.returned,
@@ -96,7 +97,7 @@ def tapped(plan: Plan, tap: Tap, absent: float = math.nan) -> Callable:
 def _dependences(program: Program, params: int) -> Dependences:
     """The dependences of a program whose first inputs are parameters."""
     param = [
-        Dependence(kind=Kind.PARAM, sensitive=True, uses=frozenset({Use(LeafId(i), ())}))
+        Dependence(kind=Kind.PARAM, sensitive=True, uses=frozenset({Use(LeafId(i))}))
         for i in range(params)
     ]
     data = [Dependence(kind=Kind.DATA)] * (len(program.frame.inputs) - params)
@@ -107,17 +108,16 @@ def _layout(
     program: Program,
     dependences: Dependences,
     leaves: Sequence[Leaf],
+    chosen: Sequence[Selected],
     selected: Sequence[Selected],
 ) -> Layout:
+    absent = () if selected else (hidden.why_no_rows(program, dependences, len(leaves), chosen),)
     site_ids = {s.value: SiteId(i) for i, s in enumerate(selected)}
     return Layout(
         sites=tuple(s.site for s in selected),
         flow=flow_of(program.frame, site_ids, dependences),
         leaves=_leaf_places(program, dependences, leaves),
-        notes=(
-            *_without_gradient(program, dependences, len(leaves)),
-            *hidden.notes(program, dependences),
-        ),
+        notes=(*absent, *hidden.notes(program, dependences)),
         stops=_stops(program, dependences),
     )
 
@@ -181,10 +181,11 @@ def _leaf_places(
     levels = [0] * len(leaves)
     for value in filter(dependences.is_weight, dependences.of):
         for use in dependences.of[value].uses:
-            levels[use.leaf] = max(levels[use.leaf], len(use.levels))
+            if any(walk.level is not None for walk in use.walks):
+                levels[use.leaf] = max(levels[use.leaf], use.depth)
     return tuple(
         LeafPlace(
-            label=leaf_names.indexed(leaf.path, range(depth)),
+            label=leaf_names.indexed(leaf.path, map("{{{}}}".format, range(depth))),
             lengths=leaf.shape[:depth],
             reach=_reach(value, dependences),
         )
@@ -196,15 +197,6 @@ def _reach(value: ValueId, dependences: Dependences) -> str:
     if value in dependences.reaches_loss:
         return USED
     return STOPPED if value in dependences.used else UNUSED
-
-
-def _without_gradient(program: Program, dependences: Dependences, params: int) -> tuple[str, ...]:
-    if dependences.reaches_loss.intersection(program.frame.inputs[:params]):
-        return ()
-    return (
-        "any row, since no parameter reaches the loss and every gradient is 0; look for "
-        "stop_gradient, a cast to integers, or parameters that argnums leaves out.",
-    )
 
 
 def _stops(program: Program, dependences: Dependences) -> tuple[str, ...]:

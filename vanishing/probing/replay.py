@@ -144,7 +144,10 @@ def _cond(node: Node, inputs: Sequence[Any], callbacks: Callbacks, slots: Mappin
             outputs, measured = branch(slots, *args)
             absent = {number: spec for number, spec in specs.items() if number not in measured}
             return outputs, measured | jax.tree.map(
-                lambda spec: jnp.full(spec.shape, callbacks.absent, spec.dtype), absent
+                lambda spec: equations.varying_as(
+                    jnp.full(spec.shape, callbacks.absent, spec.dtype), spec
+                ),
+                absent,
             )
 
         return with_absent

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from vanishing.probing import equations, jaxpr, leaf_names
+from vanishing.probing.axes import At, Walk
 from vanishing.probing.dependence import Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
@@ -80,7 +81,7 @@ def _input(value: ValueId, leaf: LeafId) -> LayerRow:
         value=value,
         ops=("input",),
         kind=SiteKind.OTHER,
-        uses=frozenset({Use(leaf, ())}),
+        uses=frozenset({Use(leaf)}),
     )
 
 
@@ -103,10 +104,10 @@ class _Namer:
         spec = self.program.specs[row.value]
         source = own_source(node)
         scope = _clean(node.scope)
-        param, levels = self.param(uses)
+        param, walks = self.param(uses)
         base = param or scope or os.path.basename(source) or node.primitive
         return Site(
-            label=_label(base, levels if param else (), self.time_like(loops)),
+            label=self.named(uses, loops, base) + _places(walks, self.time_like(loops)),
             op="+".join(row.ops),
             kind=row.kind,
             param=param,
@@ -117,18 +118,32 @@ class _Namer:
             lengths=tuple(node.loop.length for node in loops if node.loop),
         )
 
-    def param(self, uses: frozenset[Use]) -> tuple[str, tuple[int, ...]]:
+    def param(self, uses: frozenset[Use]) -> tuple[str, tuple[Walk, ...]]:
         """The path that leaves used together share, and the loops that walk along them."""
         if not uses:
             return "", ()
-        levels = max((use.levels for use in uses), key=len)
-        own = [self.leaves[use.leaf] for use in sorted(uses)]
+        levels = max((use.walks for use in uses), key=lambda walks: (len(walks), str(walks)))
+        own = [self.leaves[leaf] for leaf in sorted({use.leaf for use in uses})]
         if len(own) == 1:
             module, path = own[0].module, own[0].path
             alone = sum(leaf.path.startswith(module) for leaf in self.leaves) == 1
             return (module if alone and module else path), levels
         widest = max(own, key=lambda leaf: math.prod(leaf.shape))
         return _shared([leaf.path for leaf in own]) or widest.path, levels
+
+    def named(self, uses: frozenset[Use], loops: Sequence[Node], otherwise: str) -> str:
+        """A template of what a row is called: a parameter, or one at each index of a stack."""
+        param, walks = self.param(uses)
+        stacked = next((walk.level for walk in walks if isinstance(walk.axis, At)), None)
+        if stacked is None:
+            return leaf_names.indexed(param or otherwise, [walk.template() for walk in walks])
+        loop = loops[stacked].loop
+        assert loop is not None
+        at = [
+            frozenset(use.without(stacked) for use in uses if use.stands_at(stacked, index))
+            for index in range(loop.length)
+        ]
+        return f"{{{stacked}:{'|'.join(self.named(one, loops, otherwise) for one in at)}}}"
 
     def time_like(self, loops: Sequence[Node]) -> list[bool]:
         """Which loops walk along no parameter: those over time."""
@@ -138,7 +153,12 @@ class _Namer:
         loop = node.loop
         assert loop is not None
         xs = node.inputs[loop.consts + loop.carry :]
-        return any(map(self.dependences.is_weight, xs))
+        return any(
+            use.axis is not None
+            for atom in xs
+            if self.dependences.is_weight(atom)
+            for use in self.dependences.get(atom).uses
+        )
 
 
 def _steps(path: str) -> list[str]:
@@ -153,13 +173,14 @@ def _shared(names: list[str]) -> str:
     return "".join(steps[0] for steps in same).lstrip(".")
 
 
-def _label(base: str, levels: tuple[int, ...], time_like: Sequence[bool]) -> str:
-    """A template of a row's name: each loop's index where its axis of depth is, or at the end."""
-    label = leaf_names.indexed(base, levels)
-    for level, is_time in enumerate(time_like):
-        if level not in levels:
-            label += f"[t={{{level}}}]" if is_time else f"[{{{level}}}]"
-    return label
+def _places(walks: tuple[Walk, ...], time_like: Sequence[bool]) -> str:
+    """A template of the indices of the loops that walk along no axis of depth of a parameter."""
+    walked = {walk.level for walk in walks}
+    return "".join(
+        f"[t={{{level}}}]" if is_time else f"[{{{level}}}]"
+        for level, is_time in enumerate(time_like)
+        if level not in walked
+    )
 
 
 def _clean(scope: str) -> str:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from vanishing import _text
 from vanishing._extras import needs
@@ -106,6 +106,22 @@ class Trace:
             layout=self.layout,
         )
 
+    def ran(self) -> Bool[np.ndarray, "row"]:
+        """Which rows ran.
+
+        Rows of branches that were not taken did not, nor did those of steps that a padded loop
+        leaves out: which these are is known only now. A trace that does not count what is not
+        finite cannot tell, and takes all rows for such that ran.
+        """
+        single = self.single()
+        measured = ~np.isnan(np.stack([*single.forward, *single.backward]))
+        counted = ~np.isnan(single.forward.non_finite) | ~np.isnan(single.backward.non_finite)
+        return np.any(measured, axis=0) if counted.any() else np.ones(len(self), bool)
+
+    def _shown(self) -> Bool[np.ndarray, "row"]:
+        """Which rows are shown: all but those of steps of loops that did not run."""
+        return np.array([not i.indices for i in self.layout.instances], bool) | self.ran()
+
     def _rms(self) -> tuple[np.ndarray, np.ndarray]:
         single = self.single()
         return np.asarray(single.forward.rms), np.asarray(single.backward.rms)
@@ -157,7 +173,10 @@ class Trace:
         """Signal and gradient against row, as a matplotlib figure."""
         from vanishing import figures
 
-        return figures.plot(self.names, *self._rms(), self._title())
+        shown = np.flatnonzero(self._shown())
+        forward, backward = self._rms()
+        names = tuple(self.names[row] for row in shown)
+        return figures.plot(names, forward[shown], backward[shown], self._title())
 
     def __str__(self) -> str:
         if isinstance(self.value, Tracer):
@@ -175,7 +194,9 @@ class Trace:
         also = f", {broken} not finite" if broken else ""
         of = f" (median of {count}{also})" if np.ndim(self.value) else ""
         loss = _text.number(float(self.single().value), 4) or "nan"
-        return f"loss {loss}{of}, {len(self)} rows"
+        absent = int(np.sum(~self._shown()))
+        others = f" of {len(self)}; the others are steps that did not run" if absent else ""
+        return f"loss {loss}{of}, {len(self) - absent} rows{others}"
 
     def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         single = self.single()
@@ -202,9 +223,9 @@ class Trace:
             for name, cells in columns
             if name not in optional or any(cell not in ("", "0") for cell in cells)
         ]
-        return tuple(name for name, _ in kept), list(
-            zip(*(cells for _, cells in kept), strict=True)
-        )
+        rows = zip(*(cells for _, cells in kept), strict=True)
+        shown = [row for row, is_shown in zip(rows, self._shown(), strict=True) if is_shown]
+        return tuple(name for name, _ in kept), shown
 
 
 _LEAVES = ("forward", "backward", "params", "value")
@@ -218,9 +239,24 @@ def _flatten(trace: Trace) -> tuple[list[tuple[Any, Any]], Layout]:
 def _rebuild(layout: Layout, leaves: Iterable[Any]) -> Trace:
     """A trace of anything that JAX puts in the place of arrays, which `__init__` may refuse."""
     trace = object.__new__(Trace)
+    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
+        leaves = jax.tree.map(_shown, tuple(leaves))
     for name, leaf in zip((*_LEAVES, "layout"), (*leaves, layout), strict=True):
         object.__setattr__(trace, name, leaf)
     return trace
+
+
+def _shown(x):
+    """An array with nan for what was not measured, once no `jit` looks for nan in it."""
+    if isinstance(x, Tracer) or not isinstance(x, jax.Array):
+        return x
+    with jax.debug_nans(False):
+        return _marks_to_nan(x)
+
+
+@jax.jit
+def _marks_to_nan(x):
+    return jnp.where(x == summary.LOWEST, jnp.nan, x)
 
 
 jax.tree_util.register_pytree_with_keys(Trace, _flatten, _rebuild)

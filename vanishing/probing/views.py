@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from vanishing.probing import dependence
 from vanishing.probing.dependence import Dependences, Kind, Use
+from vanishing.probing.factors import Factors, factors_of
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
 
 
@@ -18,6 +19,9 @@ class FrameView(NamedTuple):
     makers: Mapping[ValueId, Node]
     users: Mapping[ValueId, Sequence[Node]]  # a node stands once for each use
     position: Mapping[Node, int]  # of each node in the frame
+    weights_of: Mapping[Node, tuple[Atom, ...]]
+    signals_of: Mapping[Node, list[ValueId]]
+    factors: Mapping[ValueId, Factors]
     before_layer: frozenset[ValueId]  # the values that a layer follows, in this frame or around it
 
     def shape(self, atom: Atom) -> tuple[int, ...]:
@@ -38,16 +42,15 @@ class FrameView(NamedTuple):
 
     def signals(self, node: Node) -> list[ValueId]:
         """The inputs of a node that are signals, one for each use."""
-        weights = self.dependences.weights(node)
-        return [
-            a
-            for a in node.inputs
-            if isinstance(a, int) and self.kind(a) == Kind.SIGNAL and a not in weights
-        ]
+        return self.signals_of[node]
 
     def params(self, node: Node) -> list[Atom]:
         """The inputs of a node that are weights."""
-        return list(self.dependences.weights(node))
+        return list(self.weights_of[node])
+
+    def factors_of(self, value: ValueId) -> Factors:
+        """What a value is a multiple of, itself among it."""
+        return self.factors.get(value) or frozenset({value})
 
     def uses(self, node: Node) -> frozenset[Use]:
         """The parameter leaves that a node takes in."""
@@ -61,6 +64,17 @@ def view_of(program: Program, dependences: Dependences, frame: Frame) -> FrameVi
         for atom in node.inputs:
             if not isinstance(atom, Literal):
                 users[atom].append(node)
+    weights = {node: dependences.weights(node) for node in frame.nodes}
+    signals = {
+        node: [
+            a
+            for a in node.inputs
+            if isinstance(a, int)
+            and dependences.of[a].kind == Kind.SIGNAL
+            and a not in weights[node]
+        ]
+        for node in frame.nodes
+    }
     return FrameView(
         frame=frame,
         specs=program.specs,
@@ -68,6 +82,9 @@ def view_of(program: Program, dependences: Dependences, frame: Frame) -> FrameVi
         makers={value: node for node in frame.nodes for value in node.outputs},
         users=users,
         position={node: i for i, node in enumerate(frame.nodes)},
+        weights_of=weights,
+        signals_of=signals,
+        factors=factors_of(frame.nodes, signals),
         before_layer=_before_layer(frame, is_whole=frame is program.frame),
     )
 
