@@ -58,3 +58,15 @@ def test_a_gradient_of_exactly_nothing_is_said():
 
     budget = probe(loss)({"a": jnp.eye(3), "b": jnp.eye(3)}, jnp.ones((2, 3))).trace.budget()
     assert "exactly 0" in budget.sentence()
+
+
+def test_it_begins_at_the_end_that_carries_most_of_the_gradient():
+    def loss(p, x):
+        h = jnp.tanh(x @ p["a"])
+        main = jnp.mean((h @ p["main"]) ** 2)
+        extra = jnp.tanh(jnp.sum(h @ p["extra"]))
+        return main + 1e-6 * jnp.mean(jnp.tanh(h @ p["extra"])) + 1e-3 * extra**2
+
+    params = {name: jnp.eye(3) for name in ("a", "main", "extra")}
+    budget = probe(loss)(params, jnp.ones((2, 3))).trace.budget()
+    assert (budget.first, budget.last) == ("a", "main")

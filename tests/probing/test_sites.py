@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import pytest
 
 from vanishing.probing import probe
 
@@ -44,3 +45,21 @@ def test_every_operation_has_a_kind():
     assert kinds["tanh"] == "nonlinearity"
     assert kinds["add"] == "residual"
     assert kinds["reduce_sum"] == "other"
+
+
+def test_a_pattern_selects_rows_to_measure_and_to_check():
+    def loss(p, x):
+        for w in p["up"]:
+            x = jnp.tanh(x @ w)
+        return jnp.mean(x)
+
+    params = {"up": [W, W]}
+    chosen = probe(loss, where="up[*]", summaries=("rms",))
+    assert chosen(params, W).trace.names == ("up[0]", "up[1]")
+    checked = chosen.check(params, W, rows="up[1]")
+    assert {number.row for number in checked.numbers} == {"up[1]"}
+    assert checked.worst < 1e-5
+    with pytest.raises(ValueError, match=r"where is 'up\[2\]', which matches no row"):
+        probe(loss, where="up[2]")(params, W)
+    with pytest.raises(ValueError, match=r"rows is '\*\*/relu', which matches no row"):
+        chosen.check(params, W, rows="**/relu")

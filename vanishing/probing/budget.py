@@ -79,7 +79,7 @@ def budget(
 ) -> Budget:
     """The budget of a path back through rows with cotangents of this RMS."""
     sizes = np.array([math.prod(sites[instance.site].shape) for instance in instances])
-    path, stopped = _path(instances, names, rms, rms * np.sqrt(sizes))
+    path, stopped = _path(instances, names, rms, sizes)
     charges = tuple(
         Charge(row, names[row], math.log10(rms[parent]) - math.log10(rms[row]))
         for parent, row in itertools.pairwise(path)
@@ -107,14 +107,22 @@ def _verb(gain: float) -> str:
     return "lost" if gain < 0 else "gained"
 
 
-def _path(instances, names, rms, norms) -> tuple[list[RowId], str]:
-    """Rows from the first to the last, searched from the last one back."""
+def _path(instances, names, rms, sizes) -> tuple[list[RowId], str]:
+    """Rows from the first to the last, searched from the loss back.
+
+    The last is the one with the largest norm of a cotangent among those that no row follows; a
+    single number, such as a penalty, is none where there are others.
+    """
+    norms = rms * np.sqrt(sizes)
     alive = [RowId(row) for row in range(len(instances)) if rms[row] > 0 and np.isfinite(rms[row])]
     if not alive:
         return [], "No row has a finite gradient other than 0."
-    path, row, stopped = [], max(alive), ""
+    followed = {parent for row in alive for parent in instances[row].parents}
+    ends = [row for row in alive if row not in followed and sizes[row] > 1] or alive[-1:]
+    path, row, stopped = [], max(ends, key=lambda row: norms[row]), ""
     furthest = _furthest(instances)
-    if row < len(instances) - 1 and not np.isnan(rms[row + 1 :]).all():
+    after = [later for later, one in enumerate(instances) if row in one.parents]
+    if after and not np.isnan(rms[after]).all():
         stopped = f"The gradient is not finite, or exactly 0, after {names[row]}."
     while True:
         path.append(row)

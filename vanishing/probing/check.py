@@ -9,6 +9,7 @@ import numpy as np
 
 from vanishing import _text
 from vanishing._types import PyTree
+from vanishing.probing import row_names
 from vanishing.probing.lineage import RowId
 from vanishing.probing.plan import Plan, tapped
 from vanishing.probing.summary import is_measured
@@ -98,6 +99,20 @@ def spread(count: int, wanted: int) -> list[RowId]:
     """
     rows = np.unique(np.linspace(0, count - 1, min(wanted or count, count)).astype(int))
     return [RowId(int(row)) for row in rows]
+
+
+def chosen(names: Sequence[str], wanted: int | str) -> list[RowId]:
+    """Rows to check: evenly spread ones, or those that a pattern matches.
+
+    Raises:
+      ValueError: the pattern matches no row.
+    """
+    if not isinstance(wanted, str):
+        return spread(len(names), wanted)
+    rows = [RowId(i) for i, name in enumerate(names) if row_names.matches(wanted, name)]
+    if names and not rows:
+        raise row_names.no_match("rows", wanted, names[0])
+    return rows
 
 
 def perturb(plan: Plan, rows: Sequence[RowId]) -> Expected:

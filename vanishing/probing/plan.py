@@ -43,7 +43,7 @@ def make_plan(
     argnums: SupportsIndex | Sequence[SupportsIndex] = 0,
     has_aux: bool = False,
     level: str = "layer",
-    where: Callable[[Site], bool] = lambda site: True,
+    where: Callable[[Site], bool] | str = lambda site: True,
 ) -> Plan:
     """The plan of a loss, read from what it does with these arguments; see `vanishing.probe`."""
     given = arguments.read(loss, argnums, args, kwargs)
@@ -57,7 +57,7 @@ def make_plan(
         for n in given.params
     ]
     chosen = sites.choose(program, dependences, leaves, level)
-    selected = [s for s in chosen if where(s.site)]
+    selected = sites.select(chosen, where)
     return Plan(
         flat_loss=traced.flat_loss,
         program=program,

@@ -133,3 +133,11 @@ def matches(pattern: str, name: str) -> bool:
         wild.get(text, ".*") if text.startswith("*") else re.escape(text) for text in texts
     )
     return re.fullmatch(regex, name, re.DOTALL) is not None
+
+
+def no_match(argument: str, pattern: str, name: str) -> ValueError:
+    """The error for a pattern that matches no row."""
+    return ValueError(
+        f"{argument} is {pattern!r}, which matches no row; rows are called as {name!r} is, and * "
+        "stands for anything within a part, ** for anything across parts."
+    )

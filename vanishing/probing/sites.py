@@ -1,10 +1,13 @@
 """Selects the values of a program to record, and names them."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from vanishing.probing import equations, jaxpr
+import numpy as np
+
+from vanishing.probing import equations, jaxpr, row_names
+from vanishing.probing.axes import Index
 from vanishing.probing.dependence import Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
@@ -25,6 +28,11 @@ class Site(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     lengths: tuple[int, ...]  # of the loops around it
+
+    @property
+    def names(self) -> list[str]:
+        """Of its rows."""
+        return [self.label.format(*map(Index, at)) for at in np.ndindex(*self.lengths)]
 
     @property
     def place(self) -> str:
@@ -73,6 +81,22 @@ def choose(
         for value in node.outputs
         if value in rows and not equations.is_reference(program.specs[value])
     ]
+
+
+def select(chosen: Sequence[Selected], where: Callable[[Site], bool] | str) -> list[Selected]:
+    """Those for which a function is true, or one of whose rows has a name that a pattern matches.
+
+    Raises:
+      ValueError: the pattern matches no row.
+    """
+    if not isinstance(where, str):
+        return [one for one in chosen if where(one.site)]
+    selected = [
+        one for one in chosen if any(row_names.matches(where, name) for name in one.site.names)
+    ]
+    if chosen and not selected:
+        raise row_names.no_match("where", where, chosen[0].site.names[0])
+    return selected
 
 
 def _input(value: ValueId, leaf: LeafId) -> LayerRow:

@@ -27,7 +27,7 @@ def probe(
     has_aux: bool = False,
     *,
     level: str = "layer",
-    where: Callable[[Site], bool] = lambda site: True,
+    where: Callable[[Site], bool] | str = lambda site: True,
     summaries: Collection[str] = USUAL,
     params: bool = True,
 ) -> "Probe":
@@ -51,7 +51,9 @@ def probe(
         follows one, and for each sum of a residual stream; "op" for every floating-point operation
         on the backward path.
       where: keeps only the sites for which it is true, for instance
-        `lambda site: site.kind == "matmul"`.
+        `lambda site: site.kind == "matmul"`; or those with a row whose name matches a pattern, for
+        instance "blocks[3].*" or "**/gelu", in which `*` stands for anything within a part of a
+        name, `**` for anything across parts, and brackets for themselves.
       summaries: names of entries of `vanishing.probing.ForwardSummary` and `BackwardSummary`. The
         usual ones are all but "dead_units" and "similarity"; `("rms",)` alone costs the least.
       params: are the norms of each parameter and of its gradient wanted?
@@ -96,7 +98,7 @@ class Probe:
     argnums: SupportsIndex | Sequence[SupportsIndex]
     has_aux: bool
     level: str
-    where: Callable[[Site], bool]
+    where: Callable[[Site], bool] | str
     summaries: tuple[str, ...]
     params: bool
 
@@ -130,7 +132,7 @@ class Probe:
         run = measuring(plan, self.summaries, self.params)
         return kept.program_of(plan, run, args, kwargs)
 
-    def check(self, *args, rows: int = 8, **kwargs) -> Check:
+    def check(self, *args, rows: int | str = 8, **kwargs) -> Check:
         """Prove the trace's numbers on these arguments, against gradients of perturbations.
 
         The loss is replayed with a perturbation of zeros added to the signal at a sample of rows.
@@ -140,7 +142,8 @@ class Probe:
 
         Args:
           *args: as for the call.
-          rows: how many rows to check, spread evenly; 0 for all of them.
+          rows: how many rows to check, spread evenly; 0 for all of them. Or a pattern of their
+            names, as of `probe`.
           **kwargs: as for the call.
 
         Returns:
@@ -150,10 +153,11 @@ class Probe:
           TypeError, ValueError: as for the call, or it was called inside of `jax.jit`, or `rows` is
             under 0.
         """
-        _arguments.at_least("rows", rows, 0, note=", for all rows")
+        if not isinstance(rows, str):
+            _arguments.at_least("rows", rows, 0, note=", for all rows")
         plan = self._plan(args, kwargs)
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
         probed = self._program(plan, args, kwargs)(jax.tree.leaves((args, kwargs)))
-        expected = check.perturb(plan, check.spread(len(probed.trace), rows))
+        expected = check.perturb(plan, check.chosen(probed.trace.names, rows))
         return check.verify(probed.trace, probed.grads, expected)
