@@ -61,12 +61,13 @@ class Chain:
     @functools.cached_property
     def nodes(self) -> tuple[Node, ...]:
         """Its operations in the order of the frame; read at the ends of chains alone."""
-        members, chains = set(), [self]
+        members: set[Node] = set()
+        chains: list[Chain] = [self]
         while chains:
             chain = chains.pop()
             if chain.last is not None and chain.last not in members:
                 members.add(chain.last)
-                chains += chain.before
+                chains.extend(chain.before)
         return tuple(sorted(members, key=lambda node: node.outputs[0]))
 
 
