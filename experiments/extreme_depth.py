@@ -128,7 +128,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
             plain = network(config, depth, classes, checkpoint=False)
             batch = examples.x_train[: config.examples_per_step() or None]
             prediction = theory.predict(plain, scale * batch)
-            rows = [i for i, name in enumerate(prediction.names) if "dense" in name]
+            rows = [i for i, name in enumerate(prediction.names) if name.endswith(".dense")]
             log_backward = np.asarray(prediction.log_backward)[rows]
             return train.to_dataset(history).assign(
                 q_predicted=("layer", np.asarray(prediction.q)[rows]),

@@ -160,7 +160,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 def _by_block(comparison: xr.Dataset, config: Config, block: str) -> xr.Dataset:
     """The rows of the blocks' pre-activations, or of a residual network's sums."""
-    names = [f"hidden[{i}]" + ("" if block in _TRUNK else ".dense") for i in range(config.depth)]
+    names = [
+        f"hidden[{i}]" + ("/add" if block in _TRUNK else ".dense") for i in range(config.depth)
+    ]
     chosen = comparison.sel(row=names).rename(row="layer", batch_0="point")
     return chosen.assign_coords(layer=np.arange(1, config.depth + 1)).drop_attrs(deep=False)
 

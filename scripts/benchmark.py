@@ -5,9 +5,9 @@
     scripts/benchmark --versus=torch --device=gpu
 
 Prints, and writes between the two benchmark marks of a file, what `vanishing.probe` costs against
-`jax.value_and_grad` of the same model: time with the usual summaries, with the RMS alone, and
-recorded at every 10th step; and the memory it adds to the program, also counted in activations of
-one layer: it is working space, the same at any depth.
+`jax.value_and_grad` of the same model, with the usual summaries and with the RMS alone: the time of
+a later call, the memory it adds to the program, and the first call, in processes of its own.
+`--before=folder` measures an earlier version beside this one: `git worktree add folder commit`.
 
 Then, for a tanh network of depth 50 with batch = width: milliseconds per training step, with every
 layer recorded at every step and at the first step alone; and the rate of the recorded step's matrix
@@ -28,11 +28,12 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import probed
 import versus
 from absl import app, flags, logging
 
 from experiments import phase_diagram
-from vanishing import initializers, losses, networks, optimizers, probe, theory, train
+from vanishing import initializers, losses, networks, optimizers, theory, train
 from vanishing.sweep import storage
 
 DEPTH = flags.DEFINE_integer("depth", 50, "Hidden layers of the timed step.", lower_bound=1)
@@ -40,7 +41,8 @@ WIDTHS = flags.DEFINE_list("widths", ["64", "128"], "Units of a layer, and examp
 COMPILE_DEPTHS = flags.DEFINE_list(
     "compile_depths", ["10", "100", "1000", "10000"], "Depths whose compilation is timed."
 )
-PROBE_WIDTHS = flags.DEFINE_list("probe_widths", ["64", "128", "512"], "Widths of probed MLPs.")
+BEFORE = flags.DEFINE_string("before", "", "Folder of an earlier version to probe with as well.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Processes for each probed model.", lower_bound=1)
 WRITE = flags.DEFINE_string(
     "write", "", "File whose lines between the marks to replace: scripts/README.md."
 )
@@ -51,7 +53,7 @@ ROUNDS = flags.DEFINE_integer("rounds", 9, "Repetitions of each timing.", lower_
 STEPS = 50  # of one timed call
 LINES = []
 
-for name in ("widths", "compile_depths", "probe_widths", "versus_widths"):
+for name in ("widths", "compile_depths", "versus_widths"):
     flags.register_validator(
         name,
         lambda values: all(value.isdecimal() and int(value) > 0 for value in values),
@@ -149,83 +151,18 @@ def compile_table() -> None:
     say("```")
 
 
-def mlp_loss(width: int):
-    """A loss of a ReLU network of depth 50 with batch = width; parameters, an activation's size."""
-    net = networks.mlp(10, depth=DEPTH.value, width=width)
-    x = jax.random.normal(jax.random.key(0), (width, width))
-    params, state = net.init(jax.random.key(1), x)
-    labels = jnp.zeros(width, jnp.int32)
-    loss = lambda p: losses.softmax_cross_entropy(net.apply(p, state, x).output, labels)  # noqa: E731
-    return loss, params, x.nbytes
-
-
-def cnn_loss():
-    """A loss of ten 3x3 convolutions with 32 channels on 32 images of 16x16; as `mlp_loss`."""
-    kernels = jax.random.normal(jax.random.key(0), (10, 3, 3, 32, 32)) * (2 / 288) ** 0.5
-    x = jax.random.normal(jax.random.key(1), (32, 16, 16, 32))
-
-    def loss(kernels):
-        def layer(x, kernel):
-            layout = ("NHWC", "HWIO", "NHWC")
-            h = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
-            return jax.nn.relu(h), None
-
-        return jnp.mean(jax.lax.scan(layer, x, kernels)[0] ** 2)
-
-    return loss, kernels, x.nbytes
-
-
-def lstm_loss():
-    """A loss of an LSTM with 128 units over 100 steps on 64 sequences; as `mlp_loss`."""
-    units, batch = 128, 64
-    params = {
-        "wx": jax.random.normal(jax.random.key(0), (units, 4 * units)) / units**0.5,
-        "wh": jax.random.normal(jax.random.key(1), (units, 4 * units)) / units**0.5,
-        "bias": jnp.zeros((1, 4 * units)),
-    }
-    xs = jax.random.normal(jax.random.key(2), (100, batch, units))
-
-    def loss(params):
-        def step(carry, x):
-            h, c = carry
-            gates = x @ params["wx"] + h @ params["wh"] + params["bias"]
-            i, f, g, o = jnp.split(gates, 4, axis=1)
-            c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-            return (jax.nn.sigmoid(o) * jnp.tanh(c), c), None
-
-        start = jnp.zeros((batch, units))
-        (h, _), _ = jax.lax.scan(step, (start, start), xs)
-        return jnp.mean(h**2)
-
-    return loss, params, xs[0].nbytes
-
-
-def probe_table() -> None:
-    """Print the cost of probing several models, and the memory that it takes."""
-    say("Probe against `jax.value_and_grad` of the same model, every layer recorded:")
+def probe_tables() -> None:
+    """Print the cost of probing several models: of later calls, and of the first."""
+    before = BEFORE.value
+    say("Probe against `jax.value_and_grad` of the same model, every layer recorded: a later call,")
+    say("and the temporary memory that the program takes beyond the plain one's:\n")
+    forms, repeats = ["usual", "rms"], REPEATS.value
+    for line in probed.table(list(probed.SCANNED), forms, ROUNDS.value, repeats, before):
+        say(line)
+    say("\nThe first call, with tracing and compiling, in CPU seconds of fresh processes:\n")
+    for line in probed.table(list(probed.UNROLLED), [*forms, "op"], 0, repeats, before):
+        say(line)
     say()
-    say("| model | plain | probe | RMS alone | every 10th step | extra memory | in layers |")
-    say("|---|---|---|---|---|---|---|")
-    models = {f"MLP, 50 x {width}": mlp_loss(int(width)) for width in PROBE_WIDTHS.value}
-    models |= {"CNN, 10 x 32 channels": cnn_loss(), "LSTM, 128 units, 100 steps": lstm_loss()}
-    for name, (loss, params, layer_bytes) in models.items():
-        functions = {
-            "plain": jax.value_and_grad(loss),
-            "probe": probe(loss),
-            "rms": probe(loss, summaries=("rms",)),
-        }
-        compiled = {n: jax.jit(f).lower(params).compile() for n, f in functions.items()}
-        analyses = {n: c.memory_analysis() for n, c in compiled.items()}
-        memory = {n: a.temp_size_in_bytes if a else float("nan") for n, a in analyses.items()}
-        calls = {n: lambda c=c, p=params: c(p) for n, c in compiled.items()}
-        seconds = medians(calls)
-        ratio = {n: seconds[n] / seconds["plain"] for n in seconds}
-        say(
-            f"| {name} | {seconds['plain'] * 1e3:.2f} ms | {ratio['probe']:.2f}x | "
-            f"{ratio['rms']:.2f}x | {(9 + ratio['probe']) / 10:.2f}x | "
-            f"{memory['probe'] / memory['plain'] - 1:+.1%} | "
-            f"{(memory['probe'] - memory['plain']) / layer_bytes:.1f} |"
-        )
 
 
 def theory_table() -> None:
@@ -271,7 +208,7 @@ def main(argv: list[str]) -> None:
         versus.table(say, DEVICE.value, DEPTH.value, [int(width) for width in VERSUS_WIDTHS.value])
     else:
         say(f"JAX {jax.__version__} on {storage.devices()}, {os.cpu_count()} cores.\n")
-        probe_table()
+        probe_tables()
         step_table()
         compile_table()
         theory_table()

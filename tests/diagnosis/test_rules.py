@@ -108,7 +108,7 @@ def test_a_forgotten_stop_gradient_is_one_finding_with_its_line():
 
 
 @pytest.mark.parametrize("pushed", [0.0, 200.0])
-def test_a_nonlinearity_without_a_slope_anywhere_is_named_with_its_line(pushed):
+def test_a_nonlinearity_without_a_slope_anywhere_is_named(pushed):
     def loss(params, x):
         for i, w in enumerate(params):
             x = jax.nn.sigmoid(x @ w + (pushed if i == 2 else 0))
@@ -120,7 +120,7 @@ def test_a_nonlinearity_without_a_slope_anywhere_is_named_with_its_line(pushed):
     found = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
     assert bool(found) == (not gradient[1].any()) == (pushed > 0)
     if found:
-        assert found[0].where == f"test_rules.py:{loss.__code__.co_firstlineno + 2}"
+        assert found[0].where == "[2]/sigmoid"
         assert found[0].severity == "high"
 
 

@@ -82,7 +82,7 @@ def test_critical_weights_are_theorys():
     config = mean_field.Config(sigma_b=0.3)
     net = mean_field.network(config, "tanh", "pre_activation", "critical")
     prediction = mean_field.theory.predict(net, mean_field.inputs(config), correlation=1.0)
-    assert prediction.names[1] == "hidden/activation[0]"
+    assert prediction.names[1] == "hidden[0].dense/tanh"
     plain = mean_field.network(config, "tanh", "plain", "critical")
     gains = mean_field.theory.predict(plain, mean_field.inputs(config)).to_xarray().log_gain
     # Poole's critical point at sigma_b = 0.3: chi_1 = 1 once the variance has come to q*

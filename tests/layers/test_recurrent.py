@@ -71,20 +71,20 @@ def test_gates_start_with_their_biases(key):
 @pytest.mark.parametrize(
     ("name", "part", "row", "rows"),
     [
-        ("rnn", "h", "rnn tanh", "rnn dot_general+add, rnn tanh"),
+        ("rnn", "h", "rnn/tanh tanh", "rnn dot_general+add, rnn/tanh tanh"),
         (
             "lstm",
             "c",
-            "rnn/c add",
-            "rnn dot_general+add, rnn/input sigmoid, rnn/forget sigmoid, rnn/candidate tanh, "
-            "rnn/output sigmoid, rnn/c add, rnn/c tanh",
+            "rnn/add add",
+            "rnn dot_general+add, rnn/sigmoid sigmoid, rnn/sigmoid#2 sigmoid, rnn/tanh tanh, "
+            "rnn/sigmoid#3 sigmoid, rnn/add add, rnn/tanh#2 tanh",
         ),
         (
             "gru",
             "h",
-            "rnn/h add",
-            "rnn dot_general+add, rnn.in dot_general+add, rnn.hn dot_general+add, rnn/reset "
-            "sigmoid, rnn/update sigmoid, rnn/candidate add, rnn/candidate tanh, rnn/h add",
+            "rnn/add#2 add",
+            "rnn dot_general+add, rnn.in dot_general+add, rnn.hn dot_general+add, rnn/sigmoid "
+            "sigmoid, rnn/sigmoid#2 sigmoid, rnn/add add, rnn/tanh tanh, rnn/add#2 add",
         ),
     ],
     ids=CELLS,

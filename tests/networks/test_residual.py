@@ -40,7 +40,7 @@ def test_theory_says_how_the_signal_grows_from_block_to_block(kind, growth):
     )
     prediction = theory.predict(net, jax.ShapeDtypeStruct((8, 64), jnp.float32))
     q = dict(zip(prediction.names, np.asarray(prediction.q), strict=True))
-    assert q["hidden[19]"] / q["hidden[18]"] == pytest.approx(growth, rel=1e-5)
+    assert q["hidden[19]/add"] / q["hidden[18]/add"] == pytest.approx(growth, rel=1e-5)
 
 
 def test_a_width_of_0_is_refused():

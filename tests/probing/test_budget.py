@@ -36,7 +36,7 @@ def test_it_charges_the_sigmoid_and_says_so():
 
 def test_the_path_of_a_residual_network_is_the_skip_connection():
     budget = trace_of("relu", wrap=layers.residual).budget()
-    assert {charge.name for charge in budget.charges} >= {f"hidden[{i}]" for i in range(11)}
+    assert {charge.name for charge in budget.charges} >= {f"hidden[{i}]/add" for i in range(11)}
     assert not any("dense" in charge.name for charge in budget.charges[1:-1])
 
 

@@ -60,6 +60,7 @@ def running_in_two_terms(h, p):
 CASES = {
     "layer norm": (one_term(-1), "layer_norm"),
     "layer norm in two terms": (two_terms(-1), "layer_norm"),
+    "the same for few examples": (lambda h, p: two_terms(-1)(h[:1, :1], p), "layer_norm"),
     "layer norm of JAX": (lambda h, p: jax.nn.standardize(h) * p["g"] + p["b"], "layer_norm"),
     "batch norm": (one_term((0, 1)), "batch_norm"),
     "batch norm in two terms": (two_terms((0, 1)), "batch_norm"),
@@ -84,6 +85,13 @@ def test_a_norm_is_one_row_of_its_own_kind(case):
     assert [site.op for site in sites] == ["dot_general", op, "relu", "dot_general"]
     assert [site.kind for site in sites][1] == "normalization"
     assert len(sites[1].shape) == (4 if op == "group_norm" else 3), "the whole signal"
+
+
+def test_a_norm_of_data_is_a_row():
+    norm, op = CASES["layer norm"]
+    loss = lambda p, x: jnp.mean(norm(x, p) @ p["w"])  # noqa: E731
+    sites = make_plan(loss, (PARAMS, X), {}).layout.sites
+    assert [site.op for site in sites] == [op, "dot_general"]
 
 
 def test_a_pooled_signal_is_normalised_by_its_own_length():

@@ -4,18 +4,18 @@ import jax.numpy as jnp
 from vanishing.probing import probe
 
 W = jnp.ones((3, 3)) / 3
+OPS = ("", "/add", "/tanh")
 
 
-def test_a_row_is_named_by_its_parameter_else_its_scope_else_its_line():
+def test_a_row_is_named_by_its_parameter_or_the_one_before_it_and_has_its_scope_and_line():
     def loss(p, x):
         with jax.named_scope("trunk"):
             x = jnp.tanh(x @ p["w"])
         return jnp.mean(jnp.tanh(x @ p["v"]))
 
     trace = probe(loss)({"w": W, "v": W}, W).trace
-    assert trace.names[:3] == ("w", "trunk", "v")
-    assert trace.names[3].startswith("test_sites.py:")
-    assert trace.sites[0].scope == "trunk"
+    assert trace.names == ("w", "w/tanh", "v", "v/tanh")
+    assert [site.scope for site in trace.sites] == ["trunk", "trunk", "", ""]
     assert all(site.source.startswith("tests/probing/test_sites.py:") for site in trace.sites)
     assert trace.sites[1].place.startswith("tanh at test_sites.py:")
 
@@ -29,8 +29,8 @@ def test_loops_over_depth_and_over_time_are_told_apart():
         return jnp.mean(jax.lax.scan(layer, xs, params["cell"])[0])
 
     trace = probe(loss)({"cell": jnp.stack([W, W])}, jnp.ones((4, 2, 3))).trace
-    products = [name for name in trace.names if name.startswith("cell")]
-    assert products == [f"cell[{i}][t={t}]" for i in range(2) for t in range(4)]
+    expected = [f"cell[{i}]{op}[t={t}]" for i in range(2) for t in range(4) for op in OPS]
+    assert list(trace.names) == expected
 
 
 def test_every_operation_has_a_kind():

@@ -181,7 +181,7 @@ def test_a_signal_that_no_float_could_hold_spoils_nothing(sigma_w, wrap):
     prediction = theory.predict(net, jax.ShapeDtypeStruct((2, 64), jnp.float32))
     factor = sigma_w**2 / 2 + (wrap is layers.residual)
     gains = prediction.to_xarray().log_gain
-    name = "hidden[{}]" if wrap is layers.residual else "hidden[{}].dense"
+    name = "hidden[{}]/add" if wrap is layers.residual else "hidden[{}].dense"
     first, last = (float(gains.sel(row=name.format(i))) for i in (0, 998))
     assert (first - last) / 998 == pytest.approx(np.log(factor), rel=1e-4)
     assert float(prediction.correlation[-2]) == pytest.approx(1, abs=1e-4)

@@ -1,6 +1,7 @@
 """Activations: nonlinearities, what is known of their slopes, and the layer that applies one."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -159,7 +160,7 @@ def activation(function: Nonlinearity, kinks: tuple[float, ...] = ()) -> Layer:
         return _prelu()
     if facts is ACTIVATIONS["identity"]:
         return stateless(facts.function, lambda signal: signal)
-    return stateless(facts.function, _propagate(facts.moments))
+    return stateless(facts.function, _propagate(facts.moments, facts.function))
 
 
 def facts_of(function: Nonlinearity) -> Activation:
@@ -179,7 +180,7 @@ def facts_of(function: Nonlinearity) -> Activation:
     return Activation(function, math.nan, (-math.nan, math.nan), "lecun_normal", "a function")
 
 
-def _propagate(get_moments: GetMoments) -> Propagate:
+def _propagate(get_moments: GetMoments, op: str | Callable) -> Propagate:
     def propagate(signal: Signal) -> Signal:
         if not signal.gaussian:
             raise unknown(
@@ -205,7 +206,8 @@ def _propagate(get_moments: GetMoments) -> Propagate:
                 log_variance=3 * spread / signal.shape[-1],
             ),
             gaussian=False,
-            has_parameters=False,  # a probe names it by its scope, even with a slope to learn
+            has_parameters=False,  # a probe names it by its operation, even with a slope to learn
+            op=op,
         )
 
     return propagate
@@ -220,4 +222,4 @@ def _prelu() -> Layer:
         del key, train  # deterministic, and the same in training
         return Applied(jnp.where(x > 0, x, params["negative_slope"] * x), state)
 
-    return Layer(init, apply, _propagate(moments.Leaky(_PRELU_SLOPE)))
+    return Layer(init, apply, _propagate(moments.Leaky(_PRELU_SLOPE), "prelu"))

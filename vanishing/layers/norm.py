@@ -346,6 +346,7 @@ def dropout(rate: float) -> Layer:
             gain=elementwise_gain(one / keep, one, one / keep, signal.correlation),
             gaussian=False,
             has_parameters=False,
+            op="dropout",
         )
 
     return Layer(init, apply, propagate)

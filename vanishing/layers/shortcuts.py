@@ -133,6 +133,7 @@ def _propagate_sum(paths: _Paths, signal: Signal) -> Signal:
         gaussian=kept.gaussian and added.gaussian,
         fresh=signal.walk.fresh or (kept.walk.fresh and added.walk.fresh),
         has_parameters=False,
+        op="add",
     )
     rows = [replace(row, gain=row.gain.times(keep)) for row in rows_within(start, kept)]
     rows += [replace(row, gain=row.gain.times(add)) for row in rows_within(start, added)]
@@ -258,6 +259,7 @@ def _propagate_gated(parts: Mapping[str, Layer], signal: Signal) -> Signal:
         gaussian=False,
         fresh=signal.walk.fresh or x.walk.fresh,
         has_parameters=False,
+        op="add",
     )
     rows = [
         replace(row, gain=row.gain.after(gains[name]))

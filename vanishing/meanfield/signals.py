@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple, no_type_check
 
 import jax
@@ -82,7 +83,7 @@ def _log(x: Array) -> Array:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["log_q", "decorrelation", "relative_mean", "gain"],
-    meta_fields=["path", "has_parameters", "size"],
+    meta_fields=["path", "has_parameters", "op", "size"],
 )
 @no_type_check  # at run time: JAX puts anything in the place of arrays when it rebuilds a tree
 @dataclasses.dataclass(frozen=True)
@@ -95,13 +96,14 @@ class PredictedRow:
     gain: Gain
     path: tuple[str, ...]  # names of the layers around it; `DEPTH` for each axis of depth
     has_parameters: bool
+    op: str | Callable  # of a layer without parameters: a word, or the activation function
     size: int  # number of units
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["rows"],
-    meta_fields=["batch", "train", "path", "fresh", "has_parameters"],
+    meta_fields=["batch", "train", "path", "fresh", "has_parameters", "op"],
 )
 @dataclasses.dataclass(frozen=True)
 class Walk:
@@ -112,6 +114,7 @@ class Walk:
     path: tuple[str, ...] = ()  # names of the layers around this place
     fresh: bool = True  # whether weights were drawn since the innermost residual branch began
     has_parameters: bool = False  # whether the last layer has
+    op: str | Callable = ""  # of the last layer, where it has none; as in `PredictedRow`
     rows: tuple[PredictedRow, ...] = ()  # of the layers since the innermost combinator began
 
     @property
@@ -194,6 +197,7 @@ class Signal:
         gaussian: bool | None = None,
         fresh: bool | None = None,
         has_parameters: bool | None = None,
+        op: str | Callable | None = None,
     ) -> "Signal":
         """The signal after a layer that makes these moments of a signal of mean square 1.
 
@@ -209,11 +213,12 @@ class Signal:
           gaussian: as in `Signal`.
           fresh: as in `Walk`.
           has_parameters: as in `Walk`.
+          op: as in `Walk`.
         """
         dtype = self.log_q.dtype
         q = jnp.asarray(q, dtype)
         safe_q = _nonzero(q)
-        walk = {"fresh": fresh, "has_parameters": has_parameters}
+        walk = {"fresh": fresh, "has_parameters": has_parameters, "op": op}
         return dataclasses.replace(
             self,
             log_q=(self.log_q if log_unit is None else log_unit) + _log(q),
@@ -240,6 +245,7 @@ class Signal:
             gain=gain,
             path=self.walk.path,
             has_parameters=self.walk.has_parameters,
+            op=self.walk.op,
             size=self.size,
         )
 

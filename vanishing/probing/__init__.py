@@ -4,6 +4,7 @@ from vanishing.probing.budget import Budget, Charge
 from vanishing.probing.check import Check, Checked
 from vanishing.probing.grouping import SiteKind
 from vanishing.probing.measuring import Probed
+from vanishing.probing.plan import word_of
 from vanishing.probing.sites import Site
 from vanishing.probing.summary import BackwardSummary, ForwardSummary
 from vanishing.probing.trace import ParamNorms, Trace
@@ -26,4 +27,5 @@ __all__ = [
     "SiteKind",
     "Trace",
     "probe",
+    "word_of",
 ]

@@ -4,7 +4,7 @@ Each function is one pass over a frame; a later pass reads what the earlier ones
 """
 
 from vanishing.probing import dependence, norms, patterns
-from vanishing.probing.activations import is_custom
+from vanishing.probing.activations import is_custom, is_signature
 from vanishing.probing.jaxpr import Node, ValueId
 from vanishing.probing.patterns import Chain, Context, Role
 from vanishing.probing.views import FrameView
@@ -28,24 +28,25 @@ def _chain(node: Node, value: ValueId, role: Role | None, context: Context) -> C
         case Role.ELEMENTWISE:
             return _extended(node, signals, context)
         case Role.LOSS:  # the activation is complete: what follows has its output as the root
-            return Chain(signals[0], (node,), nonlinear=True, role=role)
+            return Chain(signals[0], node, nonlinear=True, activates=is_signature(node), role=role)
         case Role.FUNCTION:
-            nodes = (node,) if is_custom(node, "custom_jvp") else ()
-            return Chain(signals[0], nodes, nonlinear=True, role=role)
+            last = node if is_custom(node, "custom_jvp") else None
+            return Chain(signals[0], last, nonlinear=True, activates=bool(last), role=role)
     return Chain(value, role=role)
 
 
 def _extended(node: Node, signals: list[ValueId], context: Context) -> Chain:
     """The chains of a node's signals, which have one root, with the node at their end."""
-    chains = [context.chains[value] for value in signals]
-    members = {node}.union(*(chain.nodes for chain in chains))
+    chains = tuple(context.chains[value] for value in signals)
     is_linear = node.primitive in dependence.LINEAR and (
         len(signals) == 1 or node.primitive in ("add", "sub", "add_any")
     )
     return Chain(
         root=chains[0].root,
-        nodes=tuple(sorted(members, key=context.view.position.__getitem__)),
+        last=node,
+        before=chains,
         nonlinear=not is_linear or any(chain.nonlinear for chain in chains),
+        activates=is_signature(node) or any(chain.activates for chain in chains),
         role=Role.ELEMENTWISE,
     )
 

@@ -51,7 +51,7 @@ _PASSING = (
     | NO_GRADIENT
     | {"select_n", "reduce_sum", "get", "swap", "addupdate", "freeze", "new_ref"}
 )
-_MOVING = _PASSING - LINEAR
+_ELEMENTWISE, _MOVING = LINEAR | NONLINEAR, _PASSING - LINEAR
 
 
 class Kind(enum.IntEnum):
@@ -88,7 +88,7 @@ class Use(NamedTuple):
         index = axes.index(self.axis, node, shapes[0])
         if index is not None:
             return Use(self.leaf, (*self.walks, Walk(None, Along(index))), Along())
-        elementwise = node.primitive in LINEAR | NONLINEAR
+        elementwise = node.primitive in _ELEMENTWISE
         axis = axes.after(self.axis, node, position, shapes, elementwise)
         return self._replace(axis=axis)
 
@@ -187,7 +187,9 @@ def gather(program: Program, inputs: Sequence[Dependence], losses: Sequence[Atom
     )
     while (leaf := _input(program, first := _read(program, inputs, losses, known))) is not None:
         known = known._replace(inputs={**known.inputs, program.frame.inputs[leaf]: leaf})
-    return _read(program, inputs, losses, first)  # knowing what of parameters alone is a signal
+    if any(first.of[value].kind == Kind.PARAM for value in first.signals):
+        return _read(program, inputs, losses, first)  # knowing what of parameters alone is a signal
+    return first
 
 
 def _read(program: Program, inputs, losses: Sequence[Atom], known: Dependences) -> Dependences:
@@ -352,7 +354,8 @@ class _Reading:
         """Is what a node makes layered: by the node itself, or as the largest of its inputs is?"""
         if node.primitive not in _PASSING:
             return True
-        carrying = [a for a in atoms if not isinstance(a, Literal) and self.of[a].sensitive]
+        values = [atom for atom in atoms if not isinstance(atom, Literal)]
+        carrying = [value for value in values if self.of[value].sensitive] or values
         largest = max((self.sizes[atom] for atom in carrying), default=0)
         return any(self.of[a].layered for a in carrying if self.sizes[a] == largest)
 

@@ -26,7 +26,8 @@ from vanishing.probing import equations
 from vanishing.probing.equations import Loop, is_reference, opened
 
 _HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this library
-_LIBRARIES = f"{os.sep}site-packages{os.sep}"
+_LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+_PYTHON = os.path.dirname(os.__file__) + os.sep
 
 
 ValueId = NewType("ValueId", int)  # counts the values of a program
@@ -60,7 +61,7 @@ class Node:
     outputs: tuple[ValueId, ...]
     scope: str  # names of `jax.named_scope` around it, outermost first
     calls: tuple[Call, ...]  # of jitted functions around it, outermost first
-    called_at: Any  # the equation whose source line counts: its own, or a call of library code
+    places: tuple[Any, ...]  # equations whose source lines count: its own, then those around it
     frames: "tuple[Frame, ...]" = ()  # the body of a scan or checkpoint, the branches of a cond
     loop: Loop | None = None
     writes: tuple[int, ...] = ()  # positions of the inputs that are references which it changes
@@ -98,11 +99,9 @@ class Node:
     @functools.cached_property
     def source(self) -> tuple[str, int] | None:
         """File and line of the innermost code of the user's own, else of another library's."""
-        if self.called_at is None:
-            return None
-        stack = source_info_util.user_frames(self.called_at.source_info.traceback)
-        frames = [frame for frame in stack if not frame.file_name.startswith(_HERE)]
-        own = [frame for frame in frames if _LIBRARIES not in frame.file_name]
+        stacks = [source_info_util.user_frames(e.source_info.traceback) for e in self.places]
+        frames = [f for stack in stacks for f in stack if not f.file_name.startswith(_HERE)]
+        own = [frame for frame in frames if not _is_of_library(frame.file_name)]
         chosen = next(iter(own or frames), None)
         return (chosen.file_name, chosen.start_line) if chosen else None
 
@@ -137,7 +136,7 @@ def entrance(value: ValueId) -> Node:
         outputs=(value,),
         scope="",
         calls=(),
-        called_at=None,
+        places=(),
     )
 
 
@@ -152,7 +151,7 @@ def read(function: Callable, *args) -> tuple[Program, Any]:
     """The program of a function of trees of arrays, and the tree of its output's specs."""
     jaxpr, output = jax.make_jaxpr(function, return_shape=True)(*args)
     reader = _Reader()
-    return Program(reader.frame(jaxpr, "", ()).frame, reader.specs), output
+    return Program(reader.frame(jaxpr, "", (), _Around()).frame, reader.specs), output
 
 
 def lift_constants(program: Program) -> tuple[Program, list[Any]]:
@@ -180,22 +179,33 @@ class _ReadFrame(NamedTuple):
     last: tuple[ValueId, ...]  # versions of its inputs: other numbers than the inputs if written to
 
 
+class _Around(NamedTuple):
+    """Where a frame or a jitted function stands."""
+
+    equations: tuple[Any, ...] = ()  # that it is in, innermost first
+    is_cached: bool = False  # JAX traces a library's function once: it remembers its first caller
+
+    def places(self, eqn) -> tuple[Any, ...]:
+        """The equations whose source lines say where one of its own stands."""
+        return self.equations if self.is_cached else (eqn, *self.equations)
+
+
 class _Reader:
     """Numbers the values of a jaxpr."""
 
     def __init__(self):
         self.specs = {}
 
-    def frame(self, program, scope: str, calls: tuple[Call, ...]) -> _ReadFrame:
+    def frame(self, program, scope: str, calls: tuple[Call, ...], around: _Around) -> _ReadFrame:
         jaxpr, consts = opened(program)
         env, nodes, constants = {}, [], []
         inputs = tuple(self.number(env, var) for var in jaxpr.invars)
-        self.walk(jaxpr, consts, env, nodes, constants, scope, calls, None)
+        self.walk(jaxpr, consts, env, nodes, constants, scope, calls, around)
         outputs = tuple(self.atom(env, var) for var in jaxpr.outvars)
         frame = Frame(inputs, tuple(constants), tuple(nodes), outputs)
         return _ReadFrame(frame, tuple(env[var] for var in jaxpr.invars))
 
-    def walk(self, jaxpr, consts, env, nodes, constants, scope, calls, called_at) -> None:
+    def walk(self, jaxpr, consts, env, nodes, constants, scope, calls, around) -> None:
         for var, value in zip(jaxpr.constvars, consts, strict=True):
             constants.append((self.number(env, var), value))
         for eqn in jaxpr.eqns:
@@ -207,8 +217,7 @@ class _Reader:
                 within = dict(zip(inner.invars, inputs, strict=True))
                 named = eqn.params.get("name")
                 inner_calls = (*calls, Call(str(named))) if named else calls
-                # A jitted function is traced once: its equations remember its first caller.
-                at = called_at or (eqn if _is_library_function(inner) else None)
+                at = _Around(around.places(eqn), around.is_cached or _is_library_function(inner))
                 self.walk(inner, inner_consts, within, nodes, constants, stack, inner_calls, at)
                 results = [self.atom(within, var) for var in inner.outvars]
                 env.update(zip(eqn.outvars, results, strict=True))
@@ -222,7 +231,8 @@ class _Reader:
             for call in calls:
                 call.made.update(outputs)
             bodies, loop = equations.bodies(eqn)
-            read = [self.frame(body, stack, calls) for body in bodies]
+            inside = _Around(around.places(eqn), around.is_cached)
+            read = [self.frame(body, stack, calls, inside) for body in bodies]
             writes, frames = _with_versions(eqn, read)
             nodes.append(
                 Node(
@@ -232,7 +242,7 @@ class _Reader:
                     outputs=outputs,
                     scope=stack,
                     calls=calls,
-                    called_at=called_at or eqn,
+                    places=around.places(eqn),
                     frames=frames,
                     loop=loop,
                     writes=writes,
@@ -251,7 +261,12 @@ class _Reader:
 
 def _is_library_function(jaxpr) -> bool:
     """Was the function that this is the jaxpr of written in an installed library, as JAX's are?"""
-    return _LIBRARIES in str(getattr(jaxpr.debug_info, "func_src_info", ""))
+    return _is_of_library(str(getattr(jaxpr.debug_info, "func_src_info", "")).rpartition(" at ")[2])
+
+
+def _is_of_library(file: str) -> bool:
+    """Is a file of an installed library, or of Python itself?"""
+    return file.startswith(_PYTHON) or any(folder in file for folder in _LIBRARIES)
 
 
 def _with_versions(eqn, read: Sequence[_ReadFrame]) -> tuple[tuple[int, ...], tuple[Frame, ...]]:

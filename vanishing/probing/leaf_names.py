@@ -15,12 +15,14 @@ def step(key: Any) -> str:
 
     >>> step(DictKey("kernel")), step(DictKey("a b")), step(SequenceKey(3))
     ('.kernel', "['a b']", '[3]')
+    >>> step(DictKey("mlp/~/linear_0"))  # as Haiku writes paths
+    '.mlp.linear_0'
     """
     match key:
         case DictKey(key=name) if name == DEPTH:
             return DEPTH
-        case DictKey(key=name) if isinstance(name, str) and name.isidentifier():
-            return f".{name}"
+        case DictKey(key=name) if isinstance(name, str) and (parts := _parts(name)):
+            return "".join(f".{part}" for part in parts)
         case DictKey(key=name):
             return f"[{name!r}]"
         case SequenceKey(idx=index) | FlattenedIndexKey(key=index):
@@ -28,6 +30,12 @@ def step(key: Any) -> str:
         case GetAttrKey(name=name):
             return f".{name}"
     return str(key)
+
+
+def _parts(name: str) -> list[str]:
+    """The identifiers that a key is, or is a path of; none for any other text."""
+    parts = [part for part in name.split("/") if part != "~"]
+    return parts if all(map(str.isidentifier, parts)) else []
 
 
 def join(prefix: str, path: Sequence[Any]) -> str:

@@ -76,13 +76,9 @@ def _varies(atom: Atom, view: FrameView) -> bool:
 
 
 def _small(others: list[Atom], before: list[Statistic], view: FrameView) -> bool:
-    """Are the other inputs data, and where a root was taken no larger than the statistic?"""
+    """Are the other inputs data, and no larger than the statistics that they meet?"""
     size = max(one.size for one in before)
-    divisor = any(one.divisor for one in before)
-    return all(
-        view.kind(atom) == Kind.DATA and (not divisor or own_size(atom, view) <= size)
-        for atom in others
-    )
+    return all(view.kind(atom) == Kind.DATA and own_size(atom, view) <= size for atom in others)
 
 
 def _is_of_statistics(atom: Atom, view: FrameView) -> bool:
@@ -124,7 +120,8 @@ def is_normalization(node: Node, view: FrameView, known: Statistics) -> bool:
         return False
     if signal in known:
         return not known[signal].divisor and known[signal].size > statistic.size
-    return view.kind(signal) == Kind.SIGNAL or own_size(signal, view) > statistic.size
+    is_larger = own_size(signal, view) > statistic.size
+    return view.kind(signal) == Kind.SIGNAL or (view.kind(signal) == Kind.DATA and is_larger)
 
 
 def _is_divisor(atom: Atom, known: Statistics) -> bool:

@@ -6,6 +6,7 @@ The tests run the examples. In them `p` holds the square matrices `w` and `v` an
 
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from vanishing.probing import dependence, hypernetworks, norms
-from vanishing.probing.activations import LOSS_PRIMITIVES, is_custom, is_signature
+from vanishing.probing.activations import LOSS_PRIMITIVES, is_custom
 from vanishing.probing.dependence import Kind
 from vanishing.probing.jaxpr import Atom, Literal, Node, ValueId
 from vanishing.probing.norms import Statistic
@@ -46,14 +47,28 @@ class Role(enum.Enum):
     FUNCTION = enum.auto()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Chain:
     """How a value follows, element by element, from a root value of its frame."""
 
     root: ValueId
-    nodes: tuple[Node, ...] = ()  # in the order of the frame
+    last: Node | None = None  # the operation that the value comes from; None of the root itself
+    before: "tuple[Chain, ...]" = ()  # of what the last operation takes in
     nonlinear: bool = False
+    activates: bool = False  # holds an operation that only activation functions contain
     role: Role | None = None  # of the operation that the value comes from
+
+    @functools.cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Its operations in the order of the frame; read at the ends of chains alone."""
+        members: set[Node] = set()
+        chains: list[Chain] = [self]
+        while chains:
+            chain = chains.pop()
+            if chain.last is not None and chain.last not in members:
+                members.add(chain.last)
+                chains.extend(chain.before)
+        return tuple(sorted(members, key=lambda node: node.outputs[0]))
 
 
 class Context(NamedTuple):
@@ -227,7 +242,7 @@ def _begins_loss(node: Node, context: Context) -> bool:
         node.primitive in LOSS_PRIMITIVES
         and node.outputs[0] not in context.view.before_layer
         and _is_elementwise(node, context)
-        and any(map(is_signature, context.chains[context.view.signals(node)[0]].nodes))
+        and context.chains[context.view.signals(node)[0]].activates
     )
 
 

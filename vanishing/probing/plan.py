@@ -216,3 +216,15 @@ def _dtype(selected: Sequence[Selected]) -> Any:
     """The widest of the dtypes of all rows; of complex ones that of their parts."""
     parts = (jnp.finfo(s.site.dtype).dtype for s in selected)
     return jax.dtypes.canonicalize_dtype(functools.reduce(np.promote_types, parts, np.float32))
+
+
+def word_of(function: Callable) -> str:
+    """The operation that rows of an elementwise function have.
+
+    >>> word_of(jax.nn.gelu)
+    'gelu'
+    """
+    w = np.ones((2, 2), np.float32)
+    plan = make_plan(lambda w, x: jnp.mean(function(x @ w) @ w), (w, w), {})
+    _, *between, _ = (s.site.op for s in plan.selected)
+    return between[-1] if between else getattr(function, "__name__", "function").strip("<>")

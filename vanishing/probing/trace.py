@@ -116,11 +116,11 @@ class Trace:
         single = self.single()
         measured = ~np.isnan(np.stack([*single.forward, *single.backward]))
         counted = ~np.isnan(single.forward.non_finite) | ~np.isnan(single.backward.non_finite)
-        return measured.any(axis=0) if counted.any() else np.ones(len(self), bool)
+        return np.any(measured, axis=0) if counted.any() else np.ones(len(self), bool)
 
     def _shown(self) -> Bool[np.ndarray, "row"]:
         """Which rows are shown: all but those of steps of loops that did not run."""
-        return self.ran() | np.array([not i.indices for i in self.layout.instances], bool)
+        return np.array([not i.indices for i in self.layout.instances], bool) | self.ran()
 
     def _rms(self) -> tuple[np.ndarray, np.ndarray]:
         single = self.single()

@@ -18,6 +18,7 @@ from vanishing._types import DEPTH, Scalar, Spec
 from vanishing.layers import Layer, propagate
 from vanishing.meanfield import PredictedRow, Signal, signal
 from vanishing.meanfield.signals import output_gradient
+from vanishing.theory import names
 
 
 @functools.partial(
@@ -160,7 +161,7 @@ def predict(
     >>> net = networks.mlp(10, depth=50, width=64, activation="relu")
     >>> prediction = predict(net, jax.ShapeDtypeStruct((32, 64), jnp.float32))
     >>> prediction.names[-2:]
-    ('hidden/activation[48]', 'output.dense')
+    ('hidden[48].dense/relu', 'output.dense')
     """
     for name, value, low in (
         ("q", q, 0.0),
@@ -186,7 +187,7 @@ def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -
     end = propagate(network, start)
     rows = end.walk.rows or (end.row(start.restarted().gain),)
     places = list(_unroll(list(enumerate(rows)), 0))
-    order = _order(rows, places)
+    order, templates = _order(rows, places), names.labels(rows)
 
     def collect(field):
         return jnp.concatenate([jnp.ravel(field(row)) for row in rows])[order]
@@ -199,25 +200,9 @@ def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -
         log_gain=collect(lambda row: row.gain.log_of(gradient)),
         gradient_correlation=collect(lambda row: row.gain.correlation_of(gradient)),
         log_variance=collect(lambda row: row.gain.log_variance),
-        names=tuple(label(rows[i], index) for i, index in places),
+        names=tuple(templates[i].format(*index) for i, index in places),
         sizes=tuple(rows[i].size for i, _ in places),
     )
-
-
-def label(row: PredictedRow, index: Sequence[int]) -> str:
-    """The name that a probe gives the row: the path of its parameters, or else its scope.
-
-    An index follows each repeated layer's name in a path, and the end of a scope.
-    """
-    indices = iter(index)
-    if not row.has_parameters:
-        names = [name for name in row.path if name != DEPTH]
-        return "/".join(names) + "".join(f"[{i}]" for i in index)
-    steps = [
-        f"[{next(indices)}]" if name == DEPTH else name if name.startswith("[") else f".{name}"
-        for name in row.path
-    ]
-    return "".join(steps).removeprefix(".")
 
 
 def input_signal(
