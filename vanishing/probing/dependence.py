@@ -354,7 +354,8 @@ class _Reading:
         """Is what a node makes layered: by the node itself, or as the largest of its inputs is?"""
         if node.primitive not in _PASSING:
             return True
-        carrying = [a for a in atoms if not isinstance(a, Literal) and self.of[a].sensitive]
+        values = [atom for atom in atoms if not isinstance(atom, Literal)]
+        carrying = [value for value in values if self.of[value].sensitive] or values
         largest = max((self.sizes[atom] for atom in carrying), default=0)
         return any(self.of[a].layered for a in carrying if self.sizes[a] == largest)
 
