@@ -10,14 +10,19 @@ from jaxtyping import Array, Float, Inexact, Shaped
 
 
 def wide(x: Shaped[Array, "..."]) -> Inexact[Array, "..."]:
-    """`x` in float32 at least, also of dtypes that JAX promotes only where it is told to."""
+    """`x` in float32 at least, also of dtypes that JAX promotes only where it is told to.
+
+    It has no more digits than `jax_enable_x64` allows.
+    """
     inexact = jnp.issubdtype(x.dtype, jnp.inexact)
-    return x.astype(np.promote_types(x.dtype, np.float32) if inexact else np.float32)
+    dtype = np.promote_types(x.dtype, np.float32) if inexact else np.dtype(np.float32)
+    return x.astype(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def summary_dtype(*dtypes: Any) -> np.dtype:
     """The real dtype, float32 at least, that holds the sizes of numbers of all these dtypes."""
-    return np.dtype(np.float64 if any(jnp.finfo(d).bits == 64 for d in dtypes) else np.float32)
+    double = any(jnp.finfo(d).bits == 64 for d in dtypes)
+    return jax.dtypes.canonicalize_dtype(np.float64 if double else np.float32)
 
 
 def whole(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import vanishing
-from vanishing.probing import arguments, probe
+from vanishing.probing import probe
 from vanishing.probing.plan import make_plan
 
 P = jnp.array([0.5, -1.0, 2.0])
@@ -214,17 +214,3 @@ def test_a_number_stays_one_only_where_the_loss_needs_it():
     assert static(lambda p, n, x: jnp.sum(p) * n * x, P, 2, 0.5) == frozenset()
     assert static(lambda p, mode, x: getattr(jnp, mode)(p * x), P, "sum", 0.5) == {0}
     assert static(lambda p, n, power: jitted(p, power) * n, P, 2, 2) == {0, 1}, "no error names it"
-
-
-def test_a_program_is_known_by_its_counts_and_never_by_its_floats():
-    def key(*args, static=()):
-        given = arguments.read(deep, 0, args, {})
-        return given.key(given.never_traced() | set(static))
-
-    assert key(P, 2, 0.5) == key(P + 1, 3, 1.5)
-    assert key(P, 2, 0.5, static={0}) != key(P, 3, 0.5, static={0})
-    assert key(P, 1, static={0}) != key(P, True, static={0})
-    assert key(P, 2, 0.5, static={1}) is None
-    assert key(P, P, static={0}) is None
-    assert key(P, "a") != key(P, "b")
-    assert key(P[:2], 2) != key(P, 2)

@@ -3,7 +3,7 @@
 import inspect
 import operator
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
 import jax
@@ -79,28 +79,6 @@ class Arguments(NamedTuple):
         """All of the others, with these values in the place of those that are traced."""
         values = iter(traced)
         return [leaf if i in static else next(values) for i, leaf in enumerate(self.others)]
-
-    def key(self, static: frozenset[int]) -> Hashable | None:
-        """What a program with these static leaves is made from, apart from the loss.
-
-        Returns:
-          The structure, the type of every traced leaf and the value of every static one; None where
-          a static leaf is a float, an array or not hashable, so that no program is worth keeping.
-        """
-        leaves = []
-        for i, leaf in enumerate(self.others):
-            if i not in static:
-                leaves.append(jax.typeof(leaf))
-            elif isinstance(leaf, _ARRAYS) and not isinstance(leaf, _FLAGS + _COUNTS):
-                return None
-            else:
-                leaves.append((type(leaf), leaf))  # 1 and True are equal
-        key = (self.structure, tuple(jax.typeof(leaf.value) for leaf in self.params), tuple(leaves))
-        try:
-            hash(key)
-        except TypeError:
-            return None
-        return key
 
     def never_traced(self) -> frozenset[int]:
         """The numbers of the others that are neither arrays nor numbers."""

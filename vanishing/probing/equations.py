@@ -170,3 +170,10 @@ def varying_as(x, spec):
     kind = getattr(spec, "manual_axis_type", None)
     axes = getattr(kind, "varying", None) or getattr(spec, "vma", None)
     return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
+def zeros_of(spec) -> jax.Array:
+    """Zeros of a spec, in float64 also where the loss alone has enabled it."""
+    with jax.enable_x64(True):
+        zeros = jnp.zeros(spec.shape, spec.dtype)
+    return varying_as(zeros, spec)

@@ -114,7 +114,7 @@ class _Measuring:
         whole: dict[Any, Array] = {}  # one for all signals of a kind
         for s in self.outside:
             if (spec := specs[s.value]) not in whole:
-                whole[spec] = equations.varying_as(jnp.zeros(s.site.shape, s.site.dtype), spec)
+                whole[spec] = equations.zeros_of(spec)
         slots = {s.value: whole[specs[s.value]] for s in self.outside}
         size = len(self.ways[BackwardSummary])
         for s in self.inside:

@@ -34,8 +34,8 @@ def let_out(dtype: np.dtype) -> Callable:
         return x
 
     def backward_rule(_, cotangent):
-        cotangent = jnp.asarray(cotangent, dtype)  # a rule of the user's may return a number
-        return cotangent, whole(cotangent)
+        is_array = isinstance(cotangent, jax.Array)  # a rule may return a number of Python
+        return cotangent, whole(cotangent if is_array else jnp.asarray(cotangent, dtype))
 
     identity.defvjp(lambda x, slot: (x, None), backward_rule)
     return identity
