@@ -40,8 +40,8 @@ def test_what_one_scan_stacks_another_takes_apart():
         return total
 
     found = parents(loss, jnp.ones((2, 1, 3)))
-    assert found["b[t=0]"] == ["a[t=0]"]
-    assert found["b[t=1]"] == ["a[t=1]"]
+    assert found["b[t=0]"] == ["a[batch=0]"]
+    assert found["b[t=1]"] == ["a[batch=1]"]
 
 
 def test_a_residual_sum_comes_from_both_and_a_branch_from_either():

@@ -59,3 +59,17 @@ def test_a_jitted_function_is_the_scope_of_what_it_is_no_name_for():
 
 def test_a_scope_loses_what_transformations_add():
     assert naming.clean("jvp(Model)/Block_0/Block_0/vmap(x)/Dense_1") == "Block_0/Dense_1"
+
+
+def test_a_map_over_batches_is_no_time_and_what_is_left_over_is_its_last_batch():
+    def loss(p, x):
+        h = jax.lax.map(lambda row: jnp.tanh(row @ p["w"]), x, batch_size=2)
+        return jnp.mean(h @ p["v"])
+
+    def names(examples):
+        layout = make_plan(loss, ({"w": jnp.eye(4), "v": jnp.eye(4)}, jnp.ones((examples, 4))), {})
+        return layout.layout.names
+
+    batches = [f"{name}[batch={i}]" for i in range(2) for name in ("w", "w/tanh")]
+    assert names(4) == (*batches, "v")
+    assert names(5) == (*batches, "w[batch=2]", "w/tanh[batch=2]", "v")

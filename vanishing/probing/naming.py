@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 from vanishing.probing import leaf_names, row_names
@@ -68,6 +68,7 @@ class _Naming:
         self.layers: list[_Layer] = []
         self.taken: set[str] = set()
         self.names: dict[ValueId, Name] = {}
+        self.mapped: dict[Hashable, int] = {}  # how many batches a row was mapped over
 
     def frame(self, frame: Frame, inputs: Sequence[int], first: int) -> list[int]:
         """The histories of a frame's results; names its rows.
@@ -138,12 +139,7 @@ class _Naming:
             base = row_names.following(follows, op)
         elif is_alone or (self.level == "op" and row.kind != SiteKind.MATMUL):
             base = row_names.following(base, op)
-        suffix = ""
-        for level, node in enumerate(loops):
-            if not row_names.has_index(base, level):
-                is_time = not self.walks_parameters(node)
-                suffix += f"[t={{{level}}}]" if is_time else ""
-                base += "" if is_time else f"[{{{level}}}]"
+        base, suffix = self._placed(base, loops, (base, op, row.node.source))
         lengths = [node.loop.length for node in loops if node.loop]
         base = row_names.unique(base, lengths, self.taken, suffix)
         self.names[value] = Name(base + suffix, param, scope)
@@ -152,6 +148,27 @@ class _Naming:
         if row.kind == SiteKind.RESIDUAL and follows:  # what comes next follows the whole branch
             return 1 << self._add(follows, scope)
         return 0
+
+    def _placed(self, base: str, loops: Sequence[Node], key: Hashable) -> tuple[str, str]:
+        """A label with the indices of the loops along its parameters, and a suffix with the others.
+
+        A loop whose iterations hand nothing on is a map over batches. What is left over of it
+        stands behind it in the program and is its last batch.
+        """
+        if not loops and key in self.mapped:
+            return base, f"[batch={self.mapped[key]}]"
+        suffix = ""
+        for level, node in enumerate(loops):
+            if row_names.has_index(base, level):
+                continue
+            if self.walks_parameters(node):
+                base += f"[{{{level}}}]"
+            elif _hands_on(node) or not node.loop:
+                suffix += f"[t={{{level}}}]"
+            else:
+                suffix += f"[batch={{{level}}}]"
+                self.mapped[key] = node.loop.length
+        return base, suffix
 
     def _before(
         self, row: LayerRow, frame: Frame, operands: list[int], history: int, first: int, loops
@@ -238,6 +255,12 @@ class _Naming:
             if self.dependences.is_weight(atom)
             for use in self.dependences.get(atom).uses
         )
+
+
+def _hands_on(node: Node) -> bool:
+    """Does an iteration of a loop hand anything to the next but what it was handed itself?"""
+    (body,) = node.frames
+    return any(body.results[o] != body.inputs[i] for i, o in node.turns)
 
 
 def _either(histories: Sequence[int]) -> int:

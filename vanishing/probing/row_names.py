@@ -7,6 +7,7 @@
 | `blocks[3]/add` | a sum of signals: the path that the layers of its branch share |
 | `blocks[3].up#2` | the second row of that name |
 | `cell/tanh[t=7]` | what is in a scan over time, at one of its steps |
+| `up[batch=1]` | what is in a map over batches, as of `jax.lax.map`, which hands nothing on |
 """
 
 import itertools
