@@ -209,7 +209,7 @@ def born_nan(params):
         x = jnp.log(x) @ params["w1"]  # log(0) wherever a unit is off
         return cross_entropy(jax.nn.relu(x @ params["w2"]) @ params["head"])
 
-    return Patient(loss, params, (flat(),), kind="non_finite", where="patients.py")
+    return Patient(loss, params, (flat(),), kind="non_finite", where="")
 
 
 def nan_backward(params):
@@ -218,7 +218,7 @@ def nan_backward(params):
         x = jnp.sqrt(x) @ params["w1"]  # finite, but the slope of sqrt is infinite at 0
         return cross_entropy(jax.nn.relu(x @ params["w2"]) @ params["head"])
 
-    return Patient(loss, params, (flat(),), kind="non_finite", where="patients.py")
+    return Patient(loss, params, (flat(),), kind="non_finite", where="")
 
 
 def stepped(rate):
@@ -284,13 +284,13 @@ PATIENTS = {
         scanned(10, lambda h: h, 4.0), "exploding", "hidden", *VANISHED
     ),
     "tanh, N(0, 1) at width 512": lambda: sick(
-        scanned(3, jnp.tanh, 512**0.5, width=512), "saturated", ":", "exploding"
+        scanned(3, jnp.tanh, 512**0.5, width=512), "saturated", "/", "exploding"
     ),
     "sigmoid, N(0, 1) at width 512": lambda: sick(
-        scanned(3, jax.nn.sigmoid, 512**0.5, width=512), "saturated", ":", "exploding"
+        scanned(3, jax.nn.sigmoid, 512**0.5, width=512), "saturated", "/", "exploding"
     ),
     "dead relus by their bias": lambda: sick(
-        scanned(2, jax.nn.relu, 2**0.5, bias=-5.0), "dead_units", ":", "vanishing", "rank_collapse"
+        scanned(2, jax.nn.relu, 2**0.5, bias=-5.0), "dead_units", "/", "vanishing", "rank_collapse"
     ),
     "linen dead relus": lambda: sick(
         linen(Linen(2, bias_init=nn.initializers.constant(-6.0)), flat()),
@@ -326,7 +326,7 @@ PATIENTS = {
         linen(Transformer(1, branch=1e-9), tokens()), "vanishing", "LayerNorm_0"
     ),
     "nnx N(0, 1)": lambda: sick(
-        of_nnx(4, textbook, nnx.tanh), "saturated", "patients.py", "exploding"
+        of_nnx(4, textbook, nnx.tanh), "saturated", "/tanh", "exploding"
     ),
     "nnx sigmoid, 7 layers": lambda: sick(
         of_nnx(7, nn.initializers.lecun_normal(), nnx.sigmoid), "vanishing", "layers[0]", *VANISHED
