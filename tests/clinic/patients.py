@@ -209,7 +209,7 @@ def born_nan(params):
         x = jnp.log(x) @ params["w1"]  # log(0) wherever a unit is off
         return cross_entropy(jax.nn.relu(x @ params["w2"]) @ params["head"])
 
-    return Patient(loss, params, (flat(),), kind="non_finite", where="")
+    return Patient(loss, params, (flat(),), kind="non_finite", where="w0/relu")
 
 
 def nan_backward(params):
@@ -218,7 +218,7 @@ def nan_backward(params):
         x = jnp.sqrt(x) @ params["w1"]  # finite, but the slope of sqrt is infinite at 0
         return cross_entropy(jax.nn.relu(x @ params["w2"]) @ params["head"])
 
-    return Patient(loss, params, (flat(),), kind="non_finite", where="")
+    return Patient(loss, params, (flat(),), kind="non_finite", where="w0/relu")
 
 
 def stepped(rate):

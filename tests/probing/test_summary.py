@@ -45,6 +45,16 @@ def test_what_is_not_finite_is_counted_and_shows():
     np.testing.assert_allclose(entries["zeros"], [0.25, 0.25, 0.5])
 
 
+@pytest.mark.parametrize("size", [8, 5000, 300_000])
+def test_one_nan_shows_in_a_signal_of_any_size(size):
+    """XLA for CPUs leaves nan out of the maximum of a large array (jaxlib 0.10.2 to 0.12)."""
+    x = jnp.ones((4, size)).at[0, 3].set(jnp.nan).at[1, 5].set(-jnp.inf).at[2].set(jnp.nan)
+    entries = jax.jit(lambda x: summarized(x, ("mean", "rms", "largest", "non_finite")))(x)
+    assert entries.pop("non_finite").tolist() == [1, 1, size, 0]
+    assert all(np.isfinite(entry).tolist() == [False] * 3 + [True] for entry in entries.values())
+    assert entries["largest"][1] == np.inf
+
+
 def test_complex_signals_are_summarised_by_their_magnitudes():
     x = jnp.array([[3 + 4j, 0, -5j, 1e-30]])
     entries = summarized(x, ("rms", "largest", "mean", "zeros"))

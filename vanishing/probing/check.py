@@ -59,8 +59,11 @@ class Check(NamedTuple):
 
 
 def relative_error(measured: float, expected: float, scale: float) -> float:
-    """|measured - expected| / |scale|; 0 for equal numbers, two nans, or two equal infs."""
-    if measured == expected or (np.isnan(measured) and np.isnan(expected)):
+    """|measured - expected| / |scale|; 0 for equal numbers, or two that are not finite.
+
+    Of a signal that holds both inf and nan, the largest magnitude may be either.
+    """
+    if measured == expected or not (np.isfinite(measured) or np.isfinite(expected)):
         return 0.0
     if not (np.isfinite(measured) and np.isfinite(expected)) or scale == 0:
         return float("inf")

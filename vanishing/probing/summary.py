@@ -24,7 +24,8 @@ LOWEST = float(np.finfo(np.float32).min)
 class ForwardSummary(NamedTuple):
     """The signal at each row; nan where it did not run, or where an entry was not wanted.
 
-    Of complex signals, everything is that of their magnitudes.
+    Of complex signals, everything is that of their magnitudes. Of a signal that is not finite
+    everywhere, mean, RMS and largest magnitude are inf or nan, whatever its other elements.
     """
 
     mean: Float[Array, "..."]
@@ -60,10 +61,13 @@ def unmeasured() -> float:
     return LOWEST if jax.config.jax_debug_nans else math.nan  # pyright: ignore[reportAttributeAccessIssue]
 
 
+_BROKEN = 2.0**96
+
 # What the entries follow from, where that is not the number itself.
 _FOLLOWS_FROM = {
-    "mean": ("largest", "total"),
+    "mean": ("largest", "squares", "total"),
     "rms": ("largest", "squares"),
+    "largest": ("largest", "squares"),
     "non_finite": ("largest", "squares"),
 }
 
@@ -84,9 +88,9 @@ def measure(
 ) -> dict[str, Float[Array, "rows"]]:
     """The measures of these names of every signal of a stack; those that it has not are left out.
 
-    "squares" and "total" are sums after a division by a number near the largest magnitude. Where
-    that is not finite, the inverse is 0, so that finite elements become 0 and the others nan, which
-    count as 1 in the sum of squares.
+    "squares" and "total" are sums after a division by a number near the largest magnitude; where
+    that is not finite the inverse is 0, and what is not finite becomes nan. In the sum of squares
+    each nan counts as `_BROKEN`, beside which all finite squares are rounding.
 
     Args:
       x: the signals.
@@ -103,7 +107,7 @@ def measure(
         inverse = lax.select(lax.is_finite(largest), 1 / _divisor(largest), zero)
         scaled = x * lax.broadcast_in_dim(inverse, x.shape, (0,))
         if "squares" in measures:
-            squares = lax.select(scaled == scaled, scaled * scaled, lax.full_like(scaled, 1))
+            squares = lax.select(scaled == scaled, scaled * scaled, lax.full_like(scaled, _BROKEN))
             result["squares"] = jnp.sum(squares, axes)
         if "total" in measures:
             result["total"] = jnp.sum(scaled, axes)
@@ -131,18 +135,17 @@ def entries(
 ) -> dict[str, Float[Array, "rows"]]:
     """The entries of the summaries of signals, given their measures and numbers of elements."""
     result = dict(measured)
-    if "largest" in measured:
-        largest = measured["largest"]
-        finite = lax.is_finite(largest)
-        divisor = lax.select(finite, _divisor(largest), largest)
+    if "squares" in measured:
+        largest, squares = measured["largest"], measured["squares"]
         sizes = np.maximum(sizes, 1).astype(largest.dtype)
-        if "squares" in measured:
-            result["rms"] = divisor * jnp.sqrt(measured["squares"] / sizes)
-            result["non_finite"] = lax.select(
-                finite, lax.full_like(largest, 0), measured["squares"]
-            )
+        # XLA for CPUs (jaxlib 0.10.2 to 0.12) leaves nan out of the maximum of a large array.
+        broken = lax.select(largest == jnp.inf, largest, lax.full_like(largest, jnp.nan))
+        finite = squares < _BROKEN / 2
+        result["largest"] = lax.select(finite, largest, broken)
+        result["rms"] = lax.select(finite, _divisor(largest) * jnp.sqrt(squares / sizes), broken)
+        result["non_finite"] = jnp.round(squares / _BROKEN)
         if "total" in measured:
-            result["mean"] = divisor * (measured["total"] / sizes)
+            result["mean"] = _divisor(largest) * (measured["total"] / sizes)
     return result
 
 
