@@ -140,12 +140,12 @@ def entries(
         sizes = np.maximum(sizes, 1).astype(largest.dtype)
         # XLA for CPUs (jaxlib 0.10.2 to 0.12) leaves nan out of the maximum of a large array.
         broken = lax.select(largest == jnp.inf, largest, lax.full_like(largest, jnp.nan))
-        finite = squares < _BROKEN / 2
+        finite, divisor = squares < _BROKEN / 2, _divisor(largest)
         result["largest"] = lax.select(finite, largest, broken)
-        result["rms"] = lax.select(finite, _divisor(largest) * jnp.sqrt(squares / sizes), broken)
-        result["non_finite"] = jnp.round(squares / _BROKEN)
+        result["rms"] = lax.select(finite, divisor * jnp.sqrt(squares / sizes), broken)
+        result["non_finite"] = lax.round(squares / _BROKEN, lax.RoundingMethod.TO_NEAREST_EVEN)
         if "total" in measured:
-            result["mean"] = _divisor(largest) * (measured["total"] / sizes)
+            result["mean"] = divisor * (measured["total"] / sizes)
     return result
 
 
