@@ -209,7 +209,7 @@ def born_nan(params):
         x = jnp.log(x) @ params["w1"]  # log(0) wherever a unit is off
         return cross_entropy(jax.nn.relu(x @ params["w2"]) @ params["head"])
 
-    return Patient(loss, params, (flat(),), kind="non_finite", where="w0/relu")
+    return Patient(loss, params, (flat(),), kind="non_finite", where="w0/log")
 
 
 def nan_backward(params):
@@ -294,7 +294,7 @@ PATIENTS = {
     ),
     "linen dead relus": lambda: sick(
         linen(Linen(2, bias_init=nn.initializers.constant(-6.0)), flat()),
-        "dead_units", "Linen", "vanishing", "rank_collapse",
+        "dead_units", "Dense_0/relu", "vanishing", "rank_collapse",
     ),
     "elman, 40 steps, exploding": lambda: sick(
         recurrent(40, lambda h: h, 1.4), "exploding", "w", *VANISHED

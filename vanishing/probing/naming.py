@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -65,6 +66,9 @@ class _Naming:
     ):
         self.dependences, self.leaves, self.rows, self.level = dependences, leaves, rows, level
         self.model = row_names.shared([leaf.path for leaf in leaves]) if len(leaves) > 1 else ""
+        self.leaves_in = Counter(  # by path, of a leaf or of anything that holds it
+            path for leaf in leaves for path in itertools.accumulate(row_names.steps(leaf.path))
+        )
         self.layers: list[_Layer] = []
         self.taken: set[str] = set()
         self.names: dict[ValueId, Name] = {}
@@ -239,7 +243,7 @@ class _Naming:
         own = [self.leaves[leaf] for leaf in sorted({use.leaf for use in uses})]
         if len(own) == 1:
             module, path = own[0].module, own[0].path
-            alone = sum(row_names.is_within(leaf.path, module) for leaf in self.leaves) == 1
+            alone = self.leaves_in[module] == 1
             return (module if module and (alone or self.level == "op") else path), walks
         widest = max(own, key=lambda leaf: math.prod(leaf.shape))
         return row_names.shared([leaf.path for leaf in own]) or widest.path, walks
