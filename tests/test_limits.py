@@ -237,6 +237,20 @@ def test_a_loss_runs_when_it_is_traced_and_sees_arrays():
     assert not any(calls)
 
 
+def test_a_change_inside_of_an_object_is_not_seen_as_by_jit():
+    factors = np.array([2.0], np.float32)
+
+    def loss(p):
+        return jnp.sum(p**2) * jnp.asarray(factors)[0]
+
+    jitted, params = jax.jit(loss), jnp.ones(3)
+    values = []
+    for factor in (2.0, 3.0):
+        factors[0] = factor
+        values.append((float(probe(loss)(params).value), float(jitted(params))))
+    assert values == [(6.0, 6.0), (6.0, 6.0)]
+
+
 def test_the_readme_has_the_matrix():
     readme = Path(__file__).parent.parent.joinpath("vanishing", "README.md").read_text()
     for name, (_, _, left_out) in INSIDE.items():
