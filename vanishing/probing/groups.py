@@ -14,7 +14,7 @@ from vanishing._types import PyTree
 # XLA takes about 2 ms for every reduction that it compiles, so that summaries of each row on its
 # own take several times as long to compile as the network. Rows that are stacked share theirs; but
 # a stack is a copy, which a large row is not worth and which memory bounds.
-LIMIT = 2**20  # bytes of a stack
+LIMIT = 4 * 2**20  # bytes of a stack
 
 
 def in_groups(
