@@ -50,8 +50,8 @@ def test_the_documents_are_there():
         "vanishing/README.md",
     }
     assert expected <= {path.as_posix() for path in DOCUMENTS}
-    tested = tomllib.loads(text_of("pyproject.toml"))["tool"]["pytest"]["ini_options"]["testpaths"]
-    assert expected <= set(tested), "their code is run by pytest"
+    paths = tomllib.loads(text_of("pyproject.toml"))["tool"]["pytest"]["ini_options"]["testpaths"]
+    assert expected <= set(paths), "their code is run by pytest"
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
@@ -67,15 +67,15 @@ def test_links_lead_to_files_and_headings_that_exist(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=str)
 def test_files_that_are_named_exist(path):
-    named = re.findall(r"`((?:vanishing|experiments|scripts|tests)/[\w./]*)`", text_of(path))
-    absent = [name for name in named if not (ROOT / name).exists()]
+    names = re.findall(r"`((?:vanishing|experiments|scripts|tests)/[\w./]*)`", text_of(path))
+    absent = [name for name in names if not (ROOT / name).exists()]
     assert path.name == "CHANGELOG.md" or not absent, f"{path} names {absent}"
 
 
 def test_the_table_of_experiments_is_what_their_command_lists():
-    listed = {f"`experiments.{name}`": text for name, text in catalog.questions().items()}
+    texts = {f"`experiments.{name}`": text for name, text in catalog.questions().items()}
     table = text_of("experiments/README.md").partition("## ")[0]
-    assert dict(re.findall(r"^\| (`experiments\.\w+`) \| (.*) \|$", table, re.MULTILINE)) == listed
+    assert dict(re.findall(r"^\| (`experiments\.\w+`) \| (.*) \|$", table, re.MULTILINE)) == texts
 
 
 def test_the_first_page_is_short():
@@ -83,12 +83,12 @@ def test_the_first_page_is_short():
 
 
 def test_the_workflow_tests_the_supported_versions_and_the_bounds_are_theirs():
-    supported = rows("vanishing/README.md", "Supported versions")
+    documented_versions = rows("vanishing/README.md", "Supported versions")
     workflow = text_of(".github/workflows/tests.yml")
-    tested = re.findall(r'- \{python: "([\d.]+)", jax: "?([\w.]+)"?\}', workflow)
-    assert tested == supported
+    workflow_versions = re.findall(r'- \{python: "([\d.]+)", jax: "?([\w.]+)"?\}', workflow)
+    assert workflow_versions == documented_versions
     project = tomllib.loads(text_of("pyproject.toml"))["project"]
-    (oldest_python, oldest_jax), (_, newest_jax) = supported[0], supported[-1]
+    (oldest_python, oldest_jax), (_, newest_jax) = documented_versions[0], documented_versions[-1]
     assert project["requires-python"] == f">={oldest_python}"
     assert newest_jax == "newest"
     bounds = [name for name in project["dependencies"] if re.match(r"jax(lib)?\W", name)]

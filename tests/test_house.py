@@ -57,8 +57,8 @@ def dotted(path):
 
 @pytest.mark.parametrize("path", MODULES, ids=str)
 def test_imports_run_downward(path):
-    here, room = floor(dotted(path))
-    wrong = [name for name in imported(path) if floor(name)[0] >= here and floor(name)[1] != room]
+    level, room = floor(dotted(path))
+    wrong = [name for name in imported(path) if floor(name)[0] >= level and floor(name)[1] != room]
     assert not wrong, f"{path} imports {', '.join(wrong)}, which do not stand below it"
 
 
@@ -92,8 +92,8 @@ PUBLIC_PACKAGES = [
 def test_no_package_exports_a_name_that_one_of_its_files_bears(package):
     module = importlib.import_module(package)
     files = {path.stem for path in Path(module.__file__).parent.iterdir()} - {"__init__"}
-    exported = {n for n in module.__all__ if not isinstance(getattr(module, n), type(sys))}
-    assert not exported & files
+    names = {n for n in module.__all__ if not isinstance(getattr(module, n), type(sys))}
+    assert not names & files
 
 
 @pytest.mark.parametrize("package", PUBLIC_PACKAGES)
@@ -127,8 +127,8 @@ def test_the_face():
         meanfield networks optimizers probing surrogate sweep theory train
     """.split()  # noqa: SIM905
     assert sorted(vanishing.__all__) == sorted(names)
-    ended = run(f"import vanishing\nprint([n for n in {names!r} if getattr(vanishing, n)])")
-    assert ended.stdout.strip() == str(names), ended.stderr
+    process = run(f"import vanishing\nprint([n for n in {names!r} if getattr(vanishing, n)])")
+    assert process.stdout.strip() == str(names), process.stderr
 
 
 def test_importing_the_library_loads_nothing_that_it_could_do_without():
@@ -139,5 +139,5 @@ def test_importing_the_library_loads_nothing_that_it_could_do_without():
         "print([m for m in ('matplotlib', 'sklearn', 'pooch', 'xarray', 'orbax', 'h5py', 'tqdm',"
         " 'flax', 'chex') if m in sys.modules])"
     )
-    ended = run(program)
-    assert ended.stdout.strip() == "[]", ended.stdout + ended.stderr
+    process = run(program)
+    assert process.stdout.strip() == "[]", process.stdout + process.stderr

@@ -123,18 +123,18 @@ def test_an_unknown_name_is_refused():
 def test_the_mean_square_that_theory_is_told_is_the_drawn_one(name, key):
     shape = (3, 3, 40, 60) if name == "delta_orthogonal" else SHAPE
     weights = by_name(name, Scales(scale=0.3, sigma_w=1.7, sigma_b=0.4))
-    drawn = np.asarray(weights.kernel_init(key, shape, jnp.float32), np.float64)
+    kernel = np.asarray(weights.kernel_init(key, shape, jnp.float32), np.float64)
     # five standard errors; var(w^2) is at most 2 std^4, that of a Gaussian
-    rtol = 5 * (2 / drawn.size) ** 0.5
-    told = float(weights.kernel_init.mean_square(shape))
-    assert np.mean(drawn**2) == pytest.approx(told, rel=rtol)
+    rtol = 5 * (2 / kernel.size) ** 0.5
+    mean_square = float(weights.kernel_init.mean_square(shape))
+    assert np.mean(kernel**2) == pytest.approx(mean_square, rel=rtol)
     biases = np.asarray(weights.bias_init(key, (100_000,), jnp.float32), np.float64)
-    told = float(weights.bias_init.mean_square((100_000,)))
-    assert np.mean(biases**2) == pytest.approx(told, rel=5 * (2 / 100_000) ** 0.5)
+    mean_square = float(weights.bias_init.mean_square((100_000,)))
+    assert np.mean(biases**2) == pytest.approx(mean_square, rel=5 * (2 / 100_000) ** 0.5)
 
 
 def test_constructors_draw_what_their_names_do(key):
-    named = {
+    constructors = {
         "normal": initializers.normal(0.3),
         "constant": initializers.constant(0.3),
         "delta_orthogonal": initializers.delta_orthogonal(0.3),
@@ -142,6 +142,6 @@ def test_constructors_draw_what_their_names_do(key):
         "kaiming_normal": initializers.he_normal(),
         "lecun_uniform": initializers.lecun_uniform(),
     }
-    for name, initializer in named.items():
+    for name, initializer in constructors.items():
         expected = by_name(name, Scales(scale=0.3)).kernel_init(key, (3, 3, 4, 5), jnp.float32)
         np.testing.assert_array_equal(initializer(key, (3, 3, 4, 5), jnp.float32), expected)

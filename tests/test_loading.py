@@ -31,6 +31,6 @@ def test_what_cannot_be_loaded_is_refused(name, message, file):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path):
-    other = tmp_path / "model.txt"
-    other.write_text("")
-    assert_refuses(lambda: load_function(f"{other}:make", "model"), "which is no Python file")
+    file = tmp_path / "model.txt"
+    file.write_text("")
+    assert_refuses(lambda: load_function(f"{file}:make", "model"), "which is no Python file")

@@ -91,9 +91,9 @@ def descend(optimizer, w=START, steps=STEPS):
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_steps_equal_the_published_rule(x64, name):
-    ours = list(descend(optimizers.by_name(name, RATE, weight_decay=0.01)))
+    iterates = list(descend(optimizers.by_name(name, RATE, weight_decay=0.01)))
     rule = BY_HAND[name](START)
-    np.testing.assert_allclose(ours, [next(rule) for _ in range(STEPS)], rtol=1e-6)
+    np.testing.assert_allclose(iterates, [next(rule) for _ in range(STEPS)], rtol=1e-6)
 
 
 def rates(schedule, steps=10, warmup_steps=4, **more):
@@ -101,11 +101,11 @@ def rates(schedule, steps=10, warmup_steps=4, **more):
     optimizer = optimizers.by_name(
         "sgd", 2.0, schedule=schedule, steps=steps, warmup_steps=warmup_steps, **more
     )
-    state, found = optimizer.init(jnp.zeros(())), []
+    state, learning_rates = optimizer.init(jnp.zeros(())), []
     for _ in range(steps):
         updates, state = optimizer.update(jnp.ones(()), state)
-        found.append(-float(updates))
-    return found
+        learning_rates.append(-float(updates))
+    return learning_rates
 
 
 def test_schedules_equal_their_formula():

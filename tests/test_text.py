@@ -7,8 +7,8 @@ def test_annotate_puts_sizes_beside_the_lines_that_made_them(tmp_path):
     file = tmp_path / "model.py"
     file.write_text("\n".join(f"line_{n} = {n}" for n in range(1, 9)))
     sources = [f"{file}:3", f"{file}:3", f"{file}:5", ""]
-    said = _text.annotate(sources, np.array([1, 2, 3, 4.0]), np.array([0.5, 1e-9, 7, 8]), around=1)
-    lines = said.splitlines()
+    text = _text.annotate(sources, np.array([1, 2, 3, 4.0]), np.array([0.5, 1e-9, 7, 8]), around=1)
+    lines = text.splitlines()
     assert [line.split("│")[1].strip() for line in lines[1:]] == [
         f"line_{n} = {n}" for n in range(2, 7)
     ]
@@ -18,9 +18,9 @@ def test_annotate_puts_sizes_beside_the_lines_that_made_them(tmp_path):
 
 
 def test_annotate_names_lines_of_a_file_that_is_gone():
-    said = _text.annotate(["gone.py:7"], np.ones(1), np.ones(1))
-    assert "gone.py" in said
-    assert "7" in said
+    text = _text.annotate(["gone.py:7"], np.ones(1), np.ones(1))
+    assert "gone.py" in text
+    assert "7" in text
 
 
 def test_html_is_escaped():

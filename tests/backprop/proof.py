@@ -47,12 +47,12 @@ def assert_equal(by_hand, automatic, rtol=1e-10, atol=0.0):
     Not of each entry: one that is a difference of large ones has lost their rounding.
     """
     assert jax.tree.structure(by_hand) == jax.tree.structure(automatic)
-    for (path, ours), theirs in zip(
+    for (path, actual), expected in zip(
         jax.tree_util.tree_leaves_with_path(by_hand), jax.tree.leaves(automatic), strict=True
     ):
-        assert ours.dtype == theirs.dtype == np.float64
-        assert ours.shape == theirs.shape
-        bound = rtol * np.abs(theirs).max(initial=0.0) + atol
+        assert actual.dtype == expected.dtype == np.float64
+        assert actual.shape == expected.shape
+        bound = rtol * np.abs(expected).max(initial=0.0) + atol
         np.testing.assert_allclose(
-            ours, theirs, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path)
+            actual, expected, rtol=0, atol=bound, err_msg=jax.tree_util.keystr(path)
         )

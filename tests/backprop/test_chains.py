@@ -43,19 +43,19 @@ def test_logarithms_outlive_the_gradient():
 def test_the_window_is_as_wide_as_published_found_by_halving_and_nowhere_else(
     weight, width, bias, x64
 ):
-    closed = backprop.window(jnp.asarray(weight), bias)
-    halved = backprop.window_by_bisection(jnp.asarray(weight), bias)
-    assert float(closed.width) == pytest.approx(width, abs=1e-6)
-    np.testing.assert_allclose(halved, closed, atol=1e-12)
+    closed_form = backprop.window(jnp.asarray(weight), bias)
+    bisection = backprop.window_by_bisection(jnp.asarray(weight), bias)
+    assert float(closed_form.width) == pytest.approx(width, abs=1e-6)
+    np.testing.assert_allclose(bisection, closed_form, atol=1e-12)
     # the textbook's own form of it
     if width:
         w = abs(weight)
         textbook = 2 / w * np.log(w * (1 + np.sqrt(1 - 4 / w)) / 2 - 1)
-        assert float(closed.width) == pytest.approx(textbook, rel=1e-12)
+        assert float(closed_form.width) == pytest.approx(textbook, rel=1e-12)
     a = jnp.linspace(-3, 3, 10_001)
     slope = jax.vmap(jax.grad(jax.nn.sigmoid))(weight * a + bias)
     reaches = np.abs(weight * slope) >= 1
-    inside = (a >= closed.low) & (a <= closed.high) & (width > 0)
+    inside = (a >= closed_form.low) & (a <= closed_form.high) & (width > 0)
     np.testing.assert_array_equal(reaches, inside)
 
 

@@ -27,9 +27,9 @@ def test_errors_of_the_costs_equal_grad_of_optax_s(rng, batch, classes, scale):
         backprop.binary_cross_entropy_error,
         backprop.sigmoid_quadratic_error,
     ]
-    for (ours, theirs, answer), error in zip(cases, errors, strict=True):
-        automatic = jax.jit(jax.value_and_grad(theirs))(logits, answer)
-        by_hand = jax.jit(lambda z, t, ours=ours, error=error: (ours(z, t), error(z, t)))
+    for (cost, reference, answer), error in zip(cases, errors, strict=True):
+        automatic = jax.jit(jax.value_and_grad(reference))(logits, answer)
+        by_hand = jax.jit(lambda z, t, cost=cost, error=error: (cost(z, t), error(z, t)))
         # a probability within 1e-9 of 1 has lost nine digits of what it lacks: hence the atol
         assert_equal(by_hand(logits, answer), automatic, atol=1e-14)
 

@@ -58,10 +58,10 @@ def test_running_statistics_equal_grad_of_the_layer(rng, batch, places, channels
 def test_what_comes_back_has_nothing_along_the_mean_and_the_output(x64):
     x, delta, params = drawn(np.random.default_rng(0), 8, (), 3)
     back = backprop.batch_norm_gradient(x, delta, params["scale"], 0.0).x
-    centred = x - x.mean(axis=0)[None]
-    for direction in (jnp.ones_like(x), centred):
-        along = jnp.sum(back * direction, axis=0)
-        np.testing.assert_allclose(along, 0.0, atol=1e-12)
+    deviation = x - x.mean(axis=0)[None]
+    for direction in (jnp.ones_like(x), deviation):
+        projection = jnp.sum(back * direction, axis=0)
+        np.testing.assert_allclose(projection, 0.0, atol=1e-12)
 
 
 def test_another_delta_and_a_negative_epsilon_are_refused():

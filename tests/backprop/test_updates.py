@@ -37,8 +37,8 @@ def test_each_rule_equals_optax_step_for_step(name, x64, key):
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(bowls))
 
     def run(rule):
-        def step(carried, _):
-            params, state = carried
+        def step(carry, _):
+            params, state = carry
             steps, state = rule.update(jax.grad(cost)(params), state, params)
             params = optax.apply_updates(params, steps)
             return (params, state), params
@@ -46,26 +46,26 @@ def test_each_rule_equals_optax_step_for_step(name, x64, key):
         start = jax.tree.map(lambda t: 0.5 * jnp.ones_like(t), target)
         return jax.lax.scan(step, (start, rule.init(start)), length=30)[1]
 
-    ours, theirs = (run(rule) for rule in RULES[name])
-    assert jnp.isfinite(jax.flatten_util.ravel_pytree(theirs)[0]).all()
-    assert_equal(ours, theirs)
+    trajectory, optax_trajectory = (run(rule) for rule in RULES[name])
+    assert jnp.isfinite(jax.flatten_util.ravel_pytree(optax_trajectory)[0]).all()
+    assert_equal(trajectory, optax_trajectory)
 
 
 @pytest.mark.parametrize("size", [1e-30, 1e-10, 1.0, 1e10, 1e30])
 def test_clipping_keeps_the_direction_of_a_gradient_of_any_size(size):
     gradient = {"a": jnp.array([3.0, 0.0]) * size, "b": jnp.array(-4.0) * size}
     rule = backprop.clip_by_norm(1e-5)
-    clipped, _ = rule.update(gradient, rule.init(gradient))
+    update, _ = rule.update(gradient, rule.init(gradient))
     length = min(5 * size, 1e-5)
-    np.testing.assert_allclose(clipped["a"], [0.6 * length, 0.0], rtol=1e-6)
-    np.testing.assert_allclose(clipped["b"], -0.8 * length, rtol=1e-6)
+    np.testing.assert_allclose(update["a"], [0.6 * length, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(update["b"], -0.8 * length, rtol=1e-6)
 
 
 def test_clipping_leaves_zero_and_dtypes_alone():
     gradient = {"a": jnp.zeros(2, jnp.bfloat16), "b": jnp.zeros(3)}
-    clipped, _ = backprop.clip_by_norm(1.0).update(gradient, ())
-    assert {k: v.dtype for k, v in clipped.items()} == {k: v.dtype for k, v in gradient.items()}
-    assert not any(leaf.any() for leaf in jax.tree.leaves(clipped))
+    update, _ = backprop.clip_by_norm(1.0).update(gradient, ())
+    assert {k: v.dtype for k, v in update.items()} == {k: v.dtype for k, v in gradient.items()}
+    assert not any(leaf.any() for leaf in jax.tree.leaves(update))
 
 
 def test_numbers_out_of_their_range_are_refused():

@@ -61,8 +61,8 @@ def test_digits_are_scikit_learns(key):
 
 def test_digits_are_split_without_overlap():
     digits = data.load("digits")
-    everything = np.concatenate([digits.train.x, digits.test.x]).reshape(1797, -1)
-    assert len(np.unique(everything, axis=0)) == 1797
+    images = np.concatenate([digits.train.x, digits.test.x]).reshape(1797, -1)
+    assert len(np.unique(images, axis=0)) == 1797
     again = data.load("digits")
     np.testing.assert_array_equal(digits.test.x, again.test.x)
 
@@ -147,16 +147,16 @@ def test_both_versions_of_cifar10_are_the_same_data(tmp_path):
         for kind in ("binary", "python")
     )
     assert binary.train.x.shape == (70, 32, 32, 3)
-    for ours, theirs in zip(binary[:2], python[:2], strict=True):
-        np.testing.assert_array_equal(ours.x, theirs.x)
-        np.testing.assert_array_equal(ours.y, theirs.y)
+    for binary_split, python_split in zip(binary[:2], python[:2], strict=True):
+        np.testing.assert_array_equal(binary_split.x, python_split.x)
+        np.testing.assert_array_equal(binary_split.y, python_split.y)
 
 
 def test_cifar10_must_be_whole_unless_a_subset_is_asked_for(tmp_path):
     folder = write_cifar(tmp_path / "part", [40, 30, 20])
     refuses("cifar10", folder, "data_batch_3.bin is missing")
-    whole = write_cifar(tmp_path / "short", [10, 10, 10, 10, 10, 10])
-    refuses("cifar10", whole, "holds 50 records; expected the published 50000")
+    short = write_cifar(tmp_path / "short", [10, 10, 10, 10, 10, 10])
+    refuses("cifar10", short, "holds 50 records; expected the published 50000")
     (tmp_path / "empty").mkdir()
     refuses("cifar10", tmp_path / "empty", "data_batch_1 is missing", subset=True)
 

@@ -22,7 +22,7 @@ def _collected():
 
 
 @pytest.fixture
-def published(tmp_path, monkeypatch):
+def requests(tmp_path, monkeypatch):
     """A server on this machine that publishes two small files and an archive."""
     folder = tmp_path / "published"
     folder.mkdir()
@@ -39,11 +39,11 @@ def published(tmp_path, monkeypatch):
     def md5(name):
         return f"md5:{hashlib.md5((folder / name).read_bytes()).hexdigest()}"
 
-    asked = []
+    requests = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
-            asked.append(self.path)
+            requests.append(self.path)
 
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
@@ -57,26 +57,26 @@ def published(tmp_path, monkeypatch):
         "absent": (url, {"nothing.gz": "md5:" + "0" * 32}),
     }
     monkeypatch.setattr(download, "_SOURCES", sources)
-    yield asked
+    yield requests
     server.shutdown()
     server.server_close()
 
 
-def test_files_are_downloaded_once(published, tmp_path):
+def test_files_are_downloaded_once(requests, tmp_path):
     for _ in range(2):
         folder = data.fetch("pair", cache=tmp_path)
         assert (folder / "a.gz").read_bytes() == b"first"
         assert (folder / "b.gz").read_bytes() == b"second"
-    assert published == ["/a.gz", "/b.gz"]
+    assert requests == ["/a.gz", "/b.gz"]
 
 
-def test_an_archive_is_unpacked(published, tmp_path):
+def test_an_archive_is_unpacked(requests, tmp_path):
     folder = data.fetch("archive", cache=tmp_path)
     assert (folder / "cifar-10-batches-py" / "data_batch_1").read_bytes() == b"data"
 
 
 @pytest.mark.parametrize("name", ["other", "absent"])
-def test_a_wrong_or_absent_file_is_refused_and_not_kept(published, tmp_path, name):
+def test_a_wrong_or_absent_file_is_refused_and_not_kept(requests, tmp_path, name):
     with pytest.raises(data.DataError) as caught:
         data.fetch(name, cache=tmp_path)
     assert "\n" not in str(caught.value)

@@ -25,8 +25,8 @@ def refuses(read, path, *fragments):
 
 def test_idx_plain_and_compressed(tmp_path):
     plain = written(tmp_path, "images", IDX)
-    compressed = written(tmp_path, "images.gz", gzip.compress(IDX))
-    for path in (plain, compressed):
+    gzipped = written(tmp_path, "images.gz", gzip.compress(IDX))
+    for path in (plain, gzipped):
         images = data.read_idx(path, axes=3)
         assert images.dtype == np.uint8
         np.testing.assert_array_equal(images, IMAGES)
@@ -105,8 +105,8 @@ def python2_pickle(planes, labels):
         + pixels.tobytes()
         + b"tb"
     )
-    listed = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
-    return b"\x80\x02}(U\x04data" + array + b"U\x06labels" + listed + b"u."
+    label_list = b"](" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    return b"\x80\x02}(U\x04data" + array + b"U\x06labels" + label_list + b"u."
 
 
 def test_cifar_pickle_as_published(tmp_path):

@@ -41,12 +41,12 @@ def test_copy_memory_asks_for_what_it_has_shown(blanks, key):
     x, y = map(np.asarray, data.copy_memory(key, examples, blanks))
     assert x.shape == (examples, blanks + 20, 10)
     np.testing.assert_array_equal(x.sum(-1), np.ones((examples, blanks + 20)))
-    shown = x.argmax(-1)
-    frequencies_are_even(shown[:, :10].ravel(), 0, 8)
-    rest = [8] * (blanks - 1) + [9] + [8] * 10
-    np.testing.assert_array_equal(shown[:, 10:], np.tile(rest, (examples, 1)))
+    symbols = x.argmax(-1)
+    frequencies_are_even(symbols[:, :10].ravel(), 0, 8)
+    tail = [8] * (blanks - 1) + [9] + [8] * 10
+    np.testing.assert_array_equal(symbols[:, 10:], np.tile(tail, (examples, 1)))
     np.testing.assert_array_equal(y[:, : blanks + 10], np.full((examples, blanks + 10), 8))
-    np.testing.assert_array_equal(y[:, blanks + 10 :], shown[:, :10])
+    np.testing.assert_array_equal(y[:, blanks + 10 :], symbols[:, :10])
 
 
 @pytest.mark.parametrize(
@@ -61,17 +61,17 @@ def test_copy_memory_without_memory(blanks, nats):
 def test_temporal_order_names_the_order(length, key):
     examples = 20_000
     x, y = map(np.asarray, data.temporal_order(key, examples, length))
-    shown = x.argmax(-1)
+    symbols = x.argmax(-1)
     np.testing.assert_array_equal(x.sum(-1), np.ones((examples, length)))
-    first, second = np.nonzero(shown < 2)[1].reshape(examples, 2).T
+    first, second = np.nonzero(symbols < 2)[1].reshape(examples, 2).T
     frequencies_are_even(first, length // 10, length // 5)
     frequencies_are_even(second, length // 2, 6 * length // 10)
-    names = np.array(["X", "Y", "a", "b", "c", "d"])[shown]
+    names = np.array(["X", "Y", "a", "b", "c", "d"])[symbols]
     rows = np.arange(examples)
     letters = np.char.add(names[rows, first], names[rows, second])
     np.testing.assert_array_equal(np.array(["XX", "XY", "YX", "YY"])[y], letters)
     frequencies_are_even(y, 0, 4)  # so the best guess costs log(4) nats
-    frequencies_are_even(shown[shown >= 2], 2, 6)
+    frequencies_are_even(symbols[symbols >= 2], 2, 6)
     assert pytest.approx(1.386294, abs=1e-6) == data.TEMPORAL_ORDER_MEMORYLESS
 
 

@@ -19,12 +19,12 @@ CLOSED = {
 
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_forms_equal_quadrature(x64, name):
-    closed, function = CLOSED[name]
+    closed_form, function = CLOSED[name]
     numeric = jax.jit(by_quadrature(function))
     for q in (1e-4, 0.5, 5.0):
         for correlation in (-0.7, 0.0, 0.9, 1 - 1e-7):
-            found, expected = (m(q, q * (1 - correlation)) for m in (closed, numeric))
-            for field, a, b in zip(found._fields, found, expected, strict=True):
+            actual, expected = (m(q, q * (1 - correlation)) for m in (closed_form, numeric))
+            for field, a, b in zip(actual._fields, actual, expected, strict=True):
                 # means of odd functions are 0 but for rounding
                 assert float(a) == pytest.approx(float(b), rel=1e-7, abs=1e-14), (field, q)
 
@@ -48,8 +48,8 @@ def test_moments_equal_those_of_a_sample(function, key):
         s_u**4,
     )
     kinks = (-1.0, 1.0) if function is jax.nn.hard_tanh else ()
-    found = by_quadrature(function, kinks)(q, q * (1 - correlation))
-    for field, moment, sample in zip(found._fields, found, samples, strict=True):
+    quadrature = by_quadrature(function, kinks)(q, q * (1 - correlation))
+    for field, moment, sample in zip(quadrature._fields, quadrature, samples, strict=True):
         mean, error = float(jnp.mean(sample)), float(jnp.std(sample)) / n**0.5
         assert abs(float(moment) - mean) < 5 * error, field
 
@@ -57,11 +57,11 @@ def test_moments_equal_those_of_a_sample(function, key):
 @pytest.mark.parametrize("name", CLOSED)
 def test_small_angles_keep_their_digits_in_float32(name):
     """1 - c of 1e-6 is what float32 cannot hold as a correlation."""
-    closed, _ = CLOSED[name]
+    closed_form, _ = CLOSED[name]
     q, share = 0.7, 1e-6
-    narrow = closed(jnp.float32(q), jnp.float32(q * share))
+    narrow = closed_form(jnp.float32(q), jnp.float32(q * share))
     with jax.enable_x64(True):
-        wide = closed(q, q * share)
+        wide = closed_form(q, q * share)
     np.testing.assert_allclose(narrow.difference, wide.difference, rtol=1e-5)
 
 
@@ -83,21 +83,21 @@ def test_the_slope_of_the_difference_is_that_of_price(x64, share):
 
 def test_a_dead_signal_has_the_slopes_of_the_limit():
     selu = by_quadrature(jax.nn.selu)
-    dead, dying = (selu(q, 0.0) for q in (0.0, 1e-9))
-    assert float(dead.slope_square) == pytest.approx(float(dying.slope_square), rel=1e-3)
+    dead, faint = (selu(q, 0.0) for q in (0.0, 1e-9))
+    assert float(dead.slope_square) == pytest.approx(float(faint.slope_square), rel=1e-3)
     assert float(dead.square) == 0.0
 
 
 def test_a_kink_away_from_0_loses_no_digits(x64):
     """Of hard tanh E[f'(u) f'(v)] is P(|u| < 1, |v| < 1), an integral of a normal probability."""
     q, correlation = 2.0, 0.4
-    found = by_quadrature(jax.nn.hard_tanh, (-1.0, 1.0))(q, q * (1 - correlation))
+    quadrature = by_quadrature(jax.nn.hard_tanh, (-1.0, 1.0))(q, q * (1 - correlation))
     x, weight = np.polynomial.legendre.leggauss(200)
     spread = (q * (1 - correlation**2)) ** 0.5
     inside = jax.scipy.stats.norm.cdf((1 - correlation * x) / spread)
     inside = inside - jax.scipy.stats.norm.cdf((-1 - correlation * x) / spread)
     density = np.exp(-(x**2) / (2 * q)) / (2 * np.pi * q) ** 0.5
-    assert float(found.slope_product) == pytest.approx(
+    assert float(quadrature.slope_product) == pytest.approx(
         float(np.sum(weight * density * inside)), rel=1e-7
     )
     # narrow angles too: the whole of the slope's mass where the inputs meet

@@ -40,8 +40,8 @@ def test_means_are_right_to_eight_digits_at_every_scale(x64, name):
             (slope_square, 0.0),
         ):
             expected = by_panels(lambda z, f=moment, s=sigma: f(s * z), np.array(kinks) / sigma)
-            found = float(jnp.sum(rule.weight * moment(sigma * rule.z)))
-            assert abs(found - expected) < 1e-8 * max(abs(expected), scale), (q, found, expected)
+            mean = float(jnp.sum(rule.weight * moment(sigma * rule.z)))
+            assert abs(mean - expected) < 1e-8 * max(abs(expected), scale), (q, mean, expected)
 
 
 def test_a_polynomial_has_the_moments_of_a_normal_variable(x64):
@@ -77,5 +77,5 @@ def test_pairs_of_a_smooth_function_equal_the_trapezoid_rule_in_the_plane(x64, q
     v = correlation * u + (1 - correlation**2) ** 0.5 * w
     expected = np.sum(np.outer(weight, weight) * np.tanh(sigma * u) * np.tanh(sigma * v))
     rule = pair_nodes(jnp.arccos(correlation))
-    found = jnp.sum(rule.weight * jnp.tanh(sigma * rule.u) * jnp.tanh(sigma * rule.v))
-    assert float(found) == pytest.approx(expected, rel=1e-9)
+    mean = jnp.sum(rule.weight * jnp.tanh(sigma * rule.u) * jnp.tanh(sigma * rule.v))
+    assert float(mean) == pytest.approx(expected, rel=1e-9)

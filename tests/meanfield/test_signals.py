@@ -22,8 +22,8 @@ def test_gains_compose_as_matrices_do(key):
     np.testing.assert_allclose(matrix(a.after(b).after(c)), matrix(a.after(b.after(c))), rtol=1e-5)
     np.testing.assert_allclose(matrix(a.plus(b)), matrix(a) + matrix(b), rtol=1e-5)
     np.testing.assert_allclose(matrix(a.times(0.25)), matrix(a) / 4, rtol=1e-5)
-    one = identity_gain(jnp.zeros(()))
-    np.testing.assert_allclose(matrix(one.after(a)), matrix(a), rtol=1e-6)
+    identity = identity_gain(jnp.zeros(()))
+    np.testing.assert_allclose(matrix(identity.after(a)), matrix(a), rtol=1e-6)
 
 
 def test_no_depth_underflows_and_zero_is_minus_infinity():
@@ -33,8 +33,8 @@ def test_no_depth_underflows_and_zero_is_minus_infinity():
         deep = deep.after(tenth)
     gradient = jnp.array([1.0, 0.0, 0.0, 0.0])
     assert float(deep.log_of(gradient)) == pytest.approx(1000 * np.log(0.1), rel=1e-5)
-    nothing = elementwise_gain(0.0, 0.0, 0.0, 0.0)
-    assert float(deep.after(nothing).log_of(gradient)) == -np.inf
+    zero_gain = elementwise_gain(0.0, 0.0, 0.0, 0.0)
+    assert float(deep.after(zero_gain).log_of(gradient)) == -np.inf
 
 
 def test_variances_add_along_a_path_and_weigh_by_their_share_across_paths():
