@@ -16,12 +16,12 @@ def test_the_textbook_network_equals_its_formula(key):
     net = networks.cnn(3, channels=2)
     params, state = net.init(key, x)
     kernel = np.asarray(params["conv"]["kernel"])
-    pooled = np.zeros((2, 3, 3, 2))
+    features = np.zeros((2, 3, 3, 2))
     for n in range(2):
         for c in range(2):
             image = correlate2d(np.asarray(x[n, :, :, 0]), kernel[:, :, 0, c], mode="same")
-            pooled[n, :, :, c] = np.maximum(image, 0).reshape(3, 2, 3, 2).max((1, 3))
-    expected = pooled.reshape(2, 18) @ np.asarray(params["output"]["dense"]["kernel"])
+            features[n, :, :, c] = np.maximum(image, 0).reshape(3, 2, 3, 2).max((1, 3))
+    expected = features.reshape(2, 18) @ np.asarray(params["output"]["dense"]["kernel"])
     np.testing.assert_allclose(net.apply(params, state, x).output, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -38,8 +38,8 @@ def weights_of(depth, kind):
     net = networks.resnet(10, depth=depth, kind=kind)
     spec = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     shapes = kernels(jax.eval_shape(net.init, jax.random.key(0), spec).params)
-    repeated = [shape[0] if len(shape) == 5 else 1 for shape in shapes]
-    return sum(repeated), sum(int(np.prod(shape)) for shape in shapes)
+    counts = [shape[0] if len(shape) == 5 else 1 for shape in shapes]
+    return sum(counts), sum(int(np.prod(shape)) for shape in shapes)
 
 
 @pytest.mark.parametrize(("depth", "million"), [(20, 0.27), (56, 0.85), (110, 1.7)])
