@@ -53,7 +53,14 @@ def test_the_facts_of_an_activation_are_true_of_its_slope(function, name):
         assert float(jnp.trapezoid(size, x)) == pytest.approx(rise, rel=1e-3)
 
 
-@pytest.mark.parametrize(("function", "name"), [p for p in BOTH if p[1] != "none"])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        pytest.param(f, s, marks=[pytest.mark.slow] if f == "sign" else [])
+        for f, s in BOTH
+        if s != "none"
+    ],
+)
 def test_theory_predicts_the_gradient_of_a_network_of_steps(function, name, key):
     net = networks.mlp(
         10,

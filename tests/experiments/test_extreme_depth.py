@@ -59,6 +59,7 @@ def test_the_variance_keeps_the_singular_values_together(depth):
     assert q == pytest.approx(0.1 / (8 * depth) ** 0.5, rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_singular_values_of_a_drawn_network_stray_as_asked_for(key):
     config = extreme_depth.Config(width=128, spread=0.5)
     net = extreme_depth.network(config, 50, 128, checkpoint=True)

@@ -72,7 +72,10 @@ def measured(net, key, x):
     return jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, gain
 
 
-@pytest.mark.parametrize("gain", [RELU, 2**0.5], ids=["signal", "gradient"])
+@pytest.mark.parametrize(
+    "gain",
+    [pytest.param(RELU, id="signal"), pytest.param(2**0.5, id="gradient", marks=pytest.mark.slow)],
+)
 def test_theory_of_standardized_weights_is_what_drawn_networks_do(key, gain):
     width, depth, networks = 512, 6, 8
     weights = initializers.scaled(0.7, 0.3)

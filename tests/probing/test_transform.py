@@ -121,7 +121,9 @@ PUBLISHED = {  # Nielsen 2015, ch. 5, fig/initial_gradient.json and norms_during
 }
 
 
-@pytest.mark.parametrize("depth", PUBLISHED)
+@pytest.mark.parametrize(
+    "depth", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_the_textbooks_learning_speeds_lie_among_ours(depth):
     """784-30-...-10 sigmoid networks on the first 1,000 MNIST images, before training."""
     folder = real_data("mnist")

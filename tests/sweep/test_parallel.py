@@ -51,7 +51,10 @@ def test_points_together_give_what_each_gives_alone():
     np.testing.assert_allclose(together, one_by_one(task, points(7), shared), rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [100, 3000], ids=["many at once", "a few at once"])
+@pytest.mark.parametrize(
+    "size",
+    [pytest.param(100, id="many at once", marks=pytest.mark.slow), pytest.param(3000, id="a few")],
+)
 def test_batches_that_fit_in_memory_lose_nothing_and_double_nothing(size, monkeypatch):
     monkeypatch.setattr(parallel, "CORE_CACHE_BYTES", 20_000)
     task, shared = walk(size=size), jnp.float32(2.0)

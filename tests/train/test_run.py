@@ -75,6 +75,7 @@ def test_the_same_seed_gives_the_same_run_bit_for_bit(plain):
     chex.assert_trees_all_equal(fit(), plain)
 
 
+@pytest.mark.slow
 def test_cutting_a_run_into_chunks_changes_nothing():
     unbroken = fit(records=6, record_every=7, chunks=1)
     for chunks in (2, 20):
@@ -97,6 +98,7 @@ def test_runs_side_by_side_equal_runs_alone():
         np.testing.assert_allclose(together.loss[i], alone.loss[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_scale_of_the_weights_can_be_a_grid_too():
     run = train.make_run(problem, batch_size=10, record_every=5)
     settings = {
@@ -293,6 +295,7 @@ def test_targets_may_be_numbers_with_a_score_of_their_own():
         weights = weights - 0.1 * 2 / 50 * design.T @ error
 
 
+@pytest.mark.slow
 def test_settings_may_be_numbers_for_all_runs_and_a_problem_without_any(plain):
     run = train.make_run(problem, batch_size=10, record_every=5)
     settings = {"learning_rate": 0.05, "seed": range(2)}

@@ -146,6 +146,7 @@ def test_a_second_process_in_the_same_folder_stops_and_the_first_can_be_interrup
     assert process.stderr.strip() == message
 
 
+@pytest.mark.slow
 def test_a_network_that_fails_is_said_and_the_others_are_there(tmp_path):
     flags = ("--activations=identity,tanh", "--depths=2", "--width=8", "--steps=16")
     rates = ("--record_every=2", "--seeds=2", "--learning_rates=1e8", "--abort_nonfinite")

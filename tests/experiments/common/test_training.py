@@ -156,7 +156,14 @@ def file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize("name", ["layer", "linen", "model"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("layer", marks=pytest.mark.slow),
+        pytest.param("linen", marks=pytest.mark.slow),
+        "model",
+    ],
+)
 def test_a_network_of_the_users_own_is_trained(name, file):
     config = optimizer.Config(
         network=f"{file}:{name}",
