@@ -80,10 +80,10 @@ def test_a_vanilla_network_keeps_every_direction_of_its_gradient(x64, key):
     params, state = net.init(key, x)
     conv = layers.conv(4, (3, 3), padding="CIRCULAR")
 
-    def one(h):
+    def circular_conv(h):
         return conv.apply(params["hidden"][0]["conv"], {}, h.reshape(1, 4, 4, 4)).output.ravel()
 
-    singular = np.linalg.svd(jax.jacobian(one)(jnp.zeros(64)), compute_uv=False)
+    singular = np.linalg.svd(jax.jacobian(circular_conv)(jnp.zeros(64)), compute_uv=False)
     np.testing.assert_allclose(singular, 1.05**0.5, rtol=1e-6)  # sigma_w of the default
     assert net.apply(params, state, x).output.shape == (1, 3)
 

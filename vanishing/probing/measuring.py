@@ -111,11 +111,11 @@ class _Measuring:
     def slots(self) -> dict[ValueId, Array]:
         """The slots of all taps, zeros."""
         specs = self.plan.program.specs
-        whole: dict[Any, Array] = {}  # one for all signals of a kind
+        zeros_by_spec: dict[Any, Array] = {}  # one for all signals of a kind
         for s in self.outside:
-            if (spec := specs[s.value]) not in whole:
-                whole[spec] = equations.zeros_of(spec)
-        slots = {s.value: whole[specs[s.value]] for s in self.outside}
+            if (spec := specs[s.value]) not in zeros_by_spec:
+                zeros_by_spec[spec] = equations.zeros_of(spec)
+        slots = {s.value: zeros_by_spec[specs[s.value]] for s in self.outside}
         size = len(self.ways[BackwardSummary])
         for s in self.inside:
             zeros = jnp.zeros((*s.site.lengths, size), self.plan.dtype)
@@ -191,13 +191,13 @@ class _Measuring:
             rows = [(self.as_row(s), tree[s.value]) for s in self.outside]
             return [jax.tree.map(lambda x, f=as_row: f(whole(x)), x) for as_row, x in rows]
 
-        here = [measured[s.value].reshape(math.prod(s.site.lengths), -1) for s in self.inside]
+        rows = [measured[s.value].reshape(math.prod(s.site.lengths), -1) for s in self.inside]
         back = [
-            cotangents[s.value].reshape(len(m), -1) for s, m in zip(self.inside, here, strict=True)
+            cotangents[s.value].reshape(len(m), -1) for s, m in zip(self.inside, rows, strict=True)
         ]
-        ran = [m[:, -1] > 0 for m in here]
+        ran = [m[:, -1] > 0 for m in rows]
         return (
-            self.in_order(ForwardSummary, forward, stacks(measured), here, ran),
+            self.in_order(ForwardSummary, forward, stacks(measured), rows, ran),
             self.in_order(BackwardSummary, backward, stacks(cotangents), back, ran),
         )
 
