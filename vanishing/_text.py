@@ -22,6 +22,16 @@ def number(x: float, digits: int = 2) -> str:
     return f"{x:.{digits}g}" if 1e-3 <= abs(x) < 1e4 else f"{x:.{digits - 1}e}"
 
 
+def english(words: Sequence[str], last: str = "and") -> str:
+    """Words as an enumeration.
+
+    >>> english(["a"]), english(["a", "b", "c"]), english(["a", "b"], "or")
+    ('a', 'a, b and c', 'a or b')
+    """
+    *most, end = words
+    return f"{', '.join(most)} {last} {end}" if most else end
+
+
 def one_line(error: BaseException) -> str:
     """An error's message on one line; its type where it has none.
 

@@ -1,5 +1,6 @@
-"""Remedies: what to try, by kind of finding, best first."""
+"""Remedies: what to try, by kind of finding and by where in a network it was found."""
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -11,14 +12,48 @@ class Remedy(NamedTuple):
     source: str
 
 
+class Setting(NamedTuple):
+    """Where in a network a fault is, as far as that says what helps."""
+
+    recurrent: bool = False  # in a scan over time
+    residual: bool = False  # the gradient has a skip connection there
+    normalized: bool = False  # there are normalisations
+    culprit: str = ""  # "activation", "rectifier", "attention", "normalization" or "" for others
+
+
 NORMALIZE = Remedy("normalise", "each layer's signal is set back to size 1", "Ioffe & Szegedy 2015")
 RESIDUAL = Remedy(
     "add skip connections", "the gradient has a way back that multiplies nothing", "He et al. 2016"
+)
+BRANCHES = Remedy(
+    "scale the branches down, by 1/sqrt(number of blocks) or from 0",
+    "the blocks' sum then keeps the size of one",
+    "Zhang et al. 2019; Bachlechner et al. 2021",
+)
+BRANCH = Remedy(
+    "scale the branch up, or let training do it",
+    "the gradient of its layers is multiplied by its scale",
+    "Bachlechner et al. 2021",
 )
 SCALE = Remedy(
     "derive the initial scale from the activation",
     "each layer then keeps the size of its signal: He for ReLU, Glorot for tanh",
     "He et al. 2015; Glorot & Bengio 2010",
+)
+ORTHOGONAL = Remedy(
+    "draw the recurrent matrix orthogonal, or scale its largest eigenvalue to about 1",
+    "every step of time multiplies the gradient by it",
+    "Saxe et al. 2014; Le et al. 2015",
+)
+PRENORM = Remedy(
+    "normalise inside of each branch, before its first layer (pre-norm)",
+    "a normalisation on the skip connection divides the gradient by the signal's size",
+    "Xiong et al. 2020",
+)
+SCORES = Remedy(
+    "divide the attention scores by sqrt(width of a head), or normalise queries and keys",
+    "a softmax that gives one token all the weight has no slope",
+    "Vaswani et al. 2017; Henry et al. 2020",
 )
 CLIP = Remedy(
     "clip the gradient's norm", "one step cannot undo the training", "Pascanu et al. 2013"
@@ -45,31 +80,70 @@ SLOPE = Remedy(
     "its own derivative is 0 wherever it was asked for",
     "Bengio et al. 2013",
 )
+GUARD = Remedy(
+    "keep what that operation takes in away from where it breaks, with jnp.maximum(x, 1e-6) or a "
+    "jnp.where on its input",
+    "log(0), sqrt(-1) and 0/0 are not finite, nor is the slope of sqrt at 0",
+    "JAX FAQ",
+)
+SMALLER = Remedy(
+    "make the signal smaller there: by a smaller initial scale or inputs of size 1",
+    "a number beyond the largest of its dtype is inf",
+    "He et al. 2015",
+)
+CHECK_DATA = Remedy(
+    "look for inf and nan in the data", "every operation hands them on", "jax.debug_nans"
+)
+CHECK_STEP = Remedy(
+    "look at the step before: clip its gradient, lower its learning rate, or skip it",
+    "one gradient that is not finite spoils every weight that it moves",
+    "Pascanu et al. 2013",
+)
+RANDOM = Remedy(
+    "draw it at random",
+    "a layer that multiplies by 0 returns the same for every input",
+    "Glorot & Bengio 2010",
+)
 # What to try for each kind of finding, best first.
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
-    "non_finite": (
-        Remedy(
-            "guard the input of that operation",
-            "log(0), 0/0 or an overflow begins there",
-            "JAX FAQ",
-        ),
-        CLIP,
-        SCALE,
-    ),
+    "non_finite": (GUARD, SMALLER, CHECK_DATA, CHECK_STEP),
     "dead_gradient": (USE, UNSTOP, SLOPE),
-    "vanishing": (ACTIVATION, SCALE, RESIDUAL, NORMALIZE, GATE),
-    "exploding": (SCALE, CLIP, RESIDUAL, GATE),
-    "saturated": (SCALE, NORMALIZE, ACTIVATION),
+    "vanishing": (GATE, ORTHOGONAL, SCORES, PRENORM, ACTIVATION, SCALE, RESIDUAL, NORMALIZE),
+    "exploding": (ORTHOGONAL, SCORES, PRENORM, BRANCHES, SCALE, RESIDUAL, NORMALIZE, CLIP, GATE),
+    "saturated": (ORTHOGONAL, SCORES, SCALE, NORMALIZE, ACTIVATION),
     "dead_units": (
         Remedy("use leaky ReLU or ELU", "a unit that is off still has a slope", "Maas et al. 2013"),
         RATE,
         Remedy("begin with biases of 0", "half of the units are on", "He et al. 2015"),
     ),
-    "rank_collapse": (RESIDUAL, NORMALIZE, SCALE),
-    "forward_drift": (SCALE, NORMALIZE),
+    "rank_collapse": (RANDOM, ORTHOGONAL, RESIDUAL, NORMALIZE, SCALE),
+    "forward_drift": (ORTHOGONAL, BRANCHES, SCALE, NORMALIZE),
     "update_ratio": (
         Remedy(
             "change the learning rate", "a step should move a weight by about 1e-3", "Karpathy 2019"
         ),
     ),
 }
+# In which setting a remedy helps; one that is not here always does.
+_HELPS: Mapping[Remedy, Callable[[Setting], bool]] = {
+    ACTIVATION: lambda s: s.culprit == "activation" and not s.recurrent,
+    BRANCHES: lambda s: s.residual and not s.recurrent,
+    GATE: lambda s: s.recurrent,
+    NORMALIZE: lambda s: not s.recurrent and not s.normalized,
+    ORTHOGONAL: lambda s: s.recurrent,
+    PRENORM: lambda s: s.residual and s.culprit == "normalization",
+    RANDOM: lambda s: False,  # it is for a kernel of 0 alone
+    RESIDUAL: lambda s: not s.recurrent and not s.residual,
+    SCALE: lambda s: not s.recurrent and s.culprit not in ("attention", "normalization"),
+    SCORES: lambda s: s.culprit == "attention",
+}
+
+
+def useful(kind: str, setting: Setting) -> tuple[Remedy, ...]:
+    """The remedies of a kind that help in a setting, best first.
+
+    >>> [remedy.action for remedy in useful("exploding", Setting(recurrent=True))][1]
+    "clip the gradient's norm"
+    """
+    helps = [r for r in REMEDIES[kind] if r not in _HELPS or _HELPS[r](setting)]
+    return tuple(helps) or REMEDIES[kind]

@@ -6,11 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vanishing._text import number
+from vanishing._text import number, percent
 from vanishing.diagnosis import remedies
-from vanishing.diagnosis.remedies import REMEDIES, Remedy
+from vanishing.diagnosis.breaks import cut, dead_gradient, non_finite
+from vanishing.diagnosis.collapse import FEWEST_EXAMPLES, collapse, dead_units
+from vanishing.diagnosis.findings import Diagnosis, Finding, finding
+from vanishing.diagnosis.remedies import Setting
+from vanishing.diagnosis.settings import setting, worst_of_each_site
 from vanishing.probing import Budget, SiteKind, Trace
-from vanishing.probing.layout import STOPPED, UNUSED
 
 # Thresholds. Where a network's own depth and width say what is usual, they are relative to that.
 
@@ -31,66 +34,12 @@ SATURATED_SHARE = 0.3
 """Share of units with under 1 % of the largest slope. A standard normal pre-activation leaves 0.3 %
 of tanh units there (Glorot & Bengio 2010, sec. 3.2, watch this share while training)."""
 
-DEAD_SHARE = 0.5
-"""Share of units that are 0 for a whole batch (Lu et al., Dying ReLU and initialization, 2019); of
-AutoTrainer's (Zhang et al., ICSE 2021) dying-ReLU symptom the threshold is a share of 0.7."""
-
-COLLAPSED = 1e-4
-"""Distance of the mean cosine of two examples from 1 under which they have become one (Dong et al.,
-Attention is not all you need, ICML 2021)."""
-
 BRANCH_SHARE = 1e-4
 """Gradient in a residual branch over that of the stream it is added to."""
 
 UPDATE_RANGE = (1e-7, 0.1)
 """Update over weight, in norm. About 1e-3 is healthy (Karpathy, A recipe for training neural
 networks, 2019); over 0.1 a step replaces the weight, under 1e-7 float32 loses it."""
-
-FEWEST_EXAMPLES = 8
-"""A unit that is on for half of the examples is off for eight at once with probability 0.4 %."""
-
-
-class Finding(NamedTuple):
-    """One fault."""
-
-    kind: str  # a key of `REMEDIES`
-    where: str  # a row or a parameter
-    severity: str  # "high" or "medium"
-    evidence: dict[str, Any]
-    remedies: tuple[Remedy, ...]  # best first
-
-    def __str__(self) -> str:
-        numbers = ", ".join(
-            f"{name.replace('_', ' ')} {number(value, 3) if isinstance(value, float) else value}"
-            for name, value in self.evidence.items()
-        )
-        head = f"{self.kind.replace('_', ' ')} at {self.where} ({self.severity}): {numbers}"
-        return "\n".join(
-            [head, *(f"  - {r.action}: {r.reason} ({r.source})" for r in self.remedies)]
-        )
-
-
-class Diagnosis(NamedTuple):
-    """The faults of a network, worst first; a healthy one has no findings."""
-
-    findings: tuple[Finding, ...]
-    rows: int = 0  # that have numbers
-    notes: tuple[str, ...] = ()  # what the trace could not record, and why
-
-    def __str__(self) -> str:
-        unseen = [f"Not recorded: {note}" for note in self.notes]
-        if self.findings:
-            return "\n".join([*map(str, self.findings), *unseen])
-        if not self.rows:
-            return "\n".join(
-                ["Nothing could be judged: the trace has no row with numbers.", *unseen]
-            )
-        if unseen:
-            return "\n".join([f"Nothing found in what was recorded (rows: {self.rows}).", *unseen])
-        return "Nothing found: signal and gradient keep their size."
-
-
-_NAMED = 4  # names that a finding lists before it only counts
 
 
 def diagnose(trace: Trace) -> Diagnosis:
@@ -110,118 +59,57 @@ def diagnose(trace: Trace) -> Diagnosis:
     saturated
     """
     single = trace.single()
-    findings = [*_non_finite(single), *_dead_gradient(single)]
-    if not any(finding.kind == "non_finite" for finding in findings):
+    findings = [*non_finite(single), *dead_gradient(single)]
+    if not any(found.kind == "non_finite" for found in findings):
         budget = single.budget()
-        explained = [*_dead_units(single), *_lost_or_gained(single, budget)]
+        explained = [*collapse(single), *dead_units(single), *_lost_or_gained(single, budget)]
         findings += [
             *explained,
-            *(_cut(single, budget) if not explained else ()),  # units off, or an underflow
+            *(cut(single, budget) if not explained else ()),  # units off, or an underflow
             *_saturated(single),
             *_lost_branch(single, budget),
             *_drift(single, budget),
-            *_collapse(single),
             *_updates(single),
         ]
     return Diagnosis(
-        findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
+        findings=tuple(sorted(findings, key=lambda found: found.severity)),
         rows=int(single.ran().sum()),
         notes=trace.notes,
+        unjudged=tuple(_unjudged(single)),
     )
 
 
-def _finding(kind: str, where: str, high: bool | np.bool_, **evidence: Any) -> Finding:
-    return Finding(kind, where, "high" if high else "medium", evidence, REMEDIES[kind])
-
-
-def _non_finite(trace: Trace) -> Iterator[Finding]:
-    forward = np.flatnonzero(trace.forward.non_finite > 0)
-    backward = np.flatnonzero(trace.backward.non_finite > 0)
-    if len(forward):
-        row, way, count = forward[0], "forward", trace.forward.non_finite[forward[0]]
-    elif len(backward):
-        row, way, count = backward[-1], "backward", trace.backward.non_finite[backward[-1]]
-    elif not np.isfinite(trace.value):
-        yield _finding("non_finite", "the loss", True, value=float(trace.value))
-        return
-    else:
-        return
-    yield _finding("non_finite", trace.names[row], True, first_seen=way, elements=float(count))
-
-
-def _dead_gradient(trace: Trace) -> Iterator[Finding]:
-    """One finding for the parameters that are not used, one for those used without a gradient."""
-    leaves = trace.layout.leaves
-    for reach in (UNUSED, STOPPED):
-        names = [
-            leaf.label.format(*(":" for _ in leaf.lengths))
-            for leaf in leaves
-            if leaf.reach == reach
-        ]
-        if names:
-            tail = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            evidence: dict[str, Any] = {
-                "parameters": len(names),
-                "of": len(leaves),
-                "they_are": reach,
-            }
-            if reach == STOPPED and trace.layout.stops:
-                evidence["stop_gradient_at"] = ", ".join(trace.layout.stops[:_NAMED])
-            many = reach == UNUSED or len(names) > len(leaves) / 2
-            finding = _finding("dead_gradient", ", ".join(names[:_NAMED]) + tail, many, **evidence)
-            fixes = (remedies.USE,) if reach == UNUSED else (remedies.UNSTOP, remedies.SLOPE)
-            yield finding._replace(remedies=fixes)
-
-
-def _cut(trace: Trace, budget: Budget) -> Iterator[Finding]:
-    """A nonlinearity without a slope at any of its inputs, before which parameters stay put."""
-    rms = trace.backward.rms
-    if (trace.params.gradient != 0).all():
-        return
-    if not budget.first:
-        where, cut = "every row", bool((rms == 0).any())
-    else:
-        where, row = budget.first, trace.names.index(budget.first)
-        before = rms[list(trace.layout.instances[row].parents)]
-        cut = (
-            trace.sites[row].kind == SiteKind.NONLINEARITY and before.size > 0 and not before.any()
-        )
-    if cut:
-        finding = _finding("dead_gradient", where, True, gradient_on_the_way_back=0.0)
-        yield finding._replace(remedies=(remedies.SCALE, remedies.SLOPE))
-
-
-def _dead_units(trace: Trace) -> Iterator[Finding]:
-    shares = np.asarray(trace.forward.dead_units)
-    for row in _worst_of_each_site(trace, shares):
-        site, share = trace.sites[row], float(shares[row])
-        examples = math.prod(site.shape[:-1])
-        if (
-            site.kind == SiteKind.NONLINEARITY
-            and share > DEAD_SHARE
-            and examples >= FEWEST_EXAMPLES
-        ):
-            evidence = {"dead_share": share, "examples": examples}
-            yield _finding("dead_units", trace.names[row], share > 0.9, **evidence)
+def _unjudged(trace: Trace) -> Iterator[str]:
+    """The kinds of finding that a summary which was not asked for could show."""
+    units = [site for site in trace.sites if site.shape[-1:] > (1,)]
+    examples = [math.prod(site.shape[:-1]) for site in units]
+    nonlinear = [site.kind == SiteKind.NONLINEARITY for site in units]
+    needed = {
+        "vanishing": ("rms", bool(units)),
+        "non_finite": ("non_finite", bool(units)),
+        "saturated": ("saturated", any(nonlinear)),
+        "dead_units": (
+            "dead_units",
+            any(
+                n and count >= FEWEST_EXAMPLES for n, count in zip(nonlinear, examples, strict=True)
+            ),
+        ),
+        "rank_collapse": ("similarity", any(count > 1 for count in examples)),
+    }
+    for kind, (summary, matters) in needed.items():
+        if matters and not trace.layout.has_measured(summary):
+            yield kind
 
 
 def _saturated(trace: Trace) -> Iterator[Finding]:
     # What a rectifier leaves at 0 has no slope either, but half of its units are off by design.
     share = np.where(trace.forward.zeros > 0.01, np.nan, trace.forward.saturated)
-    for row in _worst_of_each_site(trace, share):
+    for row in worst_of_each_site(trace, share):
         if share[row] > SATURATED_SHARE:
+            says = f"{percent(share[row])} of its units have less than 1% of its largest slope"
+            where, high = setting(trace, [row]), share[row] > 0.6
             evidence = {"saturated_share": float(share[row])}
-            yield _finding("saturated", trace.names[row], share[row] > 0.6, **evidence)
-
-
-def _worst_of_each_site(trace: Trace, sizes: np.ndarray) -> list[int]:
-    """The row of each site with the largest size; rows with nan are left out."""
-    worst: dict[int, int] = {}
-    for row, place in enumerate(trace.layout.instances):
-        best = worst.get(place.site)
-        if not np.isnan(sizes[row]) and (best is None or sizes[row] > sizes[best]):
-            worst[place.site] = row
-    return list(worst.values())
+            yield finding("saturated", trace.names[row], high, says, where, **evidence)
 
 
 class _Fit(NamedTuple):
@@ -264,21 +152,33 @@ def _lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
     fit = _fit(trace, _path(trace, budget)[:-1], trace.backward.rms)
     if fit is None or abs(fit.total) < LOST_DECADES + fit.allowed:
         return
-    kind = "vanishing" if fit.total < 0 else "exploding"
-    recurrent = "[t=" in budget.first or "[t=" in budget.last
-    places = sorted(budget.by_place.items(), key=lambda item: item[1], reverse=fit.total > 0)
-    finding = _finding(
+    kind, verb = ("vanishing", "lost") if fit.total < 0 else ("exploding", "gained")
+    ranked = sorted(budget.charges, key=lambda charge: charge.gain, reverse=fit.total > 0)
+    place, _ = sorted(budget.by_place.items(), key=lambda item: item[1], reverse=fit.total > 0)[0]
+    culprit = next(c.row for c in ranked if trace.sites[c.row].place == place)
+    path = [trace.names.index(budget.first), *(charge.row for charge in ranked)]
+    around, ratio = setting(trace, path, culprit), 10**fit.total
+    yield finding(
         kind,
         budget.first,
         abs(fit.total) > 2 * (LOST_DECADES + fit.allowed),
-        first_over_last_layer=10**fit.total,
+        f"the gradient at the first {_layer(around)} is {number(ratio)} times that at the last, "
+        f"{_each(fit, fit.factor, around)}, {verb} mostly in {place}",
+        around,
+        first_over_last_layer=ratio,
         factor_a_layer=fit.factor,
         r_squared=fit.r_squared,
         layers=fit.layers,
-        mostly_in=places[0][0],
+        mostly_in=place,
     )
-    useful = [remedy for remedy in finding.remedies if recurrent or remedy is not remedies.GATE]
-    yield finding._replace(remedies=tuple(useful))
+
+
+def _layer(around: Setting) -> str:
+    return "step" if around.recurrent else "layer"
+
+
+def _each(fit: _Fit, factor: float, around: Setting) -> str:
+    return f"a factor of {number(factor)} a {_layer(around)} over {fit.layers} {_layer(around)}s"
 
 
 def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
@@ -289,12 +189,14 @@ def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
     smallest = min(trace.backward.rms[row] for row in stream)
     if smallest < BRANCH_SHARE * largest:
         return  # the stream itself vanishes, which is another finding
-    for row in _worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
+    for row in worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
         share = trace.backward.rms[row] / largest
         is_layer = trace.sites[row].kind == SiteKind.MATMUL
         if row not in stream and is_layer and 0 < share < BRANCH_SHARE:
+            says = f"its gradient is {number(share)} times that of the skip connection beside it"
             evidence = {"share_of_the_stream": float(share)}
-            yield _finding("vanishing", trace.names[row], False, **evidence)
+            found = finding("vanishing", trace.names[row], False, says, **evidence)
+            yield found._replace(remedies=(remedies.BRANCH,))
 
 
 def _drift(trace: Trace, budget: Budget) -> Iterator[Finding]:
@@ -302,17 +204,19 @@ def _drift(trace: Trace, budget: Budget) -> Iterator[Finding]:
     if fit is None or abs(fit.total) < DRIFT_DECADES + fit.allowed:
         return
     high = abs(fit.total) > 2 * (DRIFT_DECADES + fit.allowed)
-    evidence = {"last_over_first": 10**-fit.total, "factor_a_layer": 1 / fit.factor}
-    yield _finding("forward_drift", budget.last, high, **evidence, layers=fit.layers)
-
-
-def _collapse(trace: Trace) -> Iterator[Finding]:
-    collapsed = np.flatnonzero(1 - trace.forward.similarity < COLLAPSED)
-    begun = trace.forward.similarity[~np.isnan(trace.forward.similarity)]
-    if len(collapsed) and len(begun) and 1 - begun[0] >= COLLAPSED:
-        row = collapsed[0]
-        cosine = float(trace.forward.similarity[row])
-        yield _finding("rank_collapse", trace.names[row], False, mean_cosine=cosine)
+    ratio, factor = 10**-fit.total, 1 / fit.factor
+    around = setting(trace, [charge.row for charge in budget.charges])
+    yield finding(
+        "forward_drift",
+        budget.last,
+        high,
+        f"the signal at the last {_layer(around)} is {number(ratio)} times that at the first, "
+        + _each(fit, factor, around),
+        around,
+        last_over_first=ratio,
+        factor_a_layer=factor,
+        layers=fit.layers,
+    )
 
 
 def _updates(trace: Trace) -> Iterator[Finding]:
@@ -323,4 +227,5 @@ def _updates(trace: Trace) -> Iterator[Finding]:
             continue
         ratio = float(update / weight)
         if not low <= ratio <= high:
-            yield _finding("update_ratio", name, ratio > 1, update_over_weight=ratio)
+            says = f"the norm of one update is {number(ratio)} times that of the parameter"
+            yield finding("update_ratio", name, ratio > 1, says, update_over_weight=ratio)

@@ -133,7 +133,8 @@ def _path(instances, names, rms, sizes) -> tuple[list[RowId], str]:
         parent = max((p for p in parents if furthest[p] == first), key=lambda p: norms[p])
         if not (rms[parent] > 0 and np.isfinite(rms[parent])):
             reason = "exactly 0" if rms[parent] == 0 else "not finite"
-            return path[::-1], f"Before {names[row]} the gradient is {reason}: {names[parent]}."
+            stopped = f"The gradient at {names[parent]} is {reason}, while that at {names[row]}, "
+            return path[::-1], stopped + "which comes after it, is not."
         row = parent
 
 

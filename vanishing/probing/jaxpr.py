@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NewType
 
@@ -66,6 +67,7 @@ class Node:
     loop: Loop | None = None
     writes: tuple[int, ...] = ()  # positions of the inputs that are references which it changes
     versions: tuple[ValueId, ...] = ()  # of these references, after it
+    caller: tuple[str, int] | None = None  # the user's file and line that had the program read
 
     @property
     def results(self) -> tuple[ValueId, ...]:
@@ -98,12 +100,16 @@ class Node:
 
     @functools.cached_property
     def source(self) -> tuple[str, int] | None:
-        """File and line of the innermost code of the user's own, else of another library's."""
+        """File and line of the innermost code of the user's own, else of another library's.
+
+        JAX remembers only what was called by the function that it traces. Where that is all a
+        library's, as of a loss that this library makes, the user's line is the caller's.
+        """
         stacks = [source_info_util.user_frames(e.source_info.traceback) for e in self.places]
         frames = [f for stack in stacks for f in stack if not f.file_name.startswith(_HERE)]
-        own = [frame for frame in frames if not _is_of_library(frame.file_name)]
-        innermost = next(iter(own or frames), None)
-        return (innermost.file_name, innermost.start_line) if innermost else None
+        lines = [(frame.file_name, frame.start_line) for frame in frames]
+        own = [line for line in lines if not _is_of_library(line[0])]
+        return next(iter(own or ([self.caller] if self.caller else lines)), None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -150,7 +156,7 @@ class Program(NamedTuple):
 def read(function: Callable, *args) -> tuple[Program, Any]:
     """The program of a function of trees of arrays, and the tree of its output's specs."""
     jaxpr, output = jax.make_jaxpr(function, return_shape=True)(*args)
-    reader = _Reader()
+    reader = _Reader(_caller())
     return Program(reader.frame(jaxpr, "", (), _Around()).frame, reader.specs), output
 
 
@@ -193,8 +199,9 @@ class _Around(NamedTuple):
 class _Reader:
     """Numbers the values of a jaxpr."""
 
-    def __init__(self):
+    def __init__(self, caller: tuple[str, int] | None):
         self.specs = {}
+        self.caller = caller
 
     def frame(self, program, scope: str, calls: tuple[Call, ...], around: _Around) -> _ReadFrame:
         jaxpr, consts = opened(program)
@@ -247,6 +254,7 @@ class _Reader:
                     loop=loop,
                     writes=writes,
                     versions=tuple(self.number(env, eqn.invars[i]) for i in writes),
+                    caller=self.caller,
                 )
             )
 
@@ -257,6 +265,17 @@ class _Reader:
 
     def atom(self, env, var) -> Atom:
         return Literal(var.val) if isinstance(var, core.Literal) else env[var]
+
+
+def _caller() -> tuple[str, int] | None:
+    """File and line of the innermost code on Python's stack that is the user's own."""
+    frame = sys._getframe()
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if not file.startswith((_HERE, "<frozen")) and not _is_of_library(file):
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return None
 
 
 def _is_library_function(jaxpr) -> bool:

@@ -30,7 +30,11 @@ class Layout:
     flow: Flow
     leaves: tuple[LeafPlace, ...]
     notes: tuple[str, ...]  # what could not be recorded, and why
-    stops: tuple[str, ...] = ()  # "file:line" of each stop_gradient on the way to the loss
+    stops: tuple[str, ...] = ()  # "file:line" of each stop_gradient that cuts a parameter off
+    kernels: tuple[str, ...] = ()  # by site: the one parameter that its signal is multiplied with
+    suspects: tuple[tuple[str, ...], ...] = ()  # by site, and of the loss: see `between_rows`
+    level: str = "layer"  # see `vanishing.probe`
+    measured: tuple[str, ...] = ()  # the summaries that were asked for, and "params"
 
     @functools.cached_property
     def instances(self) -> tuple[Instance, ...]:
@@ -55,6 +59,16 @@ class Layout:
             ],
             dtype=int,
         )
+
+    def has_measured(self, name: str) -> bool:
+        """Was a summary of this name, or "params", asked for?"""
+        return name in self.measured or not self.measured
+
+    def kernel(self, row: int) -> str:
+        """The name of the one parameter that a row's signal is multiplied with, or ""."""
+        instance = self.instances[row]
+        kernel = self.kernels[instance.site] if self.kernels else ""
+        return kernel.format(*map(Index, instance.indices))
 
     @functools.cached_property
     def param_names(self) -> tuple[str, ...]:

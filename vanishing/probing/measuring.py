@@ -4,6 +4,7 @@ Rows of the outermost frame are let out whole, signal and cotangent, and summari
 shape; rows inside of loops, branches and checkpoints are summarised in place.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Hashable
@@ -52,7 +53,14 @@ def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callabl
     """
 
     # The compiled program may be kept for long: it holds on to no loss and to no argument.
-    plan = plan._replace(flat_loss=None, arguments=None, params=None, others=None)
+    measured = (*wanted, "params") if with_params else wanted
+    plan = plan._replace(
+        flat_loss=None,
+        arguments=None,
+        params=None,
+        others=None,
+        layout=dataclasses.replace(plan.layout, measured=measured),
+    )
 
     @jax.jit
     def run(params, others):

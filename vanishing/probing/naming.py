@@ -21,6 +21,7 @@ class Name(NamedTuple):
     label: str  # "{0}" stands for the index of the outermost loop around it
     param: str  # path of the parameters that it uses, or ""
     scope: str
+    leads: str = ""  # the layer or branch that later rows follow, without a place in time
 
 
 class _Layer(NamedTuple):
@@ -35,7 +36,7 @@ def name_rows(
     dependences: Dependences,
     leaves: Sequence[Leaf],
     rows: Mapping[ValueId, LayerRow],
-    level: str,
+    given: Mapping[ValueId, Name] | None = None,
 ) -> dict[ValueId, Name]:
     """The name of every row of a program.
 
@@ -44,9 +45,9 @@ def name_rows(
       dependences: of its values.
       leaves: the parameters, by number.
       rows: all of them, by the value that they record.
-      level: "layer" or "op"; see `vanishing.probe`.
+      given: where the rows are those of single operations: the names that layers have.
     """
-    naming = _Naming(dependences, leaves, rows, level)
+    naming = _Naming(dependences, leaves, rows, given)
     naming.frame(program.frame, [0] * len(program.frame.inputs), first=0)
     return naming.names
 
@@ -62,15 +63,19 @@ class _Naming:
         dependences: Dependences,
         leaves: Sequence[Leaf],
         rows: Mapping[ValueId, LayerRow],
-        level: str,
+        given: Mapping[ValueId, Name] | None,
     ):
-        self.dependences, self.leaves, self.rows, self.level = dependences, leaves, rows, level
+        self.dependences, self.leaves, self.rows = dependences, leaves, rows
+        self.is_of_operations, self.given = given is not None, given or {}
         self.model = row_names.shared([leaf.path for leaf in leaves]) if len(leaves) > 1 else ""
         self.leaves_in = Counter(  # by path, of a leaf or of anything that holds it
             path for leaf in leaves for path in itertools.accumulate(row_names.steps(leaf.path))
         )
         self.layers: list[_Layer] = []
         self.taken: set[str] = set()
+        for value, name in self.given.items():
+            lengths = [node.loop.length for node in dependences.loops[value] if node.loop]
+            self.taken |= row_names.written(name.label, lengths)
         self.names: dict[ValueId, Name] = {}
         self.mapped: dict[Hashable, int] = {}  # how many batches a row was mapped over
 
@@ -129,6 +134,13 @@ class _Naming:
         self, value: ValueId, frame: Frame, operands: list[int], history: int, first: int
     ) -> int:
         """Name a row; returns its bit if it is a layer or a branch that others follow, else 0."""
+        name = self.given.get(value) or self._new(value, frame, operands, history, first)
+        self.names[value] = name
+        return 1 << self._add(name.leads, name.scope) if name.leads else 0
+
+    def _new(
+        self, value: ValueId, frame: Frame, operands: list[int], history: int, first: int
+    ) -> Name:
         row = self.rows[value]
         loops = self.dependences.loops[value]
         scope = clean(row.node.scope) or "/".join(
@@ -136,22 +148,22 @@ class _Naming:
         )
         uses, op = self._uses(row), "+".join(row.ops)
         param, base = self.param(uses)[0], self.named(uses, loops)
+        leads = base if self.is_of_operations else ""
         is_alone = self.dependences.of[value].kind == Kind.PARAM
         follows = ""
         if not param:
             follows = self._before(row, frame, operands, history, first, loops)
             base = row_names.following(follows, op)
-        elif is_alone or (self.level == "op" and row.kind != SiteKind.MATMUL):
+        elif is_alone or self.is_of_operations:
             base = row_names.following(base, op)
         base, suffix = self._placed(base, loops, (base, op, row.node.source))
         lengths = [node.loop.length for node in loops if node.loop]
         base = row_names.unique(base, lengths, self.taken, suffix)
-        self.names[value] = Name(base + suffix, param, scope)
-        if param and not is_alone:
-            return 1 << self._add(base, scope)
-        if row.kind == SiteKind.RESIDUAL and follows:  # what comes next follows the whole branch
-            return 1 << self._add(follows, scope)
-        return 0
+        if param:
+            leads = "" if is_alone else leads or base
+        else:  # what comes after a sum follows the whole branch
+            leads = follows if row.kind == SiteKind.RESIDUAL else ""
+        return Name(base + suffix, param, scope, leads)
 
     def _placed(self, base: str, loops: Sequence[Node], key: Hashable) -> tuple[str, str]:
         """A label with the indices of the loops along its parameters, and a suffix with the others.
@@ -246,7 +258,7 @@ class _Naming:
         if len(own) == 1:
             module, path = own[0].module, own[0].path
             alone = self.leaves_in[module] == 1
-            return (module if module and (alone or self.level == "op") else path), walks
+            return (module if module and (alone or self.is_of_operations) else path), walks
         widest = max(own, key=lambda leaf: math.prod(leaf.shape))
         return row_names.shared([leaf.path for leaf in own]) or widest.path, walks
 

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vanishing.probing import arguments, dependence, hidden, jaxpr, leaf_names, sites
+from vanishing.probing import (
+    arguments,
+    dependence,
+    hidden,
+    jaxpr,
+    leaf_names,
+    sites,
+    stops,
+    suspects,
+)
 from vanishing.probing.arguments import Arguments, LossError, Returned
 from vanishing.probing.dependence import Dependence, Dependences, Kind, Use
 from vanishing.probing.jaxpr import Program, ValueId
@@ -62,7 +71,7 @@ def make_plan(
         flat_loss=traced.flat_loss,
         program=program,
         selected=selected,
-        layout=_layout(program, dependences, leaves, chosen, selected),
+        layout=_layout(program, dependences, leaves, chosen, selected, level),
         arguments=given,
         static=traced.static,
         returned=traced.returned,
@@ -110,6 +119,7 @@ def _layout(
     leaves: Sequence[Leaf],
     chosen: Sequence[Selected],
     selected: Sequence[Selected],
+    level: str,
 ) -> Layout:
     absent = () if selected else (hidden.why_no_rows(program, dependences, len(leaves), chosen),)
     site_ids = {s.value: SiteId(i) for i, s in enumerate(selected)}
@@ -118,7 +128,10 @@ def _layout(
         flow=flow_of(program.frame, site_ids, dependences),
         leaves=_leaf_places(program, dependences, leaves),
         notes=(*absent, *hidden.notes(program, dependences)),
-        stops=_stops(program, dependences),
+        stops=stops.cutting(program, dependences, len(leaves)),
+        kernels=tuple(s.kernel for s in selected),
+        level=level,
+        suspects=suspects.between_rows(program, [s.value for s in selected]),
     )
 
 
@@ -197,19 +210,6 @@ def _reach(value: ValueId, dependences: Dependences) -> str:
     if value in dependences.reaches_loss:
         return USED
     return STOPPED if value in dependences.used else UNUSED
-
-
-def _stops(program: Program, dependences: Dependences) -> tuple[str, ...]:
-    """Where a stop_gradient cuts a parameter off from the loss."""
-    return tuple(
-        dict.fromkeys(
-            sites.own_source(node) or "an unknown line"
-            for _, node in jaxpr.walk(program.frame)
-            if node.primitive == "stop_gradient"
-            and any(dependences.get(atom).sensitive for atom in node.inputs)
-            and dependences.used.intersection(node.outputs)
-        )
-    )
 
 
 def _dtype(selected: Sequence[Selected]) -> Any:

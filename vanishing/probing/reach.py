@@ -1,4 +1,4 @@
-"""Reach: the values of a program that its loss depends on, collected from the loss back."""
+"""Reach: the values that a loss depends on, and those that depend on a parameter."""
 
 from collections.abc import Callable, Sequence
 
@@ -57,4 +57,45 @@ def reaching(
             add(node.inputs[:1])
 
     frame_back(program.frame)
+    return frozenset(reached)
+
+
+def following(
+    program: Program, starts: Sequence[ValueId], passes: Callable[[Atom, Node], bool]
+) -> frozenset[ValueId]:
+    """The differentiable values that depend on any of these, collected from them on.
+
+    Args:
+      program: whose values they are.
+      starts: where to begin.
+      passes: as of `reaching`.
+    """
+    reached = set(starts)
+
+    def add(pairs) -> None:
+        reached.update(
+            value for atom, value in pairs if atom in reached and is_differentiable(specs[value])
+        )
+
+    specs = program.specs
+
+    def frame_on(frame: Frame) -> None:
+        for node in frame.nodes:
+            if not node.frames:
+                pairs = ((atom, value) for value in node.results for atom in node.sources(value))
+                add((atom, value) for atom, value in pairs if passes(atom, node))
+            for inner in node.frames:
+                inner_on(node, inner)
+
+    def inner_on(node: Node, frame: Frame) -> None:
+        operands = node.inputs[1:] if node.primitive == "cond" else node.inputs
+        add(zip(operands, frame.inputs, strict=True))
+        before = -1
+        while before != len(reached):  # a carry that depends on them hands that to the next turn
+            before = len(reached)
+            frame_on(frame)
+            add((frame.results[o], frame.inputs[i]) for i, o in node.turns)
+        add(zip(frame.results, node.results, strict=True))
+
+    frame_on(program.frame)
     return frozenset(reached)

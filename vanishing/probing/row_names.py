@@ -106,14 +106,23 @@ def unique(base: str, lengths: Sequence[int], taken: set[str], suffix: str = "")
     >>> unique("w[{0}]", [2], taken), sorted(taken)
     ('w[{0}]#2', ['w[0]', 'w[0]#2', 'w[1]#2'])
     """
-    sizes = [length if has_index(base, axis) else 1 for axis, length in enumerate(lengths)]
     for number in itertools.count(1):
         label = base if number == 1 else f"{base}#{number}"
-        own = {label.format(*map(Index, index)) + suffix for index in np.ndindex(*sizes)}
+        own = {name + suffix for name in written(label, lengths)}
         if not own & taken:
             taken |= own
             return label
     raise AssertionError("there is always a next number")
+
+
+def written(label: str, lengths: Sequence[int]) -> set[str]:
+    """The names of all rows of a template, at each index along its axes, of these lengths.
+
+    >>> sorted(written("w[{0}]", [2]))
+    ['w[0]', 'w[1]']
+    """
+    sizes = [length if has_index(label, axis) else 1 for axis, length in enumerate(lengths)]
+    return {label.format(*map(Index, index)) for index in np.ndindex(*sizes)}
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -1,14 +1,14 @@
 """Selects the values of a program to record, and names them."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from vanishing.probing import equations, jaxpr, row_names
-from vanishing.probing.axes import Index
-from vanishing.probing.dependence import Dependences, Use
+from vanishing.probing import equations, jaxpr, leaf_names, row_names
+from vanishing.probing.axes import Along, Index
+from vanishing.probing.dependence import RESHAPES, Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
 from vanishing.probing.leaf_names import Leaf, LeafId
@@ -47,6 +47,7 @@ class Selected(NamedTuple):
     value: ValueId
     site: Site
     local: Local | None  # how the value is computed element by element, if it is
+    kernel: str = ""  # a template like a site's label: the one parameter that multiplies the signal
 
 
 def choose(
@@ -62,20 +63,19 @@ def choose(
     """
     rows = {value: _input(value, leaf) for value, leaf in dependences.inputs.items()}
     entrances = [row.node for row in rows.values()]
-    if level == "op":
-        for _, node in jaxpr.walk(program.frame):
-            if not node.frames:
-                rows |= {value: _operation(node, value, dependences) for value in node.outputs}
-    else:
-        for frame in jaxpr.frames(program.frame):
-            rows |= rows_of(program, dependences, leaves, frame)
+    for frame in jaxpr.frames(program.frame):
+        rows |= rows_of(program, dependences, leaves, frame)
     rows = {value: row for value, row in rows.items() if dependences.on_path(value)}
-    names = name_rows(program, dependences, leaves, rows, level)
+    names = name_rows(program, dependences, leaves, rows)
+    if level == "op":
+        rows = _operations(program, dependences, rows)
+        names = name_rows(program, dependences, leaves, rows, given=names)
     return [
         Selected(
             value=value,
             site=_site(program, dependences, rows[value], names[value]),
             local=rows[value].local,
+            kernel=_kernel(rows[value], dependences, leaves),
         )
         for node in (*entrances, *(node for _, node in jaxpr.walk(program.frame)))
         for value in node.outputs
@@ -110,6 +110,25 @@ def _input(value: ValueId, leaf: LeafId) -> LayerRow:
     )
 
 
+def _operations(
+    program: Program, dependences: Dependences, layers: Mapping[ValueId, LayerRow]
+) -> dict[ValueId, LayerRow]:
+    """The rows of single operations, given those of layers.
+
+    What only changes a shape or a dtype has none, unless there is nothing else.
+    """
+    made = [
+        (value, node)
+        for _, node in jaxpr.walk(program.frame)
+        if not node.frames
+        for value in node.outputs
+        if dependences.on_path(value)
+    ]
+    kept = [(v, node) for v, node in made if v in layers or node.primitive not in RESHAPES]
+    inputs = {value: row for value, row in layers.items() if value in dependences.inputs}
+    return inputs | {v: _operation(node, v, dependences) for v, node in kept or made}
+
+
 def _operation(node: Node, value: ValueId, dependences: Dependences) -> LayerRow:
     """The row of a single operation."""
     return LayerRow(node=node, value=value, ops=(node.primitive,), kind=kind_of(node, dependences))
@@ -128,6 +147,16 @@ def _site(program: Program, dependences: Dependences, row: LayerRow, name: Name)
         dtype=str(spec.dtype),
         lengths=tuple(node.loop.length for node in loops if node.loop),
     )
+
+
+def _kernel(row: LayerRow, dependences: Dependences, leaves: Sequence[Leaf]) -> str:
+    """The path of the one leaf that what a row takes in is multiplied with, or ""."""
+    adds = row.node.primitive in ("add", "add_any", "sub")
+    weights = () if adds or dependences.is_weight(row.value) else row.node.inputs
+    uses = [use for a in weights if dependences.is_weight(a) for use in dependences.get(a).uses]
+    if len(uses) != 1 or not all(isinstance(walk.axis, Along) for walk in uses[0].walks):
+        return ""
+    return leaf_names.indexed(leaves[uses[0].leaf].path, [w.template() for w in uses[0].walks])
 
 
 def own_source(node: Node) -> str:

@@ -1,0 +1,170 @@
+"""Rules for what is broken: numbers that are not finite, and parameters without a gradient."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from vanishing._text import english
+from vanishing.diagnosis import remedies
+from vanishing.diagnosis.findings import Finding, finding
+from vanishing.probing import Budget, SiteKind, Trace
+from vanishing.probing.layout import STOPPED, UNUSED
+
+_OVERFLOWS = ("cosh", "exp", "exp2", "expm1", "sinh")  # before anything else goes wrong with them
+_NAMED = 4  # names that a finding lists before it only counts
+
+
+def non_finite(trace: Trace) -> Iterator[Finding]:
+    """Where inf or nan come from: a parameter, a row, or what is between the rows and the loss."""
+    forward = np.flatnonzero(trace.forward.non_finite > 0)
+    backward = np.flatnonzero(trace.backward.non_finite > 0)
+    measured = trace.layout.has_measured("params")
+    params = np.flatnonzero(~np.isfinite(trace.params.weight)) if measured else []
+    if len(params):
+        yield _broken_parameters([trace.layout.param_names[i] for i in params])
+    elif len(forward):
+        yield _on_the_way_forward(trace, int(forward[0]))
+    elif len(backward):
+        yield _on_the_way_back(trace, int(backward[-1]))
+    elif not np.isfinite(trace.value):
+        made_by = _after_the_rows(trace)
+        value = float(trace.value)
+        what = f"the loss is {value}" + (", though every row is finite" if len(trace) else "")
+        yield _made(trace, "the loss", what, made_by, "an operation after them", value=value)
+
+
+def _broken_parameters(names: list[str]) -> Finding:
+    says = f"{'these parameters hold' if len(names) > 1 else 'this parameter holds'} inf or nan"
+    says += " before any operation"
+    found = finding("non_finite", _listed(names), True, says, first_seen="parameter")
+    return found._replace(remedies=(remedies.CHECK_STEP,))
+
+
+def _on_the_way_forward(trace: Trace, row: int) -> Finding:
+    count = int(trace.forward.non_finite[row])
+    instance = trace.layout.instances[row]
+    what = f"{_numbers(count)} on the way forward"
+    suspects = _suspects(trace, instance.site)
+    own = trace.sites[row].place
+    if not instance.parents:
+        own += ", or already in what it takes in"
+    found = _made(
+        trace, trace.names[row], what, suspects, own, first_seen="forward", elements=float(count)
+    )
+    if suspects:
+        return found
+    fixes = (remedies.SMALLER, *(() if instance.parents else (remedies.CHECK_DATA,)))
+    return found._replace(remedies=fixes)
+
+
+def _on_the_way_back(trace: Trace, row: int) -> Finding:
+    """Of the gradient, which was finite in all rows after this one."""
+    count = int(trace.backward.non_finite[row])
+    after = [i for i in trace.layout.instances if row in i.parents]
+    sites = dict.fromkeys(instance.site for instance in after)
+    found = [place for site in sites for place in _suspects(trace, site)]
+    suspects = tuple(dict.fromkeys(found)) or _after_the_rows(trace)
+    what = f"{_numbers(count)} in its gradient"
+    others = english(
+        [trace.sites[trace.layout.instances.index(i)].place for i in after[:2]] or [""]
+    )
+    own = others or "an operation after it"
+    return _made(
+        trace, trace.names[row], what, suspects, own, first_seen="backward", elements=float(count)
+    )
+
+
+def _made(
+    trace: Trace, where: str, what: str, suspects: tuple[str, ...], otherwise: str, **evidence: Any
+) -> Finding:
+    """A finding that says what made the first numbers that are not finite."""
+    by = _operations(suspects) if suspects else otherwise
+    says = f"{what}; made by {by}"
+    if len(suspects) > 1 and trace.layout.level != "op":
+        says += " (level='op' tells which)"
+    found = finding("non_finite", where, True, says, made_by=by, **evidence)
+    overflows = [suspect.partition(" ")[0] in _OVERFLOWS for suspect in suspects]
+    guard = () if all(overflows) else (remedies.GUARD,)
+    return found._replace(
+        remedies=(*guard, *((remedies.SMALLER,) if any(overflows) or not suspects else ()))
+    )
+
+
+def _numbers(count: int) -> str:
+    return "1 number is inf or nan" if count == 1 else f"{count} numbers are inf or nan"
+
+
+def _suspects(trace: Trace, site: int) -> tuple[str, ...]:
+    return trace.layout.suspects[site] if trace.layout.suspects else ()
+
+
+def _after_the_rows(trace: Trace) -> tuple[str, ...]:
+    return _suspects(trace, -1)
+
+
+def _operations(places: tuple[str, ...]) -> str:
+    """Operations with their lines, each line once.
+
+    >>> _operations(("exp at a.py:3", "log at a.py:3", "div at a.py:5"))
+    'exp or log at a.py:3, or div at a.py:5'
+    """
+    lines: dict[str, list[str]] = {}
+    for place in places[:_NAMED]:
+        op, _, line = place.partition(" at ")
+        lines.setdefault(line, []).append(op)
+    texts = [f"{english(ops, 'or')} at {line}" if line else english(ops, "or")
+             for line, ops in lines.items()]  # fmt: skip
+    return ", or ".join(texts)
+
+
+def dead_gradient(trace: Trace) -> Iterator[Finding]:
+    """One finding for the parameters that are not used, one for those used without a gradient."""
+    leaves = trace.layout.leaves
+    for reach in (UNUSED, STOPPED):
+        names = [
+            leaf.label.format(*(":" for _ in leaf.lengths))
+            for leaf in leaves
+            if leaf.reach == reach
+        ]
+        if not names:
+            continue
+        evidence: dict[str, Any] = {"parameters": len(names), "of": len(leaves)}
+        says = f"{len(names)} of {len(leaves)} parameter arrays "
+        if reach == UNUSED:
+            says += "have no effect on the loss"
+        else:
+            says += "have an effect on the loss, but no gradient"
+            if trace.layout.stops:
+                evidence["stop_gradient_at"] = english(trace.layout.stops[:_NAMED])
+                says += f": stop_gradient at {evidence['stop_gradient_at']} cuts it off"
+        many = reach == UNUSED or len(names) > len(leaves) / 2
+        found = finding("dead_gradient", _listed(names), many, says, **evidence)
+        fixes = (remedies.USE,) if reach == UNUSED else (remedies.UNSTOP, remedies.SLOPE)
+        yield found._replace(remedies=fixes)
+
+
+def _listed(names: list[str]) -> str:
+    """Names, the first few of many."""
+    tail = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + tail
+
+
+def cut(trace: Trace, budget: Budget) -> Iterator[Finding]:
+    """A nonlinearity without a slope at any of its inputs, before which parameters stay put."""
+    rms = trace.backward.rms
+    if (trace.params.gradient != 0).all():
+        return
+    if not budget.first:
+        where, is_cut = "every row", bool((rms == 0).any())
+    else:
+        where, row = budget.first, trace.names.index(budget.first)
+        before = rms[list(trace.layout.instances[row].parents)]
+        is_nonlinear = trace.sites[row].kind == SiteKind.NONLINEARITY
+        is_cut = is_nonlinear and before.size > 0 and not before.any()
+    if is_cut:
+        says = "the gradient before it is exactly 0: its slope is 0 at every input"
+        if not budget.first:
+            says = "the gradient is exactly 0 everywhere"
+        found = finding("dead_gradient", where, True, says, gradient_on_the_way_back=0.0)
+        yield found._replace(remedies=(remedies.SCALE, remedies.SLOPE))

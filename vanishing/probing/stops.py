@@ -1,0 +1,41 @@
+"""Stops: where a stop_gradient cuts parameters off from the loss."""
+
+from vanishing.probing import jaxpr, sites
+from vanishing.probing.dependence import NO_GRADIENT, Dependences
+from vanishing.probing.jaxpr import Atom, Node, Program
+from vanishing.probing.reach import following, reaching
+
+
+def cutting(program: Program, dependences: Dependences, params: int) -> tuple[str, ...]:
+    """The lines of the stops that leave a parameter without a gradient, the last cut first.
+
+    Many a library's function stops what needs no gradient, as a softmax does the largest of its
+    inputs. A stop counts only if a parameter that is used without a gradient would have one were
+    it not for this stop, and for those that were found before, which stand nearer to the loss.
+
+    Args:
+      program: of the loss; its first inputs are parameters.
+      dependences: of its values.
+      params: how many parameters there are.
+    """
+    leaves = dependences.used.intersection(program.frame.inputs[:params])
+    nodes = [node for _, node in jaxpr.walk(program.frame) if node.primitive == "stop_gradient"]
+    found: dict[Node, None] = {}
+
+    def passes(atom: Atom, node: Node) -> bool:
+        del atom
+        return node.primitive not in NO_GRADIENT or node in found
+
+    reached = dependences.reaches_loss
+    while nodes and (dead := leaves - reached):
+        below = following(program, sorted(dead), passes)
+        new = [
+            node
+            for node in nodes
+            if node not in found and reached.intersection(node.outputs) and node.inputs[0] in below
+        ]
+        if not new:
+            break
+        found |= dict.fromkeys(new)
+        reached = reaching(program, program.frame.outputs[:1], passes)
+    return tuple(dict.fromkeys(sites.own_source(node) or "an unknown line" for node in found))
