@@ -200,7 +200,7 @@ def write() -> list[str]:
             home = home_of(module, name)
             remarks = doc_ast.walk_tree(module).var_docstrings
             if text := comments(home).get(name):
-                remarks.setdefault(name, _as_sentence(text))
+                remarks.setdefault(name, text)
             if inspect.isclass(value) and value.__module__.startswith("vanishing"):
                 _tell_fields(value, comments(home, value.__qualname__))
             elif inspect.isfunction(value):
@@ -218,10 +218,10 @@ def _tell_fields(value: type, texts: dict[str, str]) -> None:
     from pdoc import doc_ast
 
     for name in getattr(value, "_fields", ()):
-        getattr(value, name).__doc__ = _as_sentence(texts.get(name, ""))
+        getattr(value, name).__doc__ = texts.get(name, "")
         value.__new__.__doc__ = ""
     for name, text in texts.items():
-        doc_ast.walk_tree(value).var_docstrings.setdefault(name, _as_sentence(text))
+        doc_ast.walk_tree(value).var_docstrings.setdefault(name, text)
 
 
 def _tell_defaults(function: FunctionType) -> None:
@@ -244,10 +244,6 @@ class _Written(str):
     """Source text, shown as it is."""
 
     __repr__ = str.__str__
-
-
-def _as_sentence(comment: str) -> str:
-    return comment[:1].upper() + comment[1:]
 
 
 class _Links(html.parser.HTMLParser):
