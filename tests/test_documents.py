@@ -12,7 +12,7 @@ import pytest
 import vanishing
 from experiments.common import catalog
 from tests.commands import Running
-from vanishing import layers
+from vanishing import layers, meanfield
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(
@@ -155,6 +155,22 @@ def test_every_public_name_has_a_docstring_that_names_nothing_unknown(docs):
 def test_names_in_docstrings_are_looked_up(docs, reference, exists):
     entry = docs.Documented(layers, layers.activations, "Activation", "")
     assert docs.resolves(reference, entry) == exists
+
+
+def test_pages_say_comments_as_they_are_and_the_names_of_a_table(docs):
+    assert docs.comments(meanfield.signals, "Signal")["log_q"] == "log E[h^2]"
+    assert docs.remark("dC/dz_l", None) == "dC/dz_l"
+    assert docs.remark("kinds", {"plain": 1, "deep": 2}) == "kinds\n\nNames: `plain`, `deep`."
+
+
+@pytest.mark.parametrize("quote", ['"', r"\""], ids=["page", "search"])
+def test_pages_and_their_search_shorten_the_names_of_types(docs, quote):
+    def dotted(*parts):
+        dot = f"</span><span class={quote}o{quote}>.</span><span class={quote}n{quote}>"
+        return dot.join(parts)
+
+    assert docs.LONG_NAMES.sub("", dotted("jaxtyping", "Float")) == "Float"
+    assert docs.LONG_NAMES.sub("", dotted("jaxlib", "_jax", "Array")) == "Array"
 
 
 def test_a_missing_docstring_and_a_broken_reference_are_named(docs, monkeypatch):
