@@ -40,7 +40,7 @@ class Ended(NamedTuple):
 
 
 class Running:
-    """A module run as `python -m module` would, or a file.py as `python file.py`, in no new Python."""
+    """A module, run as `python -m` would, or a file.py, as `python` would, without a new Python."""
 
     def __init__(self, module, *flags, cwd=None, optimized=False):
         self.folder = Path(tempfile.mkdtemp(prefix="vanishing-command-"))
