@@ -59,12 +59,12 @@ def verdict(dataset: xr.Dataset) -> str:
     lines = families.table(dataset)
     lines += ["", f"where the error signal went, at depth {int(dataset.depth[-1])}:"]
     for activation in dataset.activation.values:
-        why = (
+        reason = (
             dataset.explanation.sel(activation=activation)
             .isel(depth=-1, learning_rate=0, seed=0)
             .item()
         )
-        lines += textwrap.wrap(f"{activation}: {why}", 90, subsequent_indent="  ")
+        lines += textwrap.wrap(f"{activation}: {reason}", 90, subsequent_indent="  ")
     return "\n".join(lines)
 
 

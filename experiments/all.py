@@ -82,15 +82,15 @@ def run(name: str, preset: str, out: Path, overwrite: bool) -> Ran:
     folder.mkdir(parents=True, exist_ok=True)
     command = ["-m", f"experiments.{name}", *PRESETS[preset][name].split(), f"--out={folder}"]
     before = time.perf_counter()
-    ended = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *command, *(["--overwrite"] if overwrite else [])],
         capture_output=True,
         text=True,
     )
-    (out / f"{name}.log").write_text(ended.stdout + ended.stderr)
-    last = (ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"])[-1]
+    (out / f"{name}.log").write_text(process.stdout + process.stderr)
+    last = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
     seconds = time.perf_counter() - before
-    return Ran(name, " ".join(["python", *command]), seconds, last if ended.returncode else "")
+    return Ran(name, " ".join(["python", *command]), seconds, last if process.returncode else "")
 
 
 def page(preset: str, ran: Sequence[Ran], out: Path) -> str:

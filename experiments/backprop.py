@@ -86,8 +86,10 @@ def by_grad(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str
     def cost(params, to_z, to_a):
         pre_activations, activations = [], [x]
         for layer, f, nudge_z, nudge_a in zip(params, functions, to_z, to_a, strict=True):
-            read = activations[-1] @ layer["kernel"]
-            pre_activations.append(read + jnp.broadcast_to(layer["bias"], read.shape) + nudge_z)
+            product = activations[-1] @ layer["kernel"]
+            pre_activations.append(
+                product + jnp.broadcast_to(layer["bias"], product.shape) + nudge_z
+            )
             activations.append(f(pre_activations[-1]) + nudge_a)
         return losses.softmax_cross_entropy(activations[-1], labels), (pre_activations, activations)
 
@@ -127,8 +129,8 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         "rms": [[rms(array) for array in arrays] for arrays in hand[:-1]],
         "rms_by_grad": [[rms(array) for array in arrays] for arrays in grad[:-1]],
         "difference": [
-            [difference(a, b) for a, b in zip(*both, strict=True)]
-            for both in zip(hand[:-1], grad[:-1], strict=True)
+            [difference(a, b) for a, b in zip(*pair, strict=True)]
+            for pair in zip(hand[:-1], grad[:-1], strict=True)
         ],
     }
     shapes = " -> ".join(str(width) for width in (x.shape[1], *(b.size for b in hand.biases)))
@@ -185,7 +187,7 @@ def work(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]) 
             backprop.forward(params, x, names).activations[-1], labels
         )
 
-    def both(walk_through):
+    def xla_work(walk_through):
         def passes(params, x):
             walk = walk_through(params, x, labels, names)
             return walk.cost, walk.kernels, walk.biases
@@ -196,8 +198,8 @@ def work(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]) 
     counted = [count(len(x), widths, x.dtype.itemsize) for count in _COUNTS]
     rows = [
         counted,
-        [forward_work, both(by_hand) - forward_work],
-        [forward_work, both(by_grad) - forward_work],
+        [forward_work, xla_work(by_hand) - forward_work],
+        [forward_work, xla_work(by_grad) - forward_work],
     ]
     return {
         "flops": (("source", "pass"), [[work.flops for work in row] for row in rows]),

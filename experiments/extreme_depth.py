@@ -98,10 +98,10 @@ def network(config: Config, depth: int, classes: int, *, checkpoint: bool) -> la
     parts = {"hidden": layers.repeat(block, depth - 1)}
     if checkpoint:
         inner = math.isqrt(depth - 1)
-        blocks, rest = divmod(depth - 1, inner)
-        kept = layers.checkpoint(layers.repeat(block, inner))
-        parts = {"hidden": layers.repeat(kept, blocks)}
-        parts |= {"rest": layers.repeat(block, rest)} if rest else {}
+        blocks, remainder = divmod(depth - 1, inner)
+        checkpoint_block = layers.checkpoint(layers.repeat(block, inner))
+        parts = {"hidden": layers.repeat(checkpoint_block, blocks)}
+        parts |= {"rest": layers.repeat(block, remainder)} if remainder else {}
     read_out = layers.serial(dense=layers.dense(classes, *weights))
     return layers.serial(flatten=layers.flatten(), first=block, **parts, output=read_out)
 
@@ -163,16 +163,16 @@ def _memory(net: layers.Layer, x: jax.Array) -> float:
 def verdict(dataset: xr.Dataset) -> str:
     """A table of the accuracy and the memory of each depth, and of its error signal."""
     best = training.best_learning_rate(dataset, last=2)
-    chosen = dataset.sel(learning_rate=best)
-    accuracy = chosen.test_accuracy.isel(step=-1)
-    start = 2 * np.log(chosen.cotangent_rms.isel(step=0))
+    best_runs = dataset.sel(learning_rate=best)
+    accuracy = best_runs.test_accuracy.isel(step=-1)
+    start = 2 * np.log(best_runs.cotangent_rms.isel(step=0))
     lines = [
         f"{'depth':>6}  {'rate':>8}  {'test accuracy':>15}  {'signal left':>11}  "
         f"{'predicted':>9}  {'memory':>9}  {'checkpoint':>10}"
     ]
     for depth in dataset.depth.values:
         logs = start.sel(depth=depth, layer=slice(1, int(depth))).mean("seed")
-        left = math.exp(float(logs.isel(layer=0) - logs.isel(layer=-1)) / 2)
+        share = math.exp(float(logs.isel(layer=0) - logs.isel(layer=-1)) / 2)
         line = dataset.log_backward_predicted.sel(depth=depth, layer=slice(1, int(depth)))
         predicted = math.exp(float(line.isel(layer=0) - line.isel(layer=-1)) / 2)
         ends = accuracy.sel(depth=depth)
@@ -183,7 +183,7 @@ def verdict(dataset: xr.Dataset) -> str:
         rate = float(best.sel(depth=depth)) * _FIRST / int(depth)
         spread = training.mean_and_spread(float(ends.mean()), float(ends.std()), ends.sizes["seed"])
         lines.append(
-            f"{int(depth):>6}  {rate:>8.2g}  {spread:>15}  {left:>11.3f}  {predicted:>9.3f}  "
+            f"{int(depth):>6}  {rate:>8.2g}  {spread:>15}  {share:>11.3f}  {predicted:>9.3f}  "
             f"{memory:>9}  {less:>10}"
         )
     lines += [
@@ -200,14 +200,14 @@ def verdict(dataset: xr.Dataset) -> str:
 
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal by layer, predicted and measured, and the curves of training."""
-    chosen = dataset.sel(learning_rate=training.best_learning_rate(dataset, last=2))
+    best_runs = dataset.sel(learning_rate=training.best_learning_rate(dataset, last=2))
     depths = [int(depth) for depth in dataset.depth.values]
     drawing, grid = figures.panels(
         3, len(depths), "Plain networks at the critical scale: predicted (lines), measured (dots)"
     )
     color = figures.colors(["signal", "error signal", "after", "accuracy"])
     for column, depth in enumerate(depths):
-        runs = chosen.sel(depth=depth)
+        runs = best_runs.sel(depth=depth)
         hidden = runs.sel(layer=slice(1, depth))
         log_error = 2 * np.log(hidden.cotangent_rms)
         for row, (predicted, measured) in enumerate(

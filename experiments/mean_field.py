@@ -163,8 +163,8 @@ def _by_block(comparison: xr.Dataset, config: Config, block: str) -> xr.Dataset:
     names = [
         f"hidden[{i}]" + ("/add" if block in _TRUNK else ".dense") for i in range(config.depth)
     ]
-    chosen = comparison.sel(row=names).rename(row="layer", batch_0="point")
-    return chosen.assign_coords(layer=np.arange(1, config.depth + 1)).drop_attrs(deep=False)
+    selection = comparison.sel(row=names).rename(row="layer", batch_0="point")
+    return selection.assign_coords(layer=np.arange(1, config.depth + 1)).drop_attrs(deep=False)
 
 
 def _with_slopes(dataset: xr.Dataset, skip: int) -> xr.Dataset:

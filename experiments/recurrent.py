@@ -217,8 +217,8 @@ def predicted(cell: str, lags: np.ndarray, sigma_x: float, chrono: int) -> np.nd
         bias = {"lstm": 1.0, "gru": 0.0}[cell]
         return lags * float(jnp.log10(theory.gate_gain(1, bias, sigma_x)))
     if cell == "chrono_lstm":
-        left = jax.jit(jax.vmap(lambda lag: theory.chrono_gain(lag, chrono)))(lags)
-        return np.log10(np.asarray(left, float))
+        gain = jax.jit(jax.vmap(lambda lag: theory.chrono_gain(lag, chrono)))(lags)
+        return np.log10(np.asarray(gain, float))
     return np.full(len(lags), np.nan)
 
 
@@ -231,14 +231,14 @@ def decades(dataset: xr.Dataset) -> xr.DataArray:
 def summary(dataset: xr.Dataset) -> xr.Dataset:
     """The change of the gradient, the loss and the score of each cell at its best learning rate."""
     best = dataset.sel(learning_rate=training.best_learning_rate(dataset))
-    kept, end = decades(best), best.isel(step=-1, drop=True)
+    change, end = decades(best), best.isel(step=-1, drop=True)
     rates = dataset.learning_rate
     return xr.Dataset(
         {
             "learning_rate": best.learning_rate,
             "at_an_end": (best.learning_rate == rates[0]) | (best.learning_rate == rates[-1]),
-            "decades": kept.isel(step=0, drop=True),
-            "decades_after": kept.isel(step=-1, drop=True),
+            "decades": change.isel(step=0, drop=True),
+            "decades_after": change.isel(step=-1, drop=True),
             "loss": end.test_loss.mean("seed") / dataset.memoryless,
             "score": end.test_accuracy.mean("seed"),
             "spread": end.test_accuracy.std("seed"),
@@ -315,8 +315,8 @@ def figure(dataset: xr.Dataset) -> Figure:
         runs = best.sel(cell=name)
         start, end = (runs.log10_h.isel(step=at).median("seed") for at in (0, -1))
         for values, style in ((start, "-"), (end, "--")):
-            shown = values.where(np.isfinite(values))
-            gradient.plot(shown.lag, shown, style, color=color[str(name)], lw=1.3)
+            finite = values.where(np.isfinite(values))
+            gradient.plot(finite.lag, finite, style, color=color[str(name)], lw=1.3)
         score = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
         diverged = bool((runs.outcome == train.Outcome.DIVERGED).any())
         label = f"{name}: {'diverged' if diverged else score}"

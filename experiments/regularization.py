@@ -84,9 +84,9 @@ def mlp(config: Config, classes: int, rate: float) -> layers.Layer:
             **({"dropout": layers.dropout(rate)} if rate else {}),
         )
 
-    rest = {"hidden": layers.repeat(hidden(), config.depth - 1)} if config.depth > 1 else {}
+    inner = {"hidden": layers.repeat(hidden(), config.depth - 1)} if config.depth > 1 else {}
     output = layers.serial(dense=layers.dense(classes, *weights))
-    return layers.serial(flatten=layers.flatten(), first=hidden(), **rest, output=output)
+    return layers.serial(flatten=layers.flatten(), first=hidden(), **inner, output=output)
 
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:

@@ -124,10 +124,10 @@ def verdict(dataset: xr.Dataset) -> str:
 def figure(dataset: xr.Dataset) -> Figure:
     """Accuracy as colour over sigma_w and depth, and the multiple of the depth scale as a line."""
     drawing, ((axes,),) = figures.panels(1, 1, "", size=(7.5, 5.5))
-    shown = accuracy(dataset).transpose("depth", "sigma_w")
+    accuracies = accuracy(dataset).transpose("depth", "sigma_w")
     mesh = axes.pcolormesh(
-        *map(_edges, (shown.sigma_w.values, shown.depth.values)),
-        shown,
+        *map(_edges, (accuracies.sigma_w.values, accuracies.depth.values)),
+        accuracies,
         cmap="magma",
         vmin=0.0,
         vmax=1.0,
@@ -141,8 +141,8 @@ def figure(dataset: xr.Dataset) -> Figure:
         lw=2,
         label=f"{multiple:g} depth scales of the correlation (predicted)",
     )
-    axes.set_ylim(*_edges(shown.depth.values)[[0, -1]])
-    axes.set_xlim(*_edges(shown.sigma_w.values)[[0, -1]])
+    axes.set_ylim(*_edges(accuracies.depth.values)[[0, -1]])
+    axes.set_xlim(*_edges(accuracies.sigma_w.values)[[0, -1]])
     axes.grid(False)
     axes.set_xlabel(r"$\sigma_w$: standard deviation of initial weights, times $\sqrt{fan\_in}$")
     axes.set_ylabel("depth: number of hidden layers")

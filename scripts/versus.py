@@ -87,11 +87,11 @@ def measure(script: str, arrangement: str, device: str, depth: int, width: int, 
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(processes)
     ]
-    ended = [process.communicate() for process in running]
+    results = [process.communicate() for process in running]
     if any(process.returncode for process in running):
-        last = " ".join(ended[0][1].strip().splitlines()[-1:])
+        last = " ".join(results[0][1].strip().splitlines()[-1:])
         raise ValueError(f"{script} {arrangement} failed: {last}")
-    outputs = [json.loads(out.splitlines()[-1]) for out, _ in ended]
+    outputs = [json.loads(out.splitlines()[-1]) for out, _ in results]
     return Measured(
         rate=sum(statistics.median(output["rates"]) for output in outputs),
         first=max(output["first"] for output in outputs),

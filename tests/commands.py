@@ -43,15 +43,15 @@ class Running:
     """A module run as `python -m module` would, without a new Python."""
 
     def __init__(self, module, *flags, cwd=None, optimized=False):
-        self.said = Path(tempfile.mkdtemp(prefix="vanishing-command-"))
-        run = (module, flags, str(self.said), str(cwd or os.getcwd()), optimized)
+        self.folder = Path(tempfile.mkdtemp(prefix="vanishing-command-"))
+        run = (module, flags, str(self.folder), str(cwd or os.getcwd()), optimized)
         # a daemon: it is ended if the tests are
         self.process = FORKS.Process(target=_become, args=run, daemon=True)
         self.process.start()
 
     def stdout(self):
         """What it has said so far."""
-        return (self.said / "stdout").read_text() if (self.said / "stdout").exists() else ""
+        return (self.folder / "stdout").read_text() if (self.folder / "stdout").exists() else ""
 
     def wait_until(self, holds, longest=LONGEST):
         """Return once something holds, long before the command ends."""
@@ -74,7 +74,7 @@ class Running:
         self.process.join(longest)
         self.process.kill()
         self.process.join()
-        texts = [(self.said / name).read_text() for name in ("stdout", "stderr")]
+        texts = [(self.folder / name).read_text() for name in ("stdout", "stderr")]
         return Ended(self.process.exitcode, *texts)
 
 
@@ -83,9 +83,9 @@ def command(*flags, experiment="activation", cwd=None, optimized=False):
     return Running(f"experiments.{experiment}", *flags, cwd=cwd, optimized=optimized).ended()
 
 
-def _become(module, flags, said, cwd, optimized):
+def _become(module, flags, folder, cwd, optimized):
     for number, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(Path(said, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("VANISHING_DATA_DIR", "NPROC"):

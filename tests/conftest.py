@@ -25,8 +25,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    chosen = "slow" if config.getoption("--slow") else "not slow"
-    config.option.markexpr = config.option.markexpr or chosen
+    markers = "slow" if config.getoption("--slow") else "not slow"
+    config.option.markexpr = config.option.markexpr or markers
 
 
 @pytest.fixture(autouse=True, scope="module")

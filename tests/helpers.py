@@ -43,14 +43,14 @@ def gradient_by_differences(f, tree, step=1e-6):
     for i, leaf in enumerate(leaves):
         gradient = np.zeros(leaf.shape)
         for index in np.ndindex(leaf.shape):
-            shifted = []
+            values = []
             for sign in (1, -1):
-                moved = np.array(leaf)
-                moved[index] += sign * step
-                shifted.append(
-                    float(f(structure.unflatten([*leaves[:i], moved, *leaves[i + 1 :]])))
+                neighbour = np.array(leaf)
+                neighbour[index] += sign * step
+                values.append(
+                    float(f(structure.unflatten([*leaves[:i], neighbour, *leaves[i + 1 :]])))
                 )
-            gradient[index] = (shifted[0] - shifted[1]) / (2 * step)
+            gradient[index] = (values[0] - values[1]) / (2 * step)
         gradients.append(gradient)
     return structure.unflatten(gradients)
 

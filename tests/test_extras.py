@@ -27,7 +27,7 @@ def test_what_needs_an_absent_package_names_the_command_that_installs_it(program
     names = ["xarray", "orbax", "orbax.checkpoint", "matplotlib", "sklearn", "pooch"]
     names = [name for name in names if name.partition(".")[0] == absent]
     program = ABSENT.format(names=names, program=program)
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    last = ended.stderr.strip().splitlines()[-1]
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    last = process.stderr.strip().splitlines()[-1]
     message = f"{absent} is not installed; run: pip install 'vanishing[{extra}]'"
-    assert last == f"ModuleNotFoundError: {message}", ended.stderr
+    assert last == f"ModuleNotFoundError: {message}", process.stderr

@@ -18,18 +18,18 @@ def run(*flags):
 
 @pytest.mark.parametrize("flags", [(), ("--help",)], ids=["nothing", "help"])
 def test_the_verbs_are_listed(flags):
-    ended = run(*flags)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("usage: vanishing VERB [flags]")
-    assert "diagnose  Measures your own model" in ended.stdout
+    process = run(*flags)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("usage: vanishing VERB [flags]")
+    assert "diagnose  Measures your own model" in process.stdout
 
 
 def test_a_verb_lists_its_flags():
-    ended = run("diagnose", "--help")
-    assert ended.returncode == 0, ended.stderr
-    assert "vanishing diagnose --model=path/to/file.py:make_loss" in ended.stdout
+    process = run("diagnose", "--help")
+    assert process.returncode == 0, process.stderr
+    assert "vanishing diagnose --model=path/to/file.py:make_loss" in process.stdout
     for flag in ("model", "level", "has_aux", "check", "annotate", "plot"):
-        assert f"--{flag}" in ended.stdout.replace("[no]", "")
+        assert f"--{flag}" in process.stdout.replace("[no]", "")
 
 
 @pytest.mark.parametrize(
@@ -47,9 +47,9 @@ def test_a_verb_lists_its_flags():
     ids=["unknown verb", "no model", "unknown flag", "bad value", "no flag"],
 )
 def test_a_wrong_command_ends_in_one_line(flags, reason):
-    ended = run(*flags)
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+    process = run(*flags)
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
     assert reason in line
 
 
@@ -59,6 +59,6 @@ def test_the_console_command_is_the_module():
     module, _, function = project["scripts"]["vanishing"].partition(":")
     program = f"import sys; from {module} import {function}; sys.exit({function}())"
     script = [sys.executable, "-c", program, "--help"]
-    ended = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout == run("--help").stdout
+    process = subprocess.run(script, capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout == run("--help").stdout

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "--target=wheel", f"--directory={out}"]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     (path,) = out.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
         yield archive
@@ -46,8 +46,8 @@ def test_the_core_is_what_predicts_probes_diagnoses_and_trains():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     core = {requirement.partition(">")[0] for requirement in project["dependencies"]}
     assert core == {"absl-py", "flax", "jax", "jaxlib", "jaxtyping", "numpy", "optax"}
-    capped = {name.partition(">")[0] for name in project["dependencies"] if "<" in name}
-    assert capped == {"jax", "jaxlib"}, "an upper bound stands only where an internal is met"
+    packages = {name.partition(">")[0] for name in project["dependencies"] if "<" in name}
+    assert packages == {"jax", "jaxlib"}, "an upper bound stands only where an internal is met"
 
 
 CORE_ALONE = """
@@ -86,6 +86,6 @@ print(train.fit(run, settings, train.Data(x, y, x, y), records=2).loss.shape)
 def test_the_core_alone_predicts_probes_diagnoses_and_trains():
     cheap = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles much, runs little
     program = [sys.executable, "-c", CORE_ALONE]
-    ended = subprocess.run(program, capture_output=True, text=True, env=cheap)
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.rstrip().endswith("(2, 3)")
+    process = subprocess.run(program, capture_output=True, text=True, env=cheap)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.rstrip().endswith("(2, 3)")

@@ -119,8 +119,8 @@ def test_a_probe_may_be_differentiated():
     probed = probe(small, summaries=("rms", "saturated"))
     through = jax.jit(jax.grad(adapted(lambda p, x: probed(p, x).grads)))(W, X)
     chex.assert_trees_all_close(through, jax.grad(adapted(jax.grad(small)))(W, X), rtol=1e-5)
-    nested = probe(lambda p, x: probed(p, x).value)(W, X)
-    chex.assert_trees_all_close(nested.grads, jax.grad(small)(W, X), rtol=1e-6)
+    outer_probe = probe(lambda p, x: probed(p, x).value)(W, X)
+    chex.assert_trees_all_close(outer_probe.grads, jax.grad(small)(W, X), rtol=1e-6)
     constant = jax.grad(lambda p: jnp.sum(probed(p, X).trace.backward.rms))(W)
     assert not np.any(constant["w"])
 

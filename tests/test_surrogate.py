@@ -72,15 +72,15 @@ def test_theory_predicts_the_gradient_of_a_network_of_steps(function, name, key)
     x = jax.random.normal(key, (16, 64))
     prediction = theory.predict(net, x)
     measured = comparison.measure(net, net.init(jax.random.key(2), x), x, jax.random.key(3))
-    both = comparison.compare(prediction, measured)
-    off = both.log_backward_predicted - both.log_backward_measured
+    dataset = comparison.compare(prediction, measured)
+    off = dataset.log_backward_predicted - dataset.log_backward_measured
     # in squares, over 6 layers; one network of width 1000 strays by some 2 sqrt(6 / 1000)
     assert float(abs(off).max()) < 0.25, off.values
 
 
 def test_without_a_surrogate_the_gradient_stops_at_the_last_step(key):
     x = jax.random.normal(key, (16, 8))
-    for name, reached in (("none", False), ("triangular", True)):
+    for name, has_gradient in (("none", False), ("triangular", True)):
         net = networks.mlp(3, depth=3, width=32, activation=surrogate.activation("sign", name))
         params, state = net.init(key, x)
 
@@ -93,7 +93,7 @@ def test_without_a_surrogate_the_gradient_stops_at_the_last_step(key):
         hidden = [
             size for row, size in sizes.items() if row.endswith(".dense") and row != "output.dense"
         ]
-        assert all((size > 0) == reached for size in hidden), sizes
+        assert all((size > 0) == has_gradient for size in hidden), sizes
 
 
 def test_what_is_not_on_offer_is_refused():

@@ -115,8 +115,8 @@ def of_nnx(model, x):
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params, rest, x, y):
-        merged = nnx.merge(graph, params, rest, copy=True)
-        return cross_entropy(merged(x), y)
+        module = nnx.merge(graph, params, rest, copy=True)
+        return cross_entropy(module(x), y)
 
     return Model(loss, params, (rest, x, labels()))
 

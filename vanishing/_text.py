@@ -109,10 +109,10 @@ def annotate(
 def _annotated_file(file: str, lines: dict[int, list[int]], forward, backward, around: int) -> str:
     text: dict[int, str] = {}
     if os.path.exists(file):
-        with open(file, encoding="utf-8", errors="replace") as opened:
-            text = dict(enumerate(opened.read().splitlines(), start=1))
-    shown = range(max(1, min(lines) - around), min(max(lines) + around, max(text, default=0)) + 1)
-    numbers = sorted({*shown, *lines}) if text else sorted(lines)
+        with open(file, encoding="utf-8", errors="replace") as stream:
+            text = dict(enumerate(stream.read().splitlines(), start=1))
+    window = range(max(1, min(lines) - around), min(max(lines) + around, max(text, default=0)) + 1)
+    numbers = sorted({*window, *lines}) if text else sorted(lines)
     cells = []
     for line in numbers:
         rows = lines.get(line, [])

@@ -154,10 +154,10 @@ def slope(comparison: xr.Dataset, rows: str, skip: int = 0) -> Slope:
             f"{len(names)} rows match {rows!r} once {skip} are left out at each end; "
             "a slope takes at least 2."
         )
-    chosen = comparison.sel(row=names)
+    selection = comparison.sel(row=names)
     index = np.arange(len(names))
-    predicted = -np.polyfit(index, chosen["log_backward_predicted"].values, 1)[0]
-    lines = chosen["log_backward_measured"].values.reshape(-1, len(names))
+    predicted = -np.polyfit(index, selection["log_backward_predicted"].values, 1)[0]
+    lines = selection["log_backward_measured"].values.reshape(-1, len(names))
     measured = -np.polyfit(index, lines.T, 1)[0]
     return Slope(
         float(predicted),

@@ -190,8 +190,8 @@ def rescaled(initializer: Initializer, factor: Scalar) -> Initializer:
     """
 
     def draw(key, shape, dtype=jnp.float32, out_sharding=None):
-        drawn = initializer(key, shape, dtype, out_sharding=out_sharding)
-        return (factor * drawn).astype(dtype)
+        weights = initializer(key, shape, dtype, out_sharding=out_sharding)
+        return (factor * weights).astype(dtype)
 
     if not isinstance(initializer, ZeroMean):
         return draw

@@ -136,12 +136,12 @@ def _adaptive(gradient, weights, threshold: Scalar, least_norm: float = 1e-3):
 def _per_layer(function: Callable) -> Transformation:
     """A stateless transformation of each array by itself, and of each depth of a stacked one."""
 
-    def one(path, gradient, weights):
+    def transform(path, gradient, weights):
         over_depth = functools.reduce(lambda f, _: jax.vmap(f), range(depth_axes(path)), function)
         return over_depth(gradient, weights)
 
     return optax.stateless(
-        lambda grads, params: jax.tree_util.tree_map_with_path(one, grads, params)
+        lambda grads, params: jax.tree_util.tree_map_with_path(transform, grads, params)
     )
 
 

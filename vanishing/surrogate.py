@@ -61,9 +61,9 @@ def with_slope(function: Elementwise, slope: Elementwise) -> Elementwise:
     1.0 0.75
     """
 
-    for name, given in (("function", function), ("slope", slope)):
-        if not callable(given):
-            raise ValueError(f"{name} is {given!r}; it must be a function, such as `triangle`.")
+    for name, argument in (("function", function), ("slope", slope)):
+        if not callable(argument):
+            raise ValueError(f"{name} is {argument!r}; it must be a function, such as `triangle`.")
 
     @jax.custom_jvp
     def replaced(x):

@@ -182,7 +182,9 @@ def execute(
                 store.finish(dataset, complete=not failures(dataset))
         if jax.process_index() == 0:
             _draw(figure(dataset), store.path)
-            text = "\n".join([verdict(dataset), *(f"FAILED {why}" for why in failures(dataset))])
+            text = "\n".join(
+                [verdict(dataset), *(f"FAILED {reason}" for reason in failures(dataset))]
+            )
             storage.write(store.path / "verdict.txt", lambda draft: draft.write_text(text + "\n"))
             _say(f"\n{text}\n")
             _say(f"Dataset: {store.data}\nFigure:  {store.path / 'figure.png'}")
@@ -204,7 +206,7 @@ def failures(dataset: xr.Dataset) -> list[str]:
     def cell(at: tuple[int, ...]) -> str:
         return ", ".join(str(reasons[a].values[i]) for a, i in zip(reasons.dims, at, strict=True))
 
-    return [f"{cell(at)}: {why}" for at, why in np.ndenumerate(reasons.values) if why]
+    return [f"{cell(at)}: {reason}" for at, reason in np.ndenumerate(reasons.values) if reason]
 
 
 def _say(text: str) -> None:

@@ -81,29 +81,30 @@ def test_the_few_patients_have_every_kind():
 @pytest.mark.parametrize("half", ["looked at", "scored"])
 def test_precision_and_recall(examine, half):
     names = list(PATIENTS)[half == "scored" :: 2]
-    wrong, missed, found_right, wanted = [], [], 0, 0
+    false_positives, false_negatives, true_positives, positives = [], [], 0, 0
     kinds = set()
     for name in names:
         patient, findings = examine(name)
         right = [f for f in findings if f.kind == patient.kind and patient.where in f.where]
-        others = {f.kind for f in findings} - {patient.kind} - patient.also
-        wrong += [(name, kind) for kind in others]
+        extra_kinds = {f.kind for f in findings} - {patient.kind} - patient.also
+        false_positives += [(name, kind) for kind in extra_kinds]
         if patient.kind:
             kinds.add(patient.kind)
-            wanted += 1
-            found_right += bool(right)
+            positives += 1
+            true_positives += bool(right)
             if not right:
-                missed.append((name, patient.kind, [(f.kind, f.where) for f in findings]))
-    precision, recall = found_right / (found_right + len(wrong)), found_right / wanted
-    assert precision >= 0.95, wrong
-    assert recall >= 0.95, missed
+                false_negatives.append((name, patient.kind, [(f.kind, f.where) for f in findings]))
+    precision = true_positives / (true_positives + len(false_positives))
+    recall = true_positives / positives
+    assert precision >= 0.95, false_positives
+    assert recall >= 0.95, false_negatives
     assert len(kinds) >= 5
 
 
 @pytest.mark.slow
 def test_every_kind_has_a_patient_and_a_remedy(examine):
     kinds = {patient.kind or None for patient, _ in map(examine, PATIENTS)} - {None}
-    accompanying = {kind for patient, _ in map(examine, PATIENTS) for kind in patient.also}
-    assert kinds | accompanying >= set(REMEDIES)
-    found = {finding.kind for name in PATIENTS for finding in examine(name)[1]}
-    assert found == set(REMEDIES), "every kind is found in some patient"
+    other_kinds = {kind for patient, _ in map(examine, PATIENTS) for kind in patient.also}
+    assert kinds | other_kinds >= set(REMEDIES)
+    kinds_of_findings = {finding.kind for name in PATIENTS for finding in examine(name)[1]}
+    assert kinds_of_findings == set(REMEDIES), "every kind is found in some patient"

@@ -30,18 +30,18 @@ def run(*flags):
 
 def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path):
     picture = tmp_path / "trace.png"
-    ended = run(f"--model={model}:make_loss", "--annotate", "--check=3", f"--plot={picture}")
-    assert ended.returncode == 0, ended.stderr
-    assert "decades lost between" in ended.stdout
-    assert "were lost in sigmoid at model.py:6" in ended.stdout
-    assert "vanishing at [0] (high)" in ended.stdout
-    assert "x = jax.nn.sigmoid(x @ w)" in ended.stdout
-    assert "worst relative error" in ended.stdout
+    process = run(f"--model={model}:make_loss", "--annotate", "--check=3", f"--plot={picture}")
+    assert process.returncode == 0, process.stderr
+    assert "decades lost between" in process.stdout
+    assert "were lost in sigmoid at model.py:6" in process.stdout
+    assert "vanishing at [0] (high)" in process.stdout
+    assert "x = jax.nn.sigmoid(x @ w)" in process.stdout
+    assert "worst relative error" in process.stdout
     assert picture.stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
-    ("named", "reason"),
+    ("flag", "reason"),
     [
         ("{}:absent", "has no function 'absent'"),
         ("{}:wrong", "must return (loss_fn, params, args)"),
@@ -50,10 +50,10 @@ def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path
         ("nonsense", "path/to/file.py:function"),
     ],
 )
-def test_a_bad_model_ends_in_one_line(model, named, reason):
-    ended = run(f"--model={named.format(model)}")
-    assert ended.returncode == 1
+def test_a_bad_model_ends_in_one_line(model, flag, reason):
+    process = run(f"--model={flag.format(model)}")
+    assert process.returncode == 1
     (line,) = [
-        line for line in ended.stderr.splitlines() if "INFO" not in line and line[:2] != "I1"
+        line for line in process.stderr.splitlines() if "INFO" not in line and line[:2] != "I1"
     ]
     assert reason in line

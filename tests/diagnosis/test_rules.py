@@ -23,15 +23,15 @@ def linear(depth, factor, width=8):
 
 @pytest.mark.parametrize("factor", [0.5, 0.25, 2.0])
 def test_the_fit_finds_the_factor_of_a_layer(factor):
-    (found,) = [
+    (finding,) = [
         f for f in diagnose(linear(20, factor)).findings if f.kind in ("vanishing", "exploding")
     ]
-    assert found.kind == ("vanishing" if factor < 1 else "exploding")
-    assert found.where == "hidden[0]"
-    assert found.evidence["factor_a_layer"] == pytest.approx(factor, rel=1e-4)
-    assert found.evidence["r_squared"] == pytest.approx(1)
-    assert found.evidence["first_over_last_layer"] == pytest.approx(factor**19, rel=1e-3)
-    assert str(found).count("\n") == len(found.remedies) >= 3
+    assert finding.kind == ("vanishing" if factor < 1 else "exploding")
+    assert finding.where == "hidden[0]"
+    assert finding.evidence["factor_a_layer"] == pytest.approx(factor, rel=1e-4)
+    assert finding.evidence["r_squared"] == pytest.approx(1)
+    assert finding.evidence["first_over_last_layer"] == pytest.approx(factor**19, rel=1e-3)
+    assert str(finding).count("\n") == len(finding.remedies) >= 3
 
 
 def test_a_chain_that_keeps_the_gradient_is_healthy():
@@ -48,9 +48,9 @@ def test_a_trace_that_shows_nothing_gets_no_clean_bill():
     hidden.defvjp(lambda w, x: jax.vjp(hidden.fun, w, x), lambda back, ct: back(ct))
     loss = lambda w, x: jnp.mean(hidden(w, x) ** 2)  # noqa: E731
     part = probe(lambda w, x: loss(w, x @ w))(jnp.eye(4), jnp.ones((2, 4))).trace
-    nothing = probe(lambda w, x: loss(w, x @ w), where=lambda site: False)
+    probe_without_rows = probe(lambda w, x: loss(w, x @ w), where=lambda site: False)
     opaque = diagnose(part)
-    empty = diagnose(nothing(jnp.eye(4), jnp.ones((2, 4))).trace)
+    empty = diagnose(probe_without_rows(jnp.eye(4), jnp.ones((2, 4))).trace)
     assert opaque.findings == empty.findings == ()
     assert str(opaque).startswith("Nothing found in what was recorded (rows: ")
     assert "Not recorded: what is inside of hidden at" in str(opaque)
@@ -86,8 +86,8 @@ def test_one_bad_member_of_a_stack_is_not_hidden_by_the_median():
 
     weights = jnp.stack([jnp.eye(4), jnp.eye(4), jnp.full((4, 4), jnp.nan)])
     trace = jax.vmap(probe(loss), (0, None))(weights, jnp.ones((2, 4))).trace
-    (found,) = diagnose(trace).findings
-    assert (found.kind, found.evidence["elements"]) == ("non_finite", 8)
+    (finding,) = diagnose(trace).findings
+    assert (finding.kind, finding.evidence["elements"]) == ("non_finite", 8)
     assert "median of 3, 1 not finite" in str(trace)
 
 
@@ -99,29 +99,29 @@ def test_a_forgotten_stop_gradient_is_one_finding_with_its_line():
         return jnp.mean(x**2)
 
     trace = probe(loss)([jnp.eye(4)] * 3, jnp.ones((2, 4))).trace
-    (found,) = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
-    assert found.where == "[0], [1]"
-    assert found.severity == "high"
+    (finding,) = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
+    assert finding.where == "[0], [1]"
+    assert finding.severity == "high"
     line = loss.__code__.co_firstlineno + 3
-    assert found.evidence["stop_gradient_at"] == f"tests/diagnosis/test_rules.py:{line}"
-    assert found.remedies[0].action.startswith("take stop_gradient")
+    assert finding.evidence["stop_gradient_at"] == f"tests/diagnosis/test_rules.py:{line}"
+    assert finding.remedies[0].action.startswith("take stop_gradient")
 
 
-@pytest.mark.parametrize("pushed", [0.0, 200.0])
-def test_a_nonlinearity_without_a_slope_anywhere_is_named(pushed):
+@pytest.mark.parametrize("shift", [0.0, 200.0])
+def test_a_nonlinearity_without_a_slope_anywhere_is_named(shift):
     def loss(params, x):
         for i, w in enumerate(params):
-            x = jax.nn.sigmoid(x @ w + (pushed if i == 2 else 0))
+            x = jax.nn.sigmoid(x @ w + (shift if i == 2 else 0))
         return jnp.mean(x**2)
 
     weights = list(jax.random.normal(jax.random.key(0), (5, 8, 8)))
     trace = probe(loss)(weights, jax.random.normal(jax.random.key(1), (16, 8))).trace
     gradient = jax.grad(loss)(weights, jnp.ones((16, 8)))
-    found = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
-    assert bool(found) == (not gradient[1].any()) == (pushed > 0)
-    if found:
-        assert found[0].where == "[2]/sigmoid"
-        assert found[0].severity == "high"
+    findings = [f for f in diagnose(trace).findings if f.kind == "dead_gradient"]
+    assert bool(findings) == (not gradient[1].any()) == (shift > 0)
+    if findings:
+        assert findings[0].where == "[2]/sigmoid"
+        assert findings[0].severity == "high"
 
 
 def test_a_gradient_that_underflows_is_vanishing_and_not_dead():

@@ -16,10 +16,10 @@ SMALL = ("--activations=sigmoid,relu", "--depths=2,10", "--steps=200", "--seeds=
 def run(tmp_path_factory):
     """The experiment at its smallest real size, through its command line."""
     out = tmp_path_factory.mktemp("run")
-    ended = command(*SMALL, "--learning_rates=0.01,0.1", f"--out={out}")
-    assert ended.returncode == 0, ended.stderr
+    process = command(*SMALL, "--learning_rates=0.01,0.1", f"--out={out}")
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load(), out
+        return process.stdout, dataset.load(), out
 
 
 def test_a_deep_sigmoid_network_loses_its_error_signal_and_stays_at_chance(run):
@@ -47,13 +47,13 @@ def test_weight_gradients_look_flatter_than_the_error_signal_that_vanishes(run):
 
 
 def test_the_verdict_says_it(run):
-    said = run[0]
-    rows = {tuple(line.split()[:3:2]): line for line in said.splitlines() if "_normal" in line}
+    stdout = run[0]
+    rows = {tuple(line.split()[:3:2]): line for line in stdout.splitlines() if "_normal" in line}
     assert rows["sigmoid", "10"].endswith("does not learn")
     assert rows["sigmoid", "2"].endswith("learns")
     assert rows["relu", "10"].endswith("learns")
-    assert "chance is 13.1%" in said
-    assert re.search(r"sigmoid: Of the [5-7]\.\d decades lost .* were lost in\s+sigmoid", said)
+    assert "chance is 13.1%" in stdout
+    assert re.search(r"sigmoid: Of the [5-7]\.\d decades lost .* were lost in\s+sigmoid", stdout)
 
 
 def test_layers_beyond_a_network_are_nan_and_those_within_are_not(run):
@@ -81,13 +81,13 @@ def test_the_dataset_is_labelled(run):
 
 def test_running_again_reuses_the_folder(run):
     out = run[2]
-    written = (out / "data.nc").stat().st_mtime_ns
+    mtime = (out / "data.nc").stat().st_mtime_ns
     again = command(*SMALL, "--learning_rates=0.01,0.1", f"--out={out}")
     assert "Reusing" in again.stdout
-    assert (out / "data.nc").stat().st_mtime_ns == written
-    other = command(*SMALL, "--learning_rates=0.01", f"--out={out}")
-    assert other.returncode != 0
-    assert "learning_rates=[0.01, 0.1], not [0.01]" in other.stderr
+    assert (out / "data.nc").stat().st_mtime_ns == mtime
+    process = command(*SMALL, "--learning_rates=0.01", f"--out={out}")
+    assert process.returncode != 0
+    assert "learning_rates=[0.01, 0.1], not [0.01]" in process.stderr
 
 
 def test_a_diverging_network_is_recorded_and_said(tmp_path):

@@ -38,12 +38,12 @@ def test_presets_name_every_experiment_and_values_that_it_allows(preset):
 
 @pytest.mark.slow
 def test_the_page_shows_figures_and_says_what_failed(tmp_path):
-    broken = tmp_path / "depth"
-    broken.mkdir()
-    (broken / "data.nc").write_text("no dataset")
-    ended = run("--only=backprop,depth", f"--out={tmp_path}")
-    assert ended.returncode == 1
-    assert ended.stderr.strip() == "all: 1 of 2 failed: depth."
+    folder = tmp_path / "depth"
+    folder.mkdir()
+    (folder / "data.nc").write_text("no dataset")
+    process = run("--only=backprop,depth", f"--out={tmp_path}")
+    assert process.returncode == 1
+    assert process.stderr.strip() == "all: 1 of 2 failed: depth."
     page = (tmp_path / "index.html").read_text()
     assert '<img src="backprop/figure.png"' in page
     assert (tmp_path / "backprop" / "figure.png").exists()
@@ -53,7 +53,7 @@ def test_the_page_shows_figures_and_says_what_failed(tmp_path):
 
 
 def test_an_unknown_name_is_refused_in_one_line():
-    ended = run("--only=depths")
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("all: only has 'depths'; it must be one of activation, ")
-    assert len(ended.stderr.strip().splitlines()) == 1
+    process = run("--only=depths")
+    assert process.returncode == 1
+    assert process.stderr.startswith("all: only has 'depths'; it must be one of activation, ")
+    assert len(process.stderr.strip().splitlines()) == 1

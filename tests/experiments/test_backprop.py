@@ -9,10 +9,10 @@ from tests.commands import command
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    ended = command(f"--out={out}", experiment="backprop")
-    assert ended.returncode == 0, ended.stderr
+    process = command(f"--out={out}", experiment="backprop")
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 def test_every_intermediate_is_that_of_grad(run):
@@ -36,11 +36,11 @@ def test_the_error_signal_shrinks_by_the_product_of_the_factors(run):
 
 def test_counted_operations_are_those_that_xla_reports(run):
     flops = run[1].flops
-    counted = flops.sel(source="counted")
+    counts = flops.sel(source="counted")
     for source in ("XLA, by hand", "XLA, jax.grad"):
         # the cost, which is not counted, is some 5 % of so small a network
-        np.testing.assert_allclose(flops.sel(source=source), counted, rtol=0.1)
-    forward, backward = counted.values
+        np.testing.assert_allclose(flops.sel(source=source), counts, rtol=0.1)
+    forward, backward = counts.values
     assert 1 < backward / forward < 2
     size = run[1].bytes  # of which XLA keeps some in registers
     assert (size.sel(source="XLA, by hand") <= 1.02 * size.sel(source="counted")).all()
@@ -56,9 +56,9 @@ def test_the_table_has_every_intermediate_beside_that_of_grad(run):
 
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path):
-    ended = command("--batch_size=5000", f"--out={tmp_path}", experiment="backprop")
-    assert ended.returncode == 1
-    assert ended.stderr.strip() == (
+    process = command("--batch_size=5000", f"--out={tmp_path}", experiment="backprop")
+    assert process.returncode == 1
+    assert process.stderr.strip() == (
         "backprop: batch_size has 5000; digits has 1437 training examples."
     )
 

@@ -9,31 +9,31 @@ from tests.commands import command
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    ended = command(
+    process = command(
         *("--clippings=none,value,global_norm", "--thresholds=0.1,1", "--learning_rates=0.01"),
         *("--steps=300", "--record_every=50", "--seeds=2", f"--out={out}"),
         experiment="clipping",
     )
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 @pytest.mark.slow
 def test_clipping_turns_a_run_that_diverges_into_one_that_learns(run):
-    found = families.summary(clipping.at_best_threshold(run[1]))
-    assert int(found.diverged.sel(clipping="none")) == 2
+    summary = families.summary(clipping.at_best_threshold(run[1]))
+    assert int(summary.diverged.sel(clipping="none")) == 2
     for name in ("value", "global_norm"):
-        assert int(found.diverged.sel(clipping=name)) == 0
-        assert float(found.accuracy.sel(clipping=name)) > 0.6
+        assert int(summary.diverged.sel(clipping=name)) == 0
+        assert float(summary.accuracy.sel(clipping=name)) > 0.6
     assert "diverges (2 of 2 seeds)" in run[0]
 
 
 @pytest.mark.slow
 def test_the_gradient_explodes_as_the_scale_says(run):
     """ReLU multiplies mean squares by sigma_w^2 / 2 a layer: 2.4 / 2^(1/2) in the error signal."""
-    found = families.summary(clipping.at_best_threshold(run[1]))
-    growth = 10 ** (float(found.log10_share.sel(clipping="none")) / 9)
+    summary = families.summary(clipping.at_best_threshold(run[1]))
+    growth = 10 ** (float(summary.log10_share.sel(clipping="none")) / 9)
     assert growth == pytest.approx(2.4 / 2**0.5, rel=0.06)
 
 

@@ -10,15 +10,15 @@ from tests.commands import command
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    ended = command(
+    process = command(
         *("--depths=1,4", "--steps=400", "--record_every=40", "--learning_rates=3"),
         *("--seeds=8", f"--out={out}"),
         experiment="depth",
         optimized=True,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 @pytest.mark.slow
@@ -34,8 +34,8 @@ def test_the_earlier_a_hidden_layer_is_the_more_slowly_it_learns_at_the_start(ru
 def test_the_speeds_at_the_start_are_of_the_published_size(run):
     """|delta| of 4 hidden layers, one draw on MNIST: each within a factor 2.5 of our median."""
     published = np.array([0.0029752663545, 0.0170766654, 0.0695392416, 0.2851389354])
-    ours = depth.speeds(run[1]).sel(depth=4, layer=slice(1, 4)).isel(step=0).median("seed")
-    ratio = ours.values / published
+    speeds = depth.speeds(run[1]).sel(depth=4, layer=slice(1, 4)).isel(step=0).median("seed")
+    ratio = speeds.values / published
     assert (ratio > 1 / 2.5).all(), ratio
     assert (ratio < 2.5).all(), ratio
 

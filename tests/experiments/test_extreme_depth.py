@@ -14,10 +14,10 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     flags = ("--depths=1000", "--steps=100", "--record_every=25", "--learning_rates=0.002")
     flags = (*flags, "--checkpoint", f"--out={out}")
-    ended = command(*flags, experiment="extreme_depth", optimized=True)
-    assert ended.returncode == 0, ended.stderr
+    process = command(*flags, experiment="extreme_depth", optimized=True)
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 @pytest.mark.slow
@@ -39,11 +39,11 @@ def test_signal_and_error_signal_are_those_predicted_at_every_layer(run):
 
 @pytest.mark.slow
 def test_checkpoints_take_a_fraction_of_the_memory(run):
-    said, dataset = run
+    stdout, dataset = run
     activations = 1000 * 64 * 64 * 4
     assert dataset.memory.item() > activations
     assert dataset.memory_with_checkpoint.item() < 0.3 * dataset.memory.item()
-    assert "jax.checkpoint (on in this run)" in said
+    assert "jax.checkpoint (on in this run)" in stdout
 
 
 @pytest.mark.slow

@@ -33,12 +33,12 @@ class Enough(Exception):
 
 def read_grid(grid, cell, shared=None, name=""):
     """Build the first cell of a grid and trace its task, in place of running it."""
-    made = cell(**{axis: values[0] for axis, values in grid.structural.items()})
+    first_cell = cell(**{axis: values[0] for axis, values in grid.structural.items()})
     point = {axis: jax.numpy.asarray(values[0]) for axis, values in grid.numeric.items()}
-    state = jax.eval_shape(made.task.init, point, shared)
-    _, output = jax.eval_shape(made.task.advance, state, point, shared)
-    if made.inspect:
-        made.inspect(jax.tree.map(lambda of: np.zeros((1, *of.shape)), output))
+    state = jax.eval_shape(first_cell.task.init, point, shared)
+    _, output = jax.eval_shape(first_cell.task.advance, state, point, shared)
+    if first_cell.inspect:
+        first_cell.inspect(jax.tree.map(lambda of: np.zeros((1, *of.shape)), output))
     raise Enough
 
 
@@ -56,10 +56,10 @@ def own_reads(module):
 def unread(module, config, monkeypatch):
     """The fields of a configuration that nothing reads."""
     names = {field.name for field in dataclasses.fields(config)}
-    read = own_reads(module) & names
-    for launched in (launch, machine):  # what every experiment does with these
-        source = inspect.getsource(launched)
-        read |= {
+    reads = own_reads(module) & names
+    for runner in (launch, machine):  # what every experiment does with these
+        source = inspect.getsource(runner)
+        reads |= {
             field.name
             for group in LAUNCHED
             for field in dataclasses.fields(group)
@@ -70,14 +70,14 @@ def unread(module, config, monkeypatch):
 
     def record(self, name):
         if sys._getframe(1).f_code.co_name not in CHECKS:
-            read.add(name)
+            reads.add(name)
         return object.__getattribute__(self, name)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(launch.OutputOptions, "__getattribute__", record, raising=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(launch.OutputOptions, "__getattribute__", record, raising=False)
         with contextlib.suppress(Enough):
             module.measure(config, read_grid)
-    return names - read
+    return names - reads
 
 
 CHECKS = ("__post_init__", "complete", "<dictcomp>")  # which look at every field, or only check

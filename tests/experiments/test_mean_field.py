@@ -11,7 +11,7 @@ from tests.helpers import assert_refuses
 def run(tmp_path_factory):
     """The experiment at its smallest size at which agreement means something."""
     out = tmp_path_factory.mktemp("run")
-    ended = command(
+    process = command(
         "--activations=tanh,relu",
         "--blocks=plain,batch_norm",
         "--initializers=derived",
@@ -20,9 +20,9 @@ def run(tmp_path_factory):
         f"--out={out}",
         experiment="mean_field",
     )
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 @pytest.mark.slow
@@ -42,15 +42,15 @@ def test_signal_and_correlation_are_those_predicted_within_what_width_allows(run
     for name, rtol in (("tanh", 0.1), ("relu", 0.3)):
         cell = plain.sel(activation=name)
         np.testing.assert_allclose(cell.q_measured.mean("seed"), cell.q_predicted, rtol=rtol)
-        apart = cell.correlation_measured.mean("seed") - cell.correlation_predicted
-        assert float(np.abs(apart).max()) < 0.06
+        error = cell.correlation_measured.mean("seed") - cell.correlation_predicted
+        assert float(np.abs(error).max()) < 0.06
 
 
 @pytest.mark.slow
 def test_the_verdict_and_the_figure_say_it(run):
-    said, dataset = run
-    assert "4 of 4 agree" in said
-    assert len([line for line in said.splitlines() if line.endswith("agrees")]) == 4
+    stdout, dataset = run
+    assert "4 of 4 agree" in stdout
+    assert len([line for line in stdout.splitlines() if line.endswith("agrees")]) == 4
     grid = mean_field.figure(dataset).axes
     assert len(grid) == 3 * 2
     assert {len(axes.collections) for axes in grid[-2:]} == {2}  # a band for each activation
@@ -86,8 +86,8 @@ def test_critical_weights_are_theorys():
     plain = mean_field.network(config, "tanh", "plain", "critical")
     gains = mean_field.theory.predict(plain, mean_field.inputs(config)).to_xarray().log_gain
     # Poole's critical point at sigma_b = 0.3: chi_1 = 1 once the variance has come to q*
-    settled = gains.sel(row=[f"hidden[{i}].dense" for i in range(8, 15)])
-    np.testing.assert_allclose(np.diff(settled), 0, atol=2e-3)
+    deep_gains = gains.sel(row=[f"hidden[{i}].dense" for i in range(8, 15)])
+    np.testing.assert_allclose(np.diff(deep_gains), 0, atol=2e-3)
     assert_refuses(
         lambda: mean_field.network(config, "gelu", "plain", "critical"),
         "gelu has no critical scale",

@@ -7,8 +7,8 @@ from tests.commands import command
 
 
 def run(out, *flags):
-    ended = command(*flags, "--seeds=2", f"--out={out}", experiment="normalization")
-    assert ended.returncode == 0, ended.stderr
+    process = command(*flags, "--seeds=2", f"--out={out}", experiment="normalization")
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
         return dataset.load()
 
@@ -20,11 +20,11 @@ def test_a_deep_sigmoid_network_learns_with_batch_norm_only(tmp_path):
         *("--norms=none,batch_norm", "--activation=sigmoid", "--depths=10"),
         *("--steps=200", "--record_every=20", "--learning_rates=0.01,0.1"),
     )
-    found = families.summary(dataset).sel(depth=10)
-    assert float(found.accuracy.sel(norm="batch_norm")) > 0.9
-    assert float(found.accuracy.sel(norm="none")) < 0.2
-    assert float(found.log10_share.sel(norm="none")) < -9 * np.log10(4)  # sigmoid' <= 1/4
-    assert float(found.log10_share.sel(norm="batch_norm")) > -1
+    summary = families.summary(dataset).sel(depth=10)
+    assert float(summary.accuracy.sel(norm="batch_norm")) > 0.9
+    assert float(summary.accuracy.sel(norm="none")) < 0.2
+    assert float(summary.log10_share.sel(norm="none")) < -9 * np.log10(4)  # sigmoid' <= 1/4
+    assert float(summary.log10_share.sel(norm="batch_norm")) > -1
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +46,12 @@ def test_batch_norm_explodes_at_initialisation_as_published_and_the_others_do_no
 
 @pytest.mark.slow
 def test_theory_predicts_it(relu):
-    found = families.summary(relu).log10_share / 29
-    off = found - relu.predicted_log10_share / 29
+    log10_factor = families.summary(relu).log10_share / 29
+    off = log10_factor - relu.predicted_log10_share / 29
     assert float(abs(off).max()) < 0.02  # 5 % a layer, as above
 
 
 def test_groups_must_divide_the_width(tmp_path):
-    ended = command("--groups=5", f"--out={tmp_path}", experiment="normalization")
-    assert ended.returncode == 1
-    assert ended.stderr.strip() == "normalization: groups is 5; it must divide the width (64)."
+    process = command("--groups=5", f"--out={tmp_path}", experiment="normalization")
+    assert process.returncode == 1
+    assert process.stderr.strip() == "normalization: groups is 5; it must divide the width (64)."

@@ -12,10 +12,10 @@ from vanishing import theory
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     flags = ("--points=40", "--dots=2", "--width=200", "--depth=12", "--seeds=4")
-    ended = command(*flags, f"--out={out}", experiment="phase_diagram")
-    assert ended.returncode == 0, ended.stderr
+    process = command(*flags, f"--out={out}", experiment="phase_diagram")
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 def test_the_map_parts_along_the_critical_line(run):
@@ -29,8 +29,8 @@ def test_the_map_parts_along_the_critical_line(run):
 
 
 def test_dots_agree_with_the_map(run):
-    said, dataset = run
-    assert "4 of 4 agree" in said
+    stdout, dataset = run
+    assert "4 of 4 agree" in stdout
     off = dataset.dot_measured.mean("seed") - dataset.dot_predicted
     assert np.all(np.abs(off) < np.maximum(0.02, 0.05 * np.abs(dataset.dot_predicted)))
 
@@ -48,9 +48,9 @@ def test_relu_is_mapped_where_its_variance_grows_for_ever():
     dataset = phase_diagram.measure(config)
     expected = np.broadcast_to(dataset.sigma_w.values**2 / 2, (5, 5))
     np.testing.assert_allclose(dataset.chi_1, expected, rtol=1e-5)
-    said = phase_diagram.verdict(dataset)
-    assert "sigma_w = 1.4142" in said
-    assert "sigma_b = 0.5    none" in said
+    verdict = phase_diagram.verdict(dataset)
+    assert "sigma_w = 1.4142" in verdict
+    assert "sigma_b = 0.5    none" in verdict
 
 
 def test_an_empty_plane_is_refused():

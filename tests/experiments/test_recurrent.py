@@ -12,32 +12,32 @@ from vanishing import data
 def run(tmp_path_factory):
     """Three cells and a hundred steps, through the command line."""
     out = tmp_path_factory.mktemp("run")
-    ended = command(
+    process = command(
         *("--task=temporal_order", "--length=100", "--cells=rnn,irnn,chrono_lstm", "--steps=200"),
         *("--record_every=50", "--examples=2000", "--learning_rates=0.01", "--seeds=1"),
         f"--out={out}",
         experiment="recurrent",
     )
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 @pytest.mark.slow
 def test_over_a_hundred_steps_gated_cells_keep_what_tanh_loses(run):
-    found = recurrent.summary(run[1]).decades
-    assert float(found.sel(cell="rnn")) < -8
-    assert float(found.sel(cell="chrono_lstm")) > -2  # six orders of magnitude more is left
-    assert abs(float(found.sel(cell="irnn"))) < 0.5  # rectified units that are off lose some
+    decades = recurrent.summary(run[1]).decades
+    assert float(decades.sel(cell="rnn")) < -8
+    assert float(decades.sel(cell="chrono_lstm")) > -2  # six orders of magnitude more is left
+    assert abs(float(decades.sel(cell="irnn"))) < 0.5  # rectified units that are off lose some
 
 
 @pytest.mark.slow
 def test_the_gated_cell_learns_what_the_plain_one_cannot(run):
-    found = recurrent.summary(run[1])
-    assert float(found.score.sel(cell="chrono_lstm")) > 0.9
-    assert float(found.loss.sel(cell="chrono_lstm")) < 0.3
-    assert float(found.loss.sel(cell="rnn")) > 0.9
-    assert float(found.score.sel(cell="rnn")) < 0.4
+    summary = recurrent.summary(run[1])
+    assert float(summary.score.sel(cell="chrono_lstm")) > 0.9
+    assert float(summary.loss.sel(cell="chrono_lstm")) < 0.3
+    assert float(summary.loss.sel(cell="rnn")) > 0.9
+    assert float(summary.score.sel(cell="rnn")) < 0.4
 
 
 @pytest.mark.slow
@@ -67,23 +67,23 @@ def test_lags_count_back_from_the_last_state(run):
 
 @pytest.mark.slow
 def test_the_verdict_and_the_figure_say_it(run):
-    said, dataset = run
-    rows = {line.split()[0]: line for line in said.splitlines() if " 0.01 " in line}
+    stdout, dataset = run
+    rows = {line.split()[0]: line for line in stdout.splitlines() if " 0.01 " in line}
     assert rows["rnn"].endswith("stays at the memoryless baseline")
     assert rows["chrono_lstm"].split()[-1] in ("learns", "part")
-    assert "From the lowest test loss to the highest: chrono_lstm" in said
+    assert "From the lowest test loss to the highest: chrono_lstm" in stdout
     loss, gradient = recurrent.figure(dataset).axes
-    drawn = gradient.lines[0]  # the first cell, at initialisation
+    curve = gradient.lines[0]  # the first cell, at initialisation
     expected = dataset.log10_h.sel(cell="rnn").isel(learning_rate=0, seed=0, step=0)
-    np.testing.assert_allclose(drawn.get_ydata(), expected)
+    np.testing.assert_allclose(curve.get_ydata(), expected)
     flat = [line for line in loss.lines if line.get_label() == "without memory"]
     np.testing.assert_allclose(flat[0].get_ydata(), np.log(4))
 
 
 @pytest.mark.parametrize("task", ["adding", "copy_memory", "pixels"])
 def test_what_knows_nothing_scores_the_memoryless_loss(task):
-    asked = recurrent.goal(recurrent.Config(task=task, length=20, examples=2000))
-    y = asked.examples.y_train
+    goal = recurrent.goal(recurrent.Config(task=task, length=20, examples=2000))
+    y = goal.examples.y_train
     if task == "adding":
         ignorant, expected = np.ones((len(y), 1), np.float32), 0.04 * (2 - 0.04)
     elif task == "copy_memory":  # the blank for certain, then one of 8 symbols
@@ -92,9 +92,9 @@ def test_what_knows_nothing_scores_the_memoryless_loss(task):
         expected = 1 / 8
     else:
         ignorant, expected = np.zeros((len(y), 10), np.float32), np.mean(np.asarray(y) == 0)
-    assert float(asked.loss(ignorant, y)) == pytest.approx(asked.memoryless, rel=0.05)
+    assert float(goal.loss(ignorant, y)) == pytest.approx(goal.memoryless, rel=0.05)
     # of 2000 answers or more, three standard errors are under 0.025
-    assert float(asked.score(ignorant, y)) == pytest.approx(float(expected), abs=0.025)
+    assert float(goal.score(ignorant, y)) == pytest.approx(float(expected), abs=0.025)
 
 
 @pytest.mark.parametrize(

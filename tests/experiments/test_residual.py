@@ -11,34 +11,34 @@ from tests.commands import command
 def run(tmp_path_factory):
     """32 blocks, which is 64 layers, of four kinds, through the command line."""
     out = tmp_path_factory.mktemp("run")
-    ended = command(
+    process = command(
         *("--blocks=plain,pre_activation,rezero,fixup", "--counts=32", "--steps=150"),
         *("--record_every=50", "--seeds=2", "--learning_rates=0.001,0.01", f"--out={out}"),
         experiment="residual",
         optimized=True,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 @pytest.mark.slow
 def test_gated_blocks_learn_at_a_depth_where_plain_ones_do_not(run):
-    found = families.summary(residual.between_blocks(run[1])).isel(count=0)
+    summary = families.summary(residual.between_blocks(run[1])).isel(count=0)
     for kind in ("rezero", "fixup"):
-        assert float(found.accuracy.sel(block=kind)) > 0.9
-        assert int(found.diverged.sel(block=kind)) == 0
-    assert float(found.accuracy.sel(block="plain")) < 0.6
+        assert float(summary.accuracy.sel(block=kind)) > 0.9
+        assert int(summary.diverged.sel(block=kind)) == 0
+    assert float(summary.accuracy.sel(block="plain")) < 0.6
 
 
 @pytest.mark.slow
 def test_bare_sums_double_the_gradient_and_gated_ones_keep_it(run):
     """A branch as large as its input doubles mean squares: the error signal grows by 2^(1/2)."""
-    found = families.summary(residual.between_blocks(run[1])).isel(count=0)
+    summary = families.summary(residual.between_blocks(run[1])).isel(count=0)
     blocks = 32  # between the input of the first and the output of the last
-    growth = 10 ** (float(found.log10_share.sel(block="pre_activation")) / blocks)
+    growth = 10 ** (float(summary.log10_share.sel(block="pre_activation")) / blocks)
     assert growth == pytest.approx(2**0.5, rel=0.1)  # of width 64: fluctuations of a few percent
-    assert float(found.log10_share.sel(block="rezero")) == pytest.approx(0, abs=1e-5)
+    assert float(summary.log10_share.sel(block="rezero")) == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.slow
@@ -55,8 +55,8 @@ def test_the_verdict_names_the_best(run):
 
 
 def test_fixup_with_a_norm_is_refused_in_one_line():
-    ended = command("--norm=batch_norm", experiment="residual")
-    assert ended.returncode == 1
-    assert ended.stderr.strip() == (
+    process = command("--norm=batch_norm", experiment="residual")
+    assert process.returncode == 1
+    assert process.stderr.strip() == (
         "residual: norm has batch_norm and blocks has fixup, which replaces norms; leave one out."
     )

@@ -10,15 +10,15 @@ LAYERS = 5  # from the first hidden layer to the last
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
-    ended = command(
+    process = command(
         *("--functions=sign", "--surrogates=none,straight_through,sigmoid", "--depths=6"),
         *("--steps=200", "--record_every=100", "--learning_rates=0.01", "--seeds=2"),
         f"--out={out}",
         experiment="surrogate",
     )
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 @pytest.mark.slow
@@ -30,15 +30,15 @@ def test_without_a_surrogate_nothing_comes_back_and_the_read_out_alone_learns(ru
 
 @pytest.mark.slow
 def test_each_surrogate_multiplies_the_gradient_by_the_predicted_factor(run):
-    found = families.summary(run[1]).log10_share.squeeze() / LAYERS
-    foretold = run[1].predicted_log10_share.squeeze() / LAYERS
+    log10_factor = families.summary(run[1]).log10_share.squeeze() / LAYERS
+    predicted = run[1].predicted_log10_share.squeeze() / LAYERS
     for name in ("straight_through", "sigmoid"):
         # one network of width 64 strays by some 5 % a layer over so few
-        assert float(found.sel(surrogate=name)) == pytest.approx(
-            float(foretold.sel(surrogate=name)), abs=0.04
+        assert float(log10_factor.sel(surrogate=name)) == pytest.approx(
+            float(predicted.sel(surrogate=name)), abs=0.04
         )
-    assert 10 ** float(foretold.sel(surrogate="straight_through")) == pytest.approx(1.0, abs=0.01)
-    assert 10 ** float(foretold.sel(surrogate="sigmoid")) < 0.5
+    assert 10 ** float(predicted.sel(surrogate="straight_through")) == pytest.approx(1.0, abs=0.01)
+    assert 10 ** float(predicted.sel(surrogate="sigmoid")) < 0.5
 
 
 @pytest.mark.slow
@@ -52,5 +52,5 @@ def test_six_layers_of_signs_learn_with_a_surrogate_and_hardly_without(run):
 @pytest.mark.slow
 def test_the_table_has_theory_s_word(run):
     (row,) = [line for line in run[0].splitlines() if line.startswith("sign      sigmoid")]
-    foretold = run[1].predicted_log10_share.sel(surrogate="sigmoid").item()
-    assert f" {10 ** (foretold / LAYERS):.3f} " in row
+    predicted = run[1].predicted_log10_share.sel(surrogate="sigmoid").item()
+    assert f" {10 ** (predicted / LAYERS):.3f} " in row

@@ -12,7 +12,7 @@ def run(tmp_path_factory):
     """The experiment at its smallest real size, through its command line."""
     out = tmp_path_factory.mktemp("run")
     flags = ("--depths=3,30", "--sigma_ws=0.9,1.33,3.0", "--seeds=1", "--learning_rates=0.01")
-    ended = command(
+    process = command(
         *flags,
         "--steps=120",
         "--record_every=30",
@@ -20,9 +20,9 @@ def run(tmp_path_factory):
         experiment="trainability",
         optimized=True,
     )
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, process.stderr
     with xr.open_dataset(out / "data.nc") as dataset:
-        return ended.stdout, dataset.load()
+        return process.stdout, dataset.load()
 
 
 @pytest.mark.slow
@@ -53,8 +53,8 @@ def test_the_depth_scale_is_that_of_the_published_theory(run):
 
 @pytest.mark.slow
 def test_the_verdict_and_the_figure_say_it(run):
-    said, dataset = run
-    shallow, deep = (line for line in said.splitlines() if line.endswith(("of 3",)))
+    stdout, dataset = run
+    shallow, deep = (line for line in stdout.splitlines() if line.endswith(("of 3",)))
     assert shallow.split()[:4] == ["3", "0.9", "to", "3"]
     assert deep.split()[:2] == ["30", "1.33"]
     axes = trainability.figure(dataset).axes[0]
@@ -64,13 +64,13 @@ def test_the_verdict_and_the_figure_say_it(run):
 
 
 @pytest.mark.parametrize(
-    ("holds", "said"),
+    ("holds", "text"),
     [
         ([True, True, False, True], "1 to 1.5, 3"),
         ([False] * 4, "none"),
         ([True] * 4, "1 to 3"),
     ],
 )
-def test_neighbouring_scales_are_joined(holds, said):
-    chosen = xr.DataArray(holds, {"sigma_w": [1.0, 1.5, 2.0, 3.0]}, "sigma_w")
-    assert trainability._spans(chosen) == said
+def test_neighbouring_scales_are_joined(holds, text):
+    mask = xr.DataArray(holds, {"sigma_w": [1.0, 1.5, 2.0, 3.0]}, "sigma_w")
+    assert trainability._spans(mask) == text

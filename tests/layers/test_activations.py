@@ -82,16 +82,16 @@ def test_prelu_learns_its_slope_as_flax_does(x64, key):
     layer, flax = layers.activation("prelu"), nn.PReLU(negative_slope_init=0.25)
     params, state = layer.init(key, x)
 
-    def ours(slope):
+    def loss(slope):
         return jnp.sum(layer.apply({"negative_slope": slope}, state, x).output ** 2)
 
-    def theirs(slope):
+    def flax_loss(slope):
         return jnp.sum(flax.apply({"params": {"negative_slope": slope}}, x) ** 2)
 
     assert params["negative_slope"] == flax.init(key, x)["params"]["negative_slope"] == 0.25
     np.testing.assert_allclose(
-        jax.value_and_grad(ours)(params["negative_slope"]),
-        jax.value_and_grad(theirs)(params["negative_slope"]),
+        jax.value_and_grad(loss)(params["negative_slope"]),
+        jax.value_and_grad(flax_loss)(params["negative_slope"]),
         rtol=1e-12,
     )
 

@@ -43,14 +43,14 @@ def test_a_layer_is_no_argument_of_jit_but_can_be_closed_over(key):
 
 
 def test_a_layer_names_the_layers_that_it_is_composed_of():
-    one, other = layers.dense(2), layers.activation("tanh")
-    chain = layers.serial(one, other)
-    assert one.structure is None
-    assert chain.structure == layers.Chain((one, other))
-    assert layers.serial(a=one, b=other).structure == layers.Chain((one, other))
+    dense, tanh = layers.dense(2), layers.activation("tanh")
+    chain = layers.serial(dense, tanh)
+    assert dense.structure is None
+    assert chain.structure == layers.Chain((dense, tanh))
+    assert layers.serial(a=dense, b=tanh).structure == layers.Chain((dense, tanh))
     assert layers.repeat(chain, 3).structure == layers.Chain((chain,))
     assert layers.checkpoint(chain).structure == chain.structure
-    assert layers.residual(one, shortcut=other).structure == layers.Sum((other, one))
-    assert layers.residual(one).structure.paths[0].structure == layers.Chain(())
-    highway = layers.highway(one, chain, shortcut=other)
-    assert highway.structure == layers.Gated((one, other), chain)
+    assert layers.residual(dense, shortcut=tanh).structure == layers.Sum((tanh, dense))
+    assert layers.residual(dense).structure.paths[0].structure == layers.Chain(())
+    highway = layers.highway(dense, chain, shortcut=tanh)
+    assert highway.structure == layers.Gated((dense, tanh), chain)

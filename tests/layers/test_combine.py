@@ -39,13 +39,13 @@ def unrolled(depth):
 
 def test_repeat_equals_the_unrolled_network_and_its_gradients(x64, key):
     x = jax.random.normal(key, (3, 4))
-    rolled = repeat(block(4), 6)
-    params, state = rolled.init(key, x)
+    repetition = repeat(block(4), 6)
+    params, state = repetition.init(key, x)
 
     def loss(net, state):
         return lambda params, x: jnp.sum(net.apply(params, state, x).output ** 2)
 
-    value, (grads, grad_x) = jax.value_and_grad(loss(rolled, state), (0, 1))(params, x)
+    value, (grads, grad_x) = jax.value_and_grad(loss(repetition, state), (0, 1))(params, x)
     flat_params = tuple(params[i] for i in range(6))
     flat_state = tuple({"dense": {}, "activation": {}} for _ in range(6))
     expected_value, (expected, expected_x) = jax.value_and_grad(
@@ -100,16 +100,16 @@ def test_keys_differ_between_layers_and_are_only_needed_in_training(key):
     net = serial(noise(), repeat(noise(), 4))
     params, state = net.init(key, jnp.zeros(1000))
     assert not net.apply(params, state, jnp.zeros(1000)).output.any()
-    added = net.apply(params, state, jnp.zeros(1000), key, True).output
+    output = net.apply(params, state, jnp.zeros(1000), key, True).output
     # five independent unit normals have variance 5; var(z^2) = 2, so 5 standard errors are below
-    assert abs(float(jnp.mean(added**2)) / 5 - 1) < 5 * (2 / 1000) ** 0.5
-    again = net.apply(params, state, jnp.zeros(1000), key, True).output
-    np.testing.assert_array_equal(added, again)
+    assert abs(float(jnp.mean(output**2)) / 5 - 1) < 5 * (2 / 1000) ** 0.5
+    second_output = net.apply(params, state, jnp.zeros(1000), key, True).output
+    np.testing.assert_array_equal(output, second_output)
 
 
 def test_names_become_keys_and_positions_become_tuples(key):
-    named = serial(a=dense(2), b=dense(3)).init(key, jnp.ones((1, 4))).params
-    assert {name: layer["kernel"].shape for name, layer in named.items()} == {
+    params = serial(a=dense(2), b=dense(3)).init(key, jnp.ones((1, 4))).params
+    assert {name: layer["kernel"].shape for name, layer in params.items()} == {
         "a": (4, 2),
         "b": (2, 3),
     }
@@ -198,29 +198,29 @@ def test_combinators_refuse(make, message):
 
 def test_laid_out_or_looped_a_repeat_is_the_same_function(x64, key):
     block = layers.serial(dense=layers.dense(4), activation=layers.activation("tanh"))
-    looped, laid_out = (layers.repeat(block, 5, unroll=unroll) for unroll in (False, True))
+    loop, laid_out = (layers.repeat(block, 5, unroll=unroll) for unroll in (False, True))
     x = jax.random.normal(key, (3, 4))
-    params, state = looped.init(key, x)
+    params, state = loop.init(key, x)
 
     def loss(net):
         return jax.value_and_grad(lambda p: jnp.sum(net.apply(p, state, x).output ** 2))(params)
 
-    chex.assert_trees_all_close(loss(laid_out), loss(looped), rtol=1e-12)
-    assert "while" in jax.jit(looped.apply).lower(params, state, x).as_text()
+    chex.assert_trees_all_close(loss(laid_out), loss(loop), rtol=1e-12)
+    assert "while" in jax.jit(loop.apply).lower(params, state, x).as_text()
     assert "while" not in jax.jit(laid_out.apply).lower(params, state, x).as_text()
 
 
 def test_checkpointed_blocks_take_less_memory_for_the_same_gradient(key):
     block = layers.serial(dense=layers.dense(32), activation=layers.activation("tanh"))
-    kept = layers.repeat(layers.repeat(block, 20), 20)
-    anew = layers.repeat(layers.checkpoint(layers.repeat(block, 20)), 20)
+    plain = layers.repeat(layers.repeat(block, 20), 20)
+    checkpoint = layers.repeat(layers.checkpoint(layers.repeat(block, 20)), 20)
     x = jax.random.normal(key, (64, 32))
-    params, state = kept.init(key, x)
+    params, state = plain.init(key, x)
     programs = [
         jax.jit(jax.grad(lambda p, net=net: jnp.sum(net.apply(p, state, x).output ** 2)))
         .lower(params)
         .compile()
-        for net in (kept, anew)
+        for net in (plain, checkpoint)
     ]
     chex.assert_trees_all_close(programs[0](params), programs[1](params), rtol=1e-4)
     memory = [program.memory_analysis().temp_size_in_bytes for program in programs]

@@ -10,23 +10,23 @@ from vanishing import initializers, layers
 from vanishing.meanfield import signal
 
 
-def assert_equals_flax(ours, flax, key, x, rtol):
+def assert_equals_flax(layer, flax, key, x, rtol):
     """Parameters of the same shapes; with the same values, the same loss and gradients."""
-    params, state = ours.init(key, x)
+    params, state = layer.init(key, x)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, flax.init(key, x)["params"])
 
     def squares(apply):
         return lambda params, x: jnp.sum(jnp.sin(apply(params, x)))
 
-    mine = jax.value_and_grad(squares(lambda p, x: ours.apply(p, state, x).output), (0, 1))
-    theirs = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
-    chex.assert_trees_all_close(mine(params, x), theirs(params, x), rtol=rtol)
+    gradient = jax.value_and_grad(squares(lambda p, x: layer.apply(p, state, x).output), (0, 1))
+    flax_gradient = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
+    chex.assert_trees_all_close(gradient(params, x), flax_gradient(params, x), rtol=rtol)
 
 
 def test_dense_equals_flax_given_the_same_parameters(x64, key):
     x = jax.random.normal(key, (5, 4, 3))
-    ours, flax = layers.dense(7, *initializers.scaled(1.3, 0.2)), nn.Dense(7, dtype=jnp.float64)
-    assert_equals_flax(ours, flax, key, x, rtol=1e-12)
+    layer, flax = layers.dense(7, *initializers.scaled(1.3, 0.2)), nn.Dense(7, dtype=jnp.float64)
+    assert_equals_flax(layer, flax, key, x, rtol=1e-12)
 
 
 def test_dense_gradient_equals_finite_differences(x64, key):
@@ -86,9 +86,9 @@ def test_dense_refuses(make, message):
 )
 def test_conv_equals_flax_given_the_same_parameters(x64, key, strides, padding):
     x = jax.random.normal(key, (2, 7, 6, 3))
-    ours = layers.conv(4, (3, 2), strides=strides, padding=padding)
+    layer = layers.conv(4, (3, 2), strides=strides, padding=padding)
     flax = nn.Conv(4, (3, 2), strides=strides, padding=padding, dtype=jnp.float64)
-    assert_equals_flax(ours, flax, key, x, rtol=1e-9)
+    assert_equals_flax(layer, flax, key, x, rtol=1e-9)
 
 
 def test_conv_refuses_what_it_cannot_take(key):

@@ -19,27 +19,29 @@ def squares(apply):
 @pytest.mark.parametrize("shape", [(8, 5), (3, 4, 4, 5)])
 def test_batch_norm_equals_flax_in_training_and_after(x64, key, shape):
     x = 3 + 2 * jax.random.normal(key, shape)
-    ours = layers.batch_norm(momentum=0.9, epsilon=1e-3)
-    _, state = ours.init(key, x)
+    layer = layers.batch_norm(momentum=0.9, epsilon=1e-3)
+    _, state = layer.init(key, x)
     params = {"scale": jnp.arange(1.0, 6.0), "bias": jnp.linspace(-1, 1, 5)}
     for train in (True, False):
         flax = nn.BatchNorm(
             use_running_average=not train, momentum=0.9, epsilon=1e-3, dtype=jnp.float64
         )
         variables = {"params": params, "batch_stats": state}
-        expected, updated = flax.apply(variables, x, mutable=["batch_stats"])
-        output, new_state = ours.apply(params, state, x, None, train)
+        expected, updates = flax.apply(variables, x, mutable=["batch_stats"])
+        output, new_state = layer.apply(params, state, x, None, train)
         np.testing.assert_allclose(output, expected, rtol=1e-9, atol=1e-9)  # Flax: E[x^2] - E[x]^2
-        chex.assert_trees_all_close(new_state, dict(updated["batch_stats"]), rtol=1e-9)
+        chex.assert_trees_all_close(new_state, dict(updates["batch_stats"]), rtol=1e-9)
 
-        def our_output(p, x, train=train, state=state):
-            return ours.apply(p, state, x, None, train).output
+        def layer_output(p, x, train=train, state=state):
+            return layer.apply(p, state, x, None, train).output
 
         def flax_output(p, x, flax=flax, state=state):
             return flax.apply({"params": p, "batch_stats": state}, x, mutable=["batch_stats"])[0]
 
-        mine, theirs = (jax.grad(squares(f), 1) for f in (our_output, flax_output))
-        np.testing.assert_allclose(mine(params, x), theirs(params, x), rtol=1e-6, atol=1e-9)
+        gradient, flax_gradient = (jax.grad(squares(f), 1) for f in (layer_output, flax_output))
+        np.testing.assert_allclose(
+            gradient(params, x), flax_gradient(params, x), rtol=1e-6, atol=1e-9
+        )
         state = new_state
 
 
@@ -47,7 +49,7 @@ EXACT = {"dtype": jnp.float64, "use_fast_variance": False}  # not E[x^2] - E[x]^
 
 
 @pytest.mark.parametrize(
-    ("ours", "flax", "shape"),
+    ("layer", "flax", "shape"),
     [
         (layers.layer_norm(), nn.LayerNorm(**EXACT), (4, 6, 6)),
         (layers.rms_norm(), nn.RMSNorm(**EXACT), (4, 6, 6)),
@@ -56,16 +58,16 @@ EXACT = {"dtype": jnp.float64, "use_fast_variance": False}  # not E[x^2] - E[x]^
     ],
     ids=["layer", "rms", "group", "group of an image"],
 )
-def test_norms_of_one_input_equal_flax(x64, key, ours, flax, shape):
+def test_norms_of_one_input_equal_flax(x64, key, layer, flax, shape):
     x = 3 + 2 * jax.random.normal(key, shape)
-    params, state = ours.init(key, x)
+    params, state = layer.init(key, x)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, flax.init(key, x)["params"])
     params = {"scale": jnp.arange(1.0, 7.0), "bias": jnp.linspace(-1, 1, 6)}
-    params = {name: params[name] for name in ours.init(key, x).params}
-    mine = jax.value_and_grad(squares(lambda p, x: ours.apply(p, state, x).output), (0, 1))
-    theirs = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
+    params = {name: params[name] for name in layer.init(key, x).params}
+    gradient = jax.value_and_grad(squares(lambda p, x: layer.apply(p, state, x).output), (0, 1))
+    flax_gradient = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
     # float64's rounding, 1e-16, over gradients of which the norm's projection leaves a thousandth
-    chex.assert_trees_all_close(mine(params, x), theirs(params, x), rtol=1e-9)
+    chex.assert_trees_all_close(gradient(params, x), flax_gradient(params, x), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +84,12 @@ def test_theory_of_a_norm_is_what_it_does_to_many_units(key, norm):
     y, pullback = jax.vjp(lambda x: norm.apply(params, state, x).output, x)
     g = jax.random.normal(cotangents, x.shape)
     gain = jnp.sum(pullback(g)[0] ** 2) / jnp.sum(g**2)
-    found = [jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, jnp.mean(y), gain]
+    measured = [jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, jnp.mean(y), gain]
     after = layers.propagate(norm, signal(1.25, 0.61 / 1.25, mean=0.5, shape=(size,)))
     predicted_gain = jnp.exp(after.gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0])))
     predicted = [after.q, after.difference, after.mean, predicted_gain]
     # 4 standard errors of a mean square of 40,000 numbers: 4 (2 / 40,000)^0.5 = 0.028
-    np.testing.assert_allclose(found, predicted, atol=0.028)
+    np.testing.assert_allclose(measured, predicted, atol=0.028)
 
 
 def test_a_small_group_multiplies_the_gradient_by_n_minus_2_over_n_minus_3(key):

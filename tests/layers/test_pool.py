@@ -31,12 +31,12 @@ def test_pooling_equals_flax(x64, key, kind, shape, window, strides, padding):
     def flax(x):
         return getattr(nn, kind)(x, window, steps, padding)
 
-    def ours(x):
+    def pool(x):
         return layer.apply({}, {}, x).output
 
-    both = [jax.value_and_grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (ours, flax)]
-    chex.assert_trees_all_close(*both, rtol=1e-12)
-    np.testing.assert_allclose(ours(x), flax(x), rtol=1e-12)
+    results = [jax.value_and_grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x) for f in (pool, flax)]
+    chex.assert_trees_all_close(*results, rtol=1e-12)
+    np.testing.assert_allclose(pool(x), flax(x), rtol=1e-12)
 
 
 def test_pooling_keeps_the_dtype(key):

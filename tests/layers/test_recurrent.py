@@ -18,21 +18,21 @@ CELLS = {
 
 @pytest.mark.parametrize("name", CELLS)
 def test_cells_equal_flax_given_the_same_parameters(name, x64, key):
-    ours, flax = CELLS[name]
-    layer = ours(5, bias_init=jax.nn.initializers.normal(), sequence=True)
+    make, flax = CELLS[name]
+    layer = make(5, bias_init=jax.nn.initializers.normal(), sequence=True)
     x = jax.random.normal(key, (4, 6, 3))
     params, state = layer.init(key, x)
-    theirs = nn.RNN(flax(5, param_dtype=jnp.float64))
-    ((module, drawn),) = theirs.init(key, x)["params"].items()
-    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, drawn)
+    flax_layer = nn.RNN(flax(5, param_dtype=jnp.float64))
+    ((module, flax_params),) = flax_layer.init(key, x)["params"].items()
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, flax_params)
 
     def squares(apply):
         return jax.value_and_grad(lambda params, x: jnp.sum(jnp.sin(apply(params, x))), (0, 1))
 
-    mine = squares(lambda params, x: layer.apply(params, state, x).output)
-    flax_apply = squares(lambda params, x: theirs.apply({"params": {module: params}}, x))
-    chex.assert_trees_all_close(mine(params, x), flax_apply(params, x), rtol=1e-10)
-    last = ours(5).apply(params, state, x).output
+    layer_apply = squares(lambda params, x: layer.apply(params, state, x).output)
+    flax_apply = squares(lambda params, x: flax_layer.apply({"params": {module: params}}, x))
+    chex.assert_trees_all_close(layer_apply(params, x), flax_apply(params, x), rtol=1e-10)
+    last = make(5).apply(params, state, x).output
     np.testing.assert_array_equal(last, layer.apply(params, state, x).output[:, -1])
 
 
@@ -40,10 +40,10 @@ def test_any_axes_before_time_are_a_batch_and_layers_repeat(key):
     x = jax.random.normal(key, (2, 3, 6, 4))
     deep = layers.repeat(layers.gru(4, sequence=True), 2)
     params, state = deep.init(key, x)
-    whole = deep.apply(params, state, x).output
-    assert whole.shape == (2, 3, 6, 4)
+    output = deep.apply(params, state, x).output
+    assert output.shape == (2, 3, 6, 4)
     for i in range(2):
-        np.testing.assert_allclose(deep.apply(params, state, x[i]).output, whole[i], rtol=1e-5)
+        np.testing.assert_allclose(deep.apply(params, state, x[i]).output, output[i], rtol=1e-5)
 
 
 def test_gates_start_with_their_biases(key):
@@ -102,10 +102,10 @@ def test_a_probe_names_what_happens_at_a_time_and_sees_the_state_cotangents(
     ]
     assert ", ".join(filter(None, places)) == rows
 
-    def rest(h):
+    def loss(h):
         return jnp.sum(layers.dense(2).apply(params["output"], {}, h).output ** 2)
 
-    norms = through_time.log_norms(layer, params["rnn"], x, rest)[part]
+    norms = through_time.log_norms(layer, params["rnn"], x, loss)[part]
     measured = trace.backward.rms[places.index(row)] * (4 * 5) ** 0.5
     assert float(measured) == pytest.approx(float(jnp.exp(norms[1])), rel=1e-5)
 

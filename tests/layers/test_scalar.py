@@ -38,11 +38,13 @@ def test_theory_sees_a_multiplied_branch_as_a_scaled_one(initial):
     branch = dense(64, *initializers.scaled(1.5))
     start = signal(2.0, 0.3, shape=(64,))
     learnt = layers.propagate(residual(serial(branch, multiplier(initial))), start)
-    fixed = layers.propagate(residual(branch, branch_scale=initial), start)
+    constant = layers.propagate(residual(branch, branch_scale=initial), start)
     gradient = jnp.array([1.0, 0.5, 0.0, 0.0])
     for name in ("q", "difference", "mean"):
-        assert float(getattr(learnt, name)) == pytest.approx(float(getattr(fixed, name)), rel=1e-6)
-    gains = [float(after.gain.log_of(gradient)) for after in (learnt, fixed)]
+        assert float(getattr(learnt, name)) == pytest.approx(
+            float(getattr(constant, name)), rel=1e-6
+        )
+    gains = [float(after.gain.log_of(gradient)) for after in (learnt, constant)]
     assert gains[0] == pytest.approx(gains[1], rel=1e-6)
     assert float(learnt.q) == pytest.approx(2.0 * (1 + 1.5**2 * initial**2), rel=1e-6)
 

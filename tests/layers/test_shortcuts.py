@@ -90,12 +90,12 @@ def test_theory_of_a_highway_is_what_drawn_networks_do(key, shortcut):
     common, own = jax.random.split(key)
     x = 0.6 * jax.random.normal(common, (1, width)) + 0.8 * jax.random.normal(own, (2, width))
     keys = jax.random.split(key, 8)
-    found = jax.lax.map(jax.jit(lambda k: jnp.stack(measured(net, k, x))), keys)
+    samples = jax.lax.map(jax.jit(lambda k: jnp.stack(measured(net, k, x))), keys)
     end = layers.propagate(net, input_signal(x))
     gain = end.gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
     predicted = np.array([end.q, end.difference, gain])
-    off = np.asarray(found).mean(0) - predicted
-    error = np.asarray(found).std(0) / 8**0.5  # standard errors
+    off = np.asarray(samples).mean(0) - predicted
+    error = np.asarray(samples).std(0) / 8**0.5  # standard errors
     # and what is of order depth / width = 1.2 % in each
     assert (np.abs(off) < 4 * error + 0.012 * np.maximum(np.abs(predicted), 1)).all(), (off, error)
 

@@ -20,12 +20,12 @@ RELU = math.sqrt(2 / (1 - 1 / math.pi))  # Brock et al., ICLR 2021, sec. 4.1
 
 def standardized(kernel, scale, gain, epsilon):
     """The formula, in NumPy, one output unit at a time."""
-    used = np.zeros_like(kernel)
+    result = np.zeros_like(kernel)
     for unit in range(kernel.shape[-1]):
         w = kernel[..., unit]
         size = np.sqrt(max(np.var(w) * w.size, epsilon))
-        used[..., unit] = gain * scale[unit] * (w - np.mean(w)) / size
-    return used
+        result[..., unit] = gain * scale[unit] * (w - np.mean(w)) / size
+    return result
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_weights_are_standardized_by_the_formula(x64, key, inner, shape):
         jnp.array([1, 1e-3]), own["kernel"].shape
     )
     params["scale"] = jnp.array([0.5, -2.0])
-    used = standardized(np.asarray(params["kernel"]), params["scale"], 1.7, 1e-2)
-    expected = inner.apply({"kernel": used, "bias": params["bias"]}, state, x).output
+    kernel = standardized(np.asarray(params["kernel"]), params["scale"], 1.7, 1e-2)
+    expected = inner.apply({"kernel": kernel, "bias": params["bias"]}, state, x).output
     np.testing.assert_allclose(layer.apply(params, state, x).output, expected, rtol=1e-10)
 
     def loss(params):
@@ -84,10 +84,10 @@ def test_theory_of_standardized_weights_is_what_drawn_networks_do(key, gain):
     common, own = jax.random.split(key)
     x = 0.6 * jax.random.normal(common, (1, width)) + 0.8 * jax.random.normal(own, (2, width))
     keys = jax.random.split(key, networks)
-    found = np.asarray(jax.lax.map(jax.jit(lambda k: jnp.stack(measured(net, k, x))), keys))
+    samples = np.asarray(jax.lax.map(jax.jit(lambda k: jnp.stack(measured(net, k, x))), keys))
     end = layers.propagate(net, input_signal(x))
     predicted = np.array([end.q, end.difference, end.gain.log_of(ONE)])
-    off, error = found.mean(0) - predicted, found.std(0) / networks**0.5
+    off, error = samples.mean(0) - predicted, samples.std(0) / networks**0.5
     # 4 standard errors, and what is of order depth / width = 1.2 % in each
     assert (np.abs(off) < 4 * error + 0.012 * np.maximum(np.abs(predicted), 1)).all(), (off, error)
 
@@ -109,8 +109,8 @@ def test_theory_takes_the_shape_and_the_bias_of_the_layer_and_survives_any_depth
     small = weight_standardized(dense(8, initializers.scaled(0.01).kernel_init), 3.0, epsilon=0.04)
     after = layers.propagate(small, signal(shape=(8,)))  # divided by epsilon: 9 * 0.01^2 / 0.04
     assert float(after.q) == pytest.approx(0.0225, rel=1e-5)
-    same = layers.repeat(weight_standardized(dense(8), 0.01), 1000)
-    end = layers.propagate(same, signal(shape=(8,), correlation=0.5))
+    deep = layers.repeat(weight_standardized(dense(8), 0.01), 1000)
+    end = layers.propagate(deep, signal(shape=(8,), correlation=0.5))
     assert float(end.log_q) == pytest.approx(2000 * math.log(0.01), rel=1e-5)
     assert float(end.decorrelation) == pytest.approx(0.5, rel=1e-5)
 

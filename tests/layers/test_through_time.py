@@ -46,10 +46,10 @@ def test_cotangents_equal_differences_of_the_formulas(name, x64, key):
     layer = MAKERS[name](3, bias_init=jax.nn.initializers.normal())
     x = np.random.default_rng(0).normal(size=(2, 4, 2))
     params, _ = layer.init(key, x)
-    found = through_time.state_cotangents(layer, params, x, lambda h: jnp.sum(h**2))
-    assert set(found) == ({"c", "h"} if name == "lstm" else {"h"})
+    by_part = through_time.state_cotangents(layer, params, x, lambda h: jnp.sum(h**2))
+    assert set(by_part) == ({"c", "h"} if name == "lstm" else {"h"})
     step = 1e-5
-    for part, cotangents in found.items():
+    for part, cotangents in by_part.items():
         expected = np.zeros((4, 2, 3))
         for place in np.ndindex(expected.shape):
             for sign in (1, -1):
@@ -148,19 +148,19 @@ def left_along_c(key, scale, steps, **options):
         return h, through_time.state_cotangents(layer, params, x, jnp.sum)["c"]
 
     h, cotangents = run(layer.init(key, x).params)
-    left = np.mean(cotangents[-1 - steps], axis=0) / np.mean(cotangents[-1])
+    gain = np.mean(cotangents[-1 - steps], axis=0) / np.mean(cotangents[-1])
     sigma = float(np.sqrt(scale**2 + np.mean(np.square(h))))
-    return left.mean(), left.std() / units**0.5, sigma
+    return gain.mean(), gain.std() / units**0.5, sigma
 
 
 def test_gate_gain_is_what_a_time_leaves_of_the_mean_gradient_along_the_cell(key):
-    left, _, sigma = left_along_c(key, scale=2.0, steps=5)
+    gain, _, sigma = left_along_c(key, scale=2.0, steps=5)
     predicted = float(theory.gate_gain(5, 1.0, sigma))
     # paths through h have either sign and nearly cancel; by unit the mean strays by 1 % a step
-    assert left ** (1 / 5) == pytest.approx(predicted ** (1 / 5), rel=0.03)
+    assert gain ** (1 / 5) == pytest.approx(predicted ** (1 / 5), rel=0.03)
 
 
 def test_chrono_gain_is_the_same_for_chrono_gates(key):
     # inputs so weak that the gates stay at their biases
-    left, error, _ = left_along_c(key, scale=0.1, steps=40, chrono=100)
-    assert abs(left - float(theory.chrono_gain(40, 100))) < 5 * error < 0.1
+    gain, error, _ = left_along_c(key, scale=0.1, steps=40, chrono=100)
+    assert abs(gain - float(theory.chrono_gain(40, 100))) < 5 * error < 0.1

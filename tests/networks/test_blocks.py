@@ -11,7 +11,7 @@ from vanishing import layers, networks
 WIDTH = 5
 
 
-def made(kind, blocks=4, **options):
+def block_of(kind, blocks=4, **options):
     return networks.block(
         kind, lambda weights: layers.dense(WIDTH, *weights), blocks=blocks, **options
     )
@@ -65,20 +65,20 @@ def test_there_is_a_formula_for_every_kind():
 
 @pytest.mark.parametrize("kind", FORMULAS)
 def test_a_block_equals_its_formula(x64, key, kind):
-    block, x = made(kind), jax.random.normal(key, (3, WIDTH))
+    block, x = block_of(kind), jax.random.normal(key, (3, WIDTH))
     params, state = block.init(key, x)
-    moved = jax.tree.map(
+    params = jax.tree.map(
         lambda p: np.asarray(p) + 0.1 * np.cos(np.arange(p.size)).reshape(p.shape), params
     )
-    output = block.apply(moved, state, x).output
-    np.testing.assert_allclose(output, FORMULAS[kind](moved, np.asarray(x)), rtol=1e-10)
+    output = block.apply(params, state, x).output
+    np.testing.assert_allclose(output, FORMULAS[kind](params, np.asarray(x)), rtol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["rezero", "skipinit", "fixup"])
 def test_gated_blocks_start_as_the_identity_of_what_is_positive(key, kind):
     x = jnp.abs(jax.random.normal(key, (3, WIDTH)))
-    params, state = made(kind).init(key, x)
-    np.testing.assert_array_equal(made(kind).apply(params, state, x).output, x)
+    params, state = block_of(kind).init(key, x)
+    np.testing.assert_array_equal(block_of(kind).apply(params, state, x).output, x)
 
 
 def test_fixup_scales_the_first_layer_of_a_branch_by_the_number_of_blocks(key):
@@ -96,7 +96,7 @@ def test_fixup_scales_the_first_layer_of_a_branch_by_the_number_of_blocks(key):
 
 def test_a_norm_stands_where_the_kind_has_it(key):
     norm = layers.layer_norm()
-    of = lambda kind: made(kind, norm=norm).init(key, jnp.ones((1, WIDTH))).params  # noqa: E731
+    of = lambda kind: block_of(kind, norm=norm).init(key, jnp.ones((1, WIDTH))).params  # noqa: E731
     assert list(of("plain")["second"]) == ["weight", "norm", "activation"]
     assert list(of("post_activation")["sum"]["second"]) == ["weight", "norm"]
     assert list(of("pre_activation")["first"]) == ["norm", "activation", "weight"]
@@ -106,10 +106,10 @@ def test_a_norm_stands_where_the_kind_has_it(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: made("dense"), "kind is 'dense'; it must be one of plain, post_activation"),
-        (lambda: made("plain", blocks=0), "blocks is 0; it must be at least 1"),
-        (lambda: made("fixup", norm=layers.batch_norm()), "fixup replaces; leave it out"),
-        (lambda: made("plain", shortcut=layers.dense(4)), "'plain' with a shortcut"),
+        (lambda: block_of("dense"), "kind is 'dense'; it must be one of plain, post_activation"),
+        (lambda: block_of("plain", blocks=0), "blocks is 0; it must be at least 1"),
+        (lambda: block_of("fixup", norm=layers.batch_norm()), "fixup replaces; leave it out"),
+        (lambda: block_of("plain", shortcut=layers.dense(4)), "'plain' with a shortcut"),
     ],
     ids=["kind", "blocks", "fixup", "shortcut"],
 )

@@ -16,12 +16,12 @@ def test_the_textbook_network_equals_its_formula(key):
     net = networks.cnn(3, channels=2)
     params, state = net.init(key, x)
     kernel = np.asarray(params["conv"]["kernel"])
-    pooled = np.zeros((2, 3, 3, 2))
+    features = np.zeros((2, 3, 3, 2))
     for n in range(2):
         for c in range(2):
             image = correlate2d(np.asarray(x[n, :, :, 0]), kernel[:, :, 0, c], mode="same")
-            pooled[n, :, :, c] = np.maximum(image, 0).reshape(3, 2, 3, 2).max((1, 3))
-    expected = pooled.reshape(2, 18) @ np.asarray(params["output"]["dense"]["kernel"])
+            features[n, :, :, c] = np.maximum(image, 0).reshape(3, 2, 3, 2).max((1, 3))
+    expected = features.reshape(2, 18) @ np.asarray(params["output"]["dense"]["kernel"])
     np.testing.assert_allclose(net.apply(params, state, x).output, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -38,8 +38,8 @@ def weights_of(depth, kind):
     net = networks.resnet(10, depth=depth, kind=kind)
     spec = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     shapes = kernels(jax.eval_shape(net.init, jax.random.key(0), spec).params)
-    repeated = [shape[0] if len(shape) == 5 else 1 for shape in shapes]
-    return sum(repeated), sum(int(np.prod(shape)) for shape in shapes)
+    counts = [shape[0] if len(shape) == 5 else 1 for shape in shapes]
+    return sum(counts), sum(int(np.prod(shape)) for shape in shapes)
 
 
 @pytest.mark.parametrize(("depth", "million"), [(20, 0.27), (56, 0.85), (110, 1.7)])
@@ -80,10 +80,10 @@ def test_a_vanilla_network_keeps_every_direction_of_its_gradient(x64, key):
     params, state = net.init(key, x)
     conv = layers.conv(4, (3, 3), padding="CIRCULAR")
 
-    def one(h):
+    def circular_conv(h):
         return conv.apply(params["hidden"][0]["conv"], {}, h.reshape(1, 4, 4, 4)).output.ravel()
 
-    singular = np.linalg.svd(jax.jacobian(one)(jnp.zeros(64)), compute_uv=False)
+    singular = np.linalg.svd(jax.jacobian(circular_conv)(jnp.zeros(64)), compute_uv=False)
     np.testing.assert_allclose(singular, 1.05**0.5, rtol=1e-6)  # sigma_w of the default
     assert net.apply(params, state, x).output.shape == (1, 3)
 

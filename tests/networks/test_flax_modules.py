@@ -93,9 +93,9 @@ def test_a_linen_module_computes_what_flax_computes(key, x):
     variables = module.init(key, x, train=False)
     chex.assert_trees_all_equal({"params": params, **state}, variables)
 
-    evaluated = layer.apply(params, state, x)
-    np.testing.assert_array_equal(evaluated.output, module.apply(variables, x, train=False))
-    chex.assert_trees_all_equal(evaluated.state, state)
+    evaluation = layer.apply(params, state, x)
+    np.testing.assert_array_equal(evaluation.output, module.apply(variables, x, train=False))
+    chex.assert_trees_all_equal(evaluation.state, state)
 
     def flax_loss(params):
         output, updates = module.apply(
@@ -153,12 +153,12 @@ def test_dropout_has_its_law_and_follows_the_key(kind, key):
     layer = networks.from_flax({"linen": DroppedLinen(), "nnx": DroppedNNX}[kind])
     ones = jnp.ones((100, 100))
     params, state = layer.init(key, ones)
-    first, again, other = (
+    first, again, third = (
         np.asarray(layer.apply(params, state, ones, jax.random.key(seed), train=True).output)
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
-    assert np.mean(first != other) == pytest.approx(2 * 0.25 * 0.75, abs=5 * (0.25 / 10_000) ** 0.5)
+    assert np.mean(first != third) == pytest.approx(2 * 0.25 * 0.75, abs=5 * (0.25 / 10_000) ** 0.5)
     assert set(np.unique(first)) == {0.0, np.float32(1 / 0.75)}
     kept_error = (0.25 * 0.75 / 10_000) ** 0.5
     assert np.mean(first == 0) == pytest.approx(0.25, abs=5 * kept_error)
@@ -303,9 +303,9 @@ def test_training_equals_a_plain_loop_of_flax_and_optax(data):
 def test_theory_refuses_it_unless_a_mean_field_form_is_given():
     x = jax.ShapeDtypeStruct((BATCH, FEATURES), jnp.float32)
     assert_refuses(lambda: theory.predict(layer_of("nnx"), x), "no mean-field form")
-    ours = layers.dense(16)
-    layer = networks.from_flax(nn.Dense(16), propagate=ours.propagate)
-    expected = theory.predict(ours, x)
+    dense = layers.dense(16)
+    layer = networks.from_flax(nn.Dense(16), propagate=dense.propagate)
+    expected = theory.predict(dense, x)
     np.testing.assert_array_equal(theory.predict(layer, x).q, expected.q)
 
 

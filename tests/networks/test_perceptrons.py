@@ -44,15 +44,15 @@ def test_default_weights_are_those_derived_for_the_activation(key):
         params, _ = networks.mlp(2, depth=1, width=512, activation=activation).init(key, x)
         return float(jnp.mean(params["first"]["dense"]["kernel"] ** 2)) * 512
 
-    within = 5 * (2 / 512**2) ** 0.5  # five standard errors
-    assert mean_square("relu") == pytest.approx(2, rel=within)
-    assert mean_square("sigmoid") == pytest.approx(1, rel=within)
-    assert mean_square(jnp.sin) == pytest.approx(1, rel=within)
+    rtol = 5 * (2 / 512**2) ** 0.5  # five standard errors
+    assert mean_square("relu") == pytest.approx(2, rel=rtol)
+    assert mean_square("sigmoid") == pytest.approx(1, rel=rtol)
+    assert mean_square(jnp.sin) == pytest.approx(1, rel=rtol)
 
 
 def test_output_activation_and_wrap(key):
     plain = networks.mlp(2, depth=3, width=4, activation="tanh")
-    squashed = networks.mlp(
+    net = networks.mlp(
         2, depth=3, width=4, activation="tanh", output_activation="sigmoid", wrap=layers.residual
     )
     x = jax.random.normal(key, (3, 4))
@@ -61,7 +61,7 @@ def test_output_activation_and_wrap(key):
     for layer in params["hidden"]:
         h = h + jnp.tanh(layers.dense(4).apply(layer["dense"], {}, h).output)
     expected = jax.nn.sigmoid(layers.dense(2).apply(params["output"]["dense"], {}, h).output)
-    np.testing.assert_allclose(squashed.apply(params, state, x).output, expected, rtol=1e-6)
+    np.testing.assert_allclose(net.apply(params, state, x).output, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ def test_each_cell_starts_as_its_name_says(key):
     def drawn(cell, **options):
         return networks.recurrent_layer(cell, units, **options).init(key, spec).params
 
-    within = 5 * (2 / units**2) ** 0.5  # five standard errors of the mean square of Gaussians
+    rtol = 5 * (2 / units**2) ** 0.5  # five standard errors of the mean square of Gaussians
     kernel = np.asarray(drawn("rnn")["h"]["kernel"])
-    assert np.mean(kernel**2) * units == pytest.approx(1, rel=within)
+    assert np.mean(kernel**2) * units == pytest.approx(1, rel=rtol)
     assert np.linalg.norm(kernel, 2) > 1.5  # 2 for many units
     kernel = np.asarray(drawn("orthogonal_rnn")["h"]["kernel"])
     np.testing.assert_allclose(np.linalg.svd(kernel, compute_uv=False), 1, rtol=1e-5)

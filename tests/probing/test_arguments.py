@@ -161,14 +161,14 @@ def probed(case):
 def test_it_takes_and_returns_what_value_and_grad_takes_and_returns(name):
     case = CASES[name]
     plain = answer(lambda: jax.value_and_grad(case.loss, **case.options)(*case.args, **case.kwargs))
-    ours = answer(lambda: probed(case))
-    assert ours[0] == plain[0], ours
+    outcome = answer(lambda: probed(case))
+    assert outcome[0] == plain[0], outcome
     if len(plain) == 3:
-        assert ours[1] == plain[1]
-        for a, b in zip(ours[2], plain[2], strict=True):
+        assert outcome[1] == plain[1]
+        for a, b in zip(outcome[2], plain[2], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
     elif name != "their own error":
-        assert "\n" not in str(ours[1])
+        assert "\n" not in str(outcome[1])
 
 
 @pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
@@ -184,10 +184,10 @@ def test_dtypes_may_be_promoted_strictly(dtype):
     np.testing.assert_array_equal(np.float64(probed.grads["w"]), np.float64(grads["w"]))
 
 
-@pytest.mark.parametrize("how", ["argument", "closed over"])
-def test_a_mutable_array_holds_what_the_loss_wrote(how):
+@pytest.mark.parametrize("access", ["argument", "closed over"])
+def test_a_mutable_array_holds_what_the_loss_wrote(access):
     ref = jax.new_ref(jnp.zeros(3))
-    loss, args = (written, (P, ref)) if how == "argument" else (lambda p: written(p, ref), (P,))
+    loss, args = (written, (P, ref)) if access == "argument" else (lambda p: written(p, ref), (P,))
     probed = probe(loss)(*args)
     np.testing.assert_array_equal(ref[...], P)
     np.testing.assert_allclose(probed.grads, jax.grad(lambda p: jnp.sum(jnp.tanh(p) * p))(P))

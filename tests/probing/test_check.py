@@ -15,10 +15,10 @@ def loss(params, x):
 
 
 def test_a_right_trace_passes_and_says_how_far_it_is_off():
-    found = probe(loss).check(PARAMS, X, rows=3)
-    assert found.worst < 1e-5
-    assert len(found.numbers) == 3 * 7 + 2 * 2, "and the zeros of two nonlinearities"
-    assert "worst relative error" in str(found)
+    check = probe(loss).check(PARAMS, X, rows=3)
+    assert check.worst < 1e-5
+    assert len(check.numbers) == 3 * 7 + 2 * 2, "and the zeros of two nonlinearities"
+    assert "worst relative error" in str(check)
 
 
 @pytest.mark.parametrize("part", ["forward", "backward", "grads"])

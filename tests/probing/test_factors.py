@@ -14,8 +14,8 @@ def shares_a_factor(function):
     nodes = program.frame.nodes
     signals = {node: [a for a in node.inputs if isinstance(a, int)] for node in nodes}
     factors = factors_of(nodes, signals)
-    one, other = (factors.get(v, frozenset({v})) for v in program.frame.outputs)
-    return not one.isdisjoint(other)
+    first, second = (factors.get(v, frozenset({v})) for v in program.frame.outputs)
+    return not first.isdisjoint(second)
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,9 @@ def sites_of(loss):
 def test_the_rows_of(case):
     network, ops = CASES[case]
     sites = sites_of(lambda p, x: jnp.mean(network(x, p)))
-    found = [site.op for site in sites]
-    assert found[: len(ops)] == ops, sites
-    assert len(found) == len(ops) + (case == "softmax")
+    site_ops = [site.op for site in sites]
+    assert site_ops[: len(ops)] == ops, sites
+    assert len(site_ops) == len(ops) + (case == "softmax")
 
 
 def test_cross_entropy_adds_no_rows():

@@ -31,6 +31,6 @@ def test_every_row_is_computed_once_and_found_again(limit, calls):
 def test_items_of_different_keys_and_dtypes_stay_apart():
     items = [jnp.ones((1, 2)), jnp.ones((1, 2), jnp.bfloat16), jnp.ones((1, 2))]
     keys = ["a", "a", "b"]
-    seen = []
-    in_groups(lambda key, x: (seen.append((key, x.dtype)), jnp.zeros(len(x)))[1], items, keys)
-    assert len(seen) == len(set(seen)) == 3
+    stacks = []
+    in_groups(lambda key, x: (stacks.append((key, x.dtype)), jnp.zeros(len(x)))[1], items, keys)
+    assert len(stacks) == len(set(stacks)) == 3

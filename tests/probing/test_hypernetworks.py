@@ -8,24 +8,24 @@ X = jnp.linspace(-1, 1, 24).reshape(6, 4)
 PARAMS = {"make": jnp.linspace(-1, 1, 64).reshape(4, 16), "bias": jnp.ones(16), "o": jnp.eye(4)}
 
 
-def made(p, vector):
+def generate(p, vector):
     return (jnp.tanh(vector @ p["make"]) + p["bias"]).reshape(4, 4)
 
 
 def matrix(p, x):
-    return x @ made(p, x[0])
+    return x @ generate(p, x[0])
 
 
 def kernel(p, x):
     image = x.reshape(1, 1, 6, 4)
-    weight = made(p, x[0]).reshape(1, 1, 4, 4)
+    weight = generate(p, x[0]).reshape(1, 1, 4, 4)
     return jax.lax.conv_general_dilated(
         image, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def a_matrix_for_each_example(p, x):
-    return jax.vmap(lambda x: x @ made(p, x))(x)
+    return jax.vmap(lambda x: x @ generate(p, x))(x)
 
 
 def attention(p, x):

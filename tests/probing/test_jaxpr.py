@@ -27,9 +27,9 @@ def test_a_node_knows_its_own_line_also_where_a_jitted_function_was_traced_befor
     line = inspect.currentframe().f_lineno + 1
     function = lambda x: jax.nn.silu(x)  # noqa: E731
     for node in nodes(read(function, x).frame):
-        file, found = node.source
+        file, line_number = node.source
         assert file == __file__
-        assert found == line
+        assert line_number == line
 
 
 def test_a_split_is_replayed_as_slices(x64):
@@ -39,6 +39,6 @@ def test_a_split_is_replayed_as_slices(x64):
 
     x = jnp.arange(12.0).reshape(2, 6)
     program, no_callbacks = read(function, x), Callbacks(lambda *args: args[1:3], {})
-    replayed = lambda x: replay(program.frame, [x], no_callbacks, {})[0][0]  # noqa: E731
-    np.testing.assert_array_equal(replayed(x), function(x))
-    np.testing.assert_array_equal(jax.grad(replayed)(x), jax.grad(function)(x))
+    replica = lambda x: replay(program.frame, [x], no_callbacks, {})[0][0]  # noqa: E731
+    np.testing.assert_array_equal(replica(x), function(x))
+    np.testing.assert_array_equal(jax.grad(replica)(x), jax.grad(function)(x))

@@ -14,14 +14,14 @@ P = jnp.array([0.5, -1.0, 2.0])
 
 def counting():
     """A loss, and the list to which it adds an entry whenever it is traced."""
-    traced = []
+    traces = []
 
     def loss(p, x=1.0, scale=2, square=True):
-        traced.append(1)
+        traces.append(1)
         y = jnp.tanh(p * x)
         return scale * jnp.sum(y**2 if square else y)
 
-    return loss, traced
+    return loss, traces
 
 
 def calls(loss, *argument_lists, **options):
@@ -45,24 +45,24 @@ def calls(loss, *argument_lists, **options):
 )
 def test_a_loss_is_traced_once_for_each_kind_of_arguments(argument_lists, times):
     """Beside plain JAX, which traces at every call."""
-    loss, traced = counting()
+    loss, traces = counting()
     calls(loss, *argument_lists)
-    ours = len(traced) - len(argument_lists)
+    count = len(traces) - len(argument_lists)
     if times is None:  # tried once with the flag traced, then with each of its values
-        times = ours
+        times = count
         calls(loss, *argument_lists)
-        assert len(traced) == ours + 2 * len(argument_lists)
-    assert ours == times
+        assert len(traces) == count + 2 * len(argument_lists)
+    assert count == times
 
 
 def test_options_and_settings_have_programs_of_their_own():
-    loss, traced = counting()
+    loss, traces = counting()
     for options in ({}, {"level": "op"}, {"summaries": ("rms",)}, {"params": False}, {}):
         probe(loss, **options)(P)
-    assert len(traced) == 4
+    assert len(traces) == 4
     with jax.default_matmul_precision("highest"):
         probe(loss)(P)
-    assert len(traced) == 5
+    assert len(traces) == 5
 
 
 def test_a_loss_whose_variables_are_bound_anew_is_traced_anew():

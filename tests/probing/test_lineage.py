@@ -19,8 +19,8 @@ def test_a_recurrence_comes_from_the_step_before():
         step = lambda h, x: (h @ p["a"] + x, None)  # noqa: E731
         return jnp.sum(jax.lax.scan(step, jnp.zeros((1, 3)), xs)[0] @ p["b"])
 
-    found = parents(loss, jnp.ones((3, 1, 3)))
-    assert found == {"a[t=0]": [], "a[t=1]": ["a[t=0]"], "a[t=2]": ["a[t=1]"], "b": ["a[t=2]"]}
+    lineage = parents(loss, jnp.ones((3, 1, 3)))
+    assert lineage == {"a[t=0]": [], "a[t=1]": ["a[t=0]"], "a[t=2]": ["a[t=1]"], "b": ["a[t=2]"]}
 
 
 def test_a_reversed_scan_runs_from_its_last_index():
@@ -28,8 +28,8 @@ def test_a_reversed_scan_runs_from_its_last_index():
         step = lambda h, x: (h @ p["a"] + x, None)  # noqa: E731
         return jnp.sum(jax.lax.scan(step, jnp.zeros((1, 3)), xs, reverse=True)[0] @ p["b"])
 
-    found = parents(loss, jnp.ones((3, 1, 3)))
-    assert found == {"a[t=2]": [], "a[t=1]": ["a[t=2]"], "a[t=0]": ["a[t=1]"], "b": ["a[t=0]"]}
+    lineage = parents(loss, jnp.ones((3, 1, 3)))
+    assert lineage == {"a[t=2]": [], "a[t=1]": ["a[t=2]"], "a[t=0]": ["a[t=1]"], "b": ["a[t=0]"]}
 
 
 def test_what_one_scan_stacks_another_takes_apart():
@@ -39,9 +39,9 @@ def test_what_one_scan_stacks_another_takes_apart():
         total, _ = jax.lax.scan(lambda h, y: (h + jnp.sum(y @ p["b"]), None), 0.0, ys)
         return total
 
-    found = parents(loss, jnp.ones((2, 1, 3)))
-    assert found["b[t=0]"] == ["a[batch=0]"]
-    assert found["b[t=1]"] == ["a[batch=1]"]
+    lineage = parents(loss, jnp.ones((2, 1, 3)))
+    assert lineage["b[t=0]"] == ["a[batch=0]"]
+    assert lineage["b[t=1]"] == ["a[batch=1]"]
 
 
 def test_a_residual_sum_comes_from_both_and_a_branch_from_either():

@@ -61,9 +61,9 @@ def test_summaries_do_not_depend_on_how_rows_are_put_in_groups(monkeypatch):
     params = layers(6)
     together = probe(loss)(params, X).trace
     monkeypatch.setattr(measuring, "LIMIT", 1)
-    apart = probe(loss)(params, X).trace
-    for one, other in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
-        np.testing.assert_allclose(one, other, rtol=2e-6)
+    separate = probe(loss)(params, X).trace
+    for leaf, reference in zip(jax.tree.leaves(together), jax.tree.leaves(separate), strict=True):
+        np.testing.assert_allclose(leaf, reference, rtol=2e-6)
 
 
 class Block(nnx.Module):
@@ -124,5 +124,5 @@ def test_a_probe_can_be_differentiated_through(argument):
         )
 
     expected = jax.grad(loss)(params, X)
-    for one, other in zip(jax.grad(outer)(params), expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for gradient, reference in zip(jax.grad(outer)(params), expected, strict=True):
+        np.testing.assert_allclose(gradient, reference, rtol=1e-6)

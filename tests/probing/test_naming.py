@@ -16,9 +16,9 @@ def names_of(loss, *args, level="layer"):
 @pytest.mark.parametrize("model", MODELS)
 def test_rows_are_called_as_the_author_of_a_model_would_call_them(model):
     with jax.numpy_rank_promotion("allow"):
-        named = MODELS[model]()
-        layout = make_plan(named.loss, named.args, {}).layout
-    assert layout.names == named.expected
+        model_case = MODELS[model]()
+        layout = make_plan(model_case.loss, model_case.args, {}).layout
+    assert layout.names == model_case.expected
     assert len(set(layout.names)) == len(layout.names)
     files = {site.source.rpartition(":")[0] for site in layout.sites}
     assert files == {"tests/probing/named_models.py"}, "the user's own lines"
@@ -27,8 +27,8 @@ def test_rows_are_called_as_the_author_of_a_model_would_call_them(model):
 @pytest.mark.parametrize("model", ["linen_resnet", "nnx_transformer", "linen_scan"])
 def test_every_operation_has_a_name_of_its_own(model):
     with jax.numpy_rank_promotion("allow"):
-        named = MODELS[model]()
-        names = names_of(named.loss, *named.args, level="op")
+        model_case = MODELS[model]()
+        names = names_of(model_case.loss, *model_case.args, level="op")
     assert len(set(names)) == len(names)
     assert sum("/" in name for name in names) > len(names) / 2
 

@@ -16,9 +16,9 @@ def sites(network):
 
 @pytest.mark.parametrize("pattern", patterns.PATTERNS, ids=lambda pattern: pattern.role.name)
 def test_the_example_of_a_pattern_gives_its_rows(pattern):
-    found = sites(pattern.example)
-    assert tuple(site.op for site in found) == pattern.ops
-    assert tuple(site.kind for site in found) == pattern.kinds
+    rows = sites(pattern.example)
+    assert tuple(site.op for site in rows) == pattern.ops
+    assert tuple(site.kind for site in rows) == pattern.kinds
 
 
 def test_every_role_has_one_pattern():

@@ -21,10 +21,8 @@ def plan_of(**kwargs):
 
 def test_the_flat_loss_is_the_loss_of_its_leaves():
     plan = plan_of(scale=2.0, name="sin")
-    others = plan.arguments.traced(plan.static)
-    value, grads = jax.value_and_grad(lambda *leaves: plan.flat_loss(*leaves)[0])(
-        plan.params, others
-    )
+    data = plan.arguments.traced(plan.static)
+    value, grads = jax.value_and_grad(lambda *leaves: plan.flat_loss(*leaves)[0])(plan.params, data)
     expected = jax.value_and_grad(loss, 1)(X, PARAMS, scale=2.0, name="sin")
     chex.assert_trees_all_close(
         (value, plan.arguments.structure.grads_like(grads)), expected, rtol=1e-6
@@ -59,5 +57,7 @@ def test_a_tapped_loss_is_the_loss_and_hands_out_what_its_taps_measure():
     value, (_, measured) = tapped(plan, tap)(plan.params, slots, plan.others)
     np.testing.assert_allclose(value, loss(X, PARAMS), rtol=1e-6)
     assert measured.keys() == slots.keys()
-    moved = tapped(plan, tap)(plan.params, {n: slot + 1 for n, slot in slots.items()}, plan.others)
-    assert float(moved[0]) != float(value)
+    outputs = tapped(plan, tap)(
+        plan.params, {n: slot + 1 for n, slot in slots.items()}, plan.others
+    )
+    assert float(outputs[0]) != float(value)

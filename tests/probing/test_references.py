@@ -81,11 +81,11 @@ def test_what_is_written_a_later_read_depends_on(loss):
     probed = probe(loss)(W, X)
     value, grads = jax.value_and_grad(loss)(W, X)
     np.testing.assert_allclose(probed.value, value, rtol=1e-6)
-    for mine, plain in zip(jax.tree.leaves(probed.grads), jax.tree.leaves(grads), strict=True):
-        np.testing.assert_allclose(mine, plain, rtol=1e-5)
+    for gradient, plain in zip(jax.tree.leaves(probed.grads), jax.tree.leaves(grads), strict=True):
+        np.testing.assert_allclose(gradient, plain, rtol=1e-5)
     assert [row.parents for row in probed.trace.layout.instances] == FORMS[loss]
-    used = {"w", "v"} if np.any(grads["v"]) else {"w"}
-    assert {place.label for place in probed.trace.layout.leaves if place.reach == "used"} == used
+    labels = {"w", "v"} if np.any(grads["v"]) else {"w"}
+    assert {place.label for place in probed.trace.layout.leaves if place.reach == "used"} == labels
 
 
 def test_every_operation_has_a_row_and_a_reference_has_none():

@@ -30,9 +30,9 @@ def test_taps_in_a_scan_see_every_iteration_at_its_own_index(reverse):
     xs = jnp.arange(5.0)
     program = read(function, xs)
     (sine,) = (node.outputs[0] for node in nodes(program.frame) if node.primitive == "sin")
-    doubled = Callbacks(lambda number, x, slot, local: (2 * x + slot, x), {})
+    callbacks = Callbacks(lambda number, x, slot, local: (2 * x + slot, x), {})
     slots = {sine: 100 * xs}
-    (total, ys), measured = replay(program.frame, [xs], doubled, slots)
+    (total, ys), measured = replay(program.frame, [xs], callbacks, slots)
     assert float(total) == 10
     np.testing.assert_allclose(measured[sine], np.sin(xs), rtol=1e-6)
     np.testing.assert_allclose(ys, 2 * np.sin(xs) + 100 * xs, rtol=1e-6)

@@ -54,12 +54,12 @@ def test_a_pattern_selects_rows_to_measure_and_to_check():
         return jnp.mean(x)
 
     params = {"up": [W, W]}
-    chosen = probe(loss, where="up[*]", summaries=("rms",))
-    assert chosen(params, W).trace.names == ("up[0]", "up[1]")
-    checked = chosen.check(params, W, rows="up[1]")
-    assert {number.row for number in checked.numbers} == {"up[1]"}
-    assert checked.worst < 1e-5
+    probe_up = probe(loss, where="up[*]", summaries=("rms",))
+    assert probe_up(params, W).trace.names == ("up[0]", "up[1]")
+    check = probe_up.check(params, W, rows="up[1]")
+    assert {number.row for number in check.numbers} == {"up[1]"}
+    assert check.worst < 1e-5
     with pytest.raises(ValueError, match=r"where is 'up\[2\]', which matches no row"):
         probe(loss, where="up[2]")(params, W)
     with pytest.raises(ValueError, match=r"rows is '\*\*/relu', which matches no row"):
-        chosen.check(params, W, rows="**/relu")
+        probe_up.check(params, W, rows="**/relu")

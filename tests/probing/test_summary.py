@@ -17,8 +17,8 @@ def summarized(x, names, is_saturated=None):
 
 
 def signal(size, shape=(40, 8)):
-    drawn = np.random.default_rng(0).normal(size=shape)
-    return jnp.asarray(size * np.where(drawn < -1, 0, drawn), jnp.float32)
+    noise = np.random.default_rng(0).normal(size=shape)
+    return jnp.asarray(size * np.where(noise < -1, 0, noise), jnp.float32)
 
 
 @pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
@@ -118,8 +118,8 @@ def test_similarity_is_the_mean_cosine_of_all_pairs():
         for j in range(6)
         if i != j
     ]
-    both = jnp.float32(np.stack([x, 1e-30 * x]))
-    np.testing.assert_allclose(summary.similarity(both), np.mean(pairs), rtol=1e-5)
+    pair = jnp.float32(np.stack([x, 1e-30 * x]))
+    np.testing.assert_allclose(summary.similarity(pair), np.mean(pairs), rtol=1e-5)
     assert float(summary.similarity(jnp.ones((1, 4, 3)))[0]) == pytest.approx(1)
     assert np.isnan(summary.similarity(jnp.ones((1, 1, 3)))[0])
     assert np.isnan(summary.similarity(jnp.ones((1, 3)))[0])

@@ -40,8 +40,8 @@ def test_a_dataset_holds_every_number_with_its_place(trace):
     assert dataset.op.values.tolist() == ["dot_general", "tanh"] * 2
     weights = dataset.weight_norm.sel(parameter="layers[1].w")
     np.testing.assert_allclose(weights, np.sqrt(12), rtol=1e-6)
-    stacked = jax.vmap(lambda x: probe(loss)(PARAMS, x[None]).trace)(X)
-    assert stacked.to_xarray().backward_rms.dims == ("batch_0", "row")
+    stack = jax.vmap(lambda x: probe(loss)(PARAMS, x[None]).trace)(X)
+    assert stack.to_xarray().backward_rms.dims == ("batch_0", "row")
 
 
 def test_the_table_shows_what_there_is_in_forward_order(trace):
@@ -72,9 +72,9 @@ def test_it_is_a_tree(trace):
     leaves, structure = jax.tree.flatten(trace)
     assert all(hasattr(leaf, "shape") for leaf in leaves)
     chex.assert_trees_all_equal(jax.tree.unflatten(structure, leaves), trace)
-    again = jax.jit(lambda t: t)(trace)
-    assert again.names == trace.names
-    assert hash(structure) == hash(jax.tree.structure(again))
+    copy = jax.jit(lambda t: t)(trace)
+    assert copy.names == trace.names
+    assert hash(structure) == hash(jax.tree.structure(copy))
 
 
 def test_an_editor_knows_the_type_of_every_field(trace):

@@ -68,8 +68,8 @@ def test_rows_are_those_of_backpropagation_by_hand_in_forward_order(x64, key, de
     hidden = [f"hidden[{i}].dense" for i in range(depth - 1)]
     assert [trace.names[row] for row in rows] == ["first.dense", *hidden, "output.dense"]
     saturated = [np.mean(np.exp(-h) / (1 + np.exp(-h)) ** 2 < 0.0025) for h in forward[:-1]]
-    found = trace.forward.saturated[jnp.array(rows[:-1]) + 1]
-    np.testing.assert_allclose(found, saturated, rtol=1e-6)
+    measured = trace.forward.saturated[jnp.array(rows[:-1]) + 1]
+    np.testing.assert_allclose(measured, saturated, rtol=1e-6)
 
 
 def test_parameter_norms_are_those_of_the_weights_and_gradients(x64, key):
@@ -88,8 +88,8 @@ def test_parameter_norms_are_those_of_the_weights_and_gradients(x64, key):
         np.testing.assert_allclose(norms.weight[i], pick(params, name), rtol=1e-10)
         np.testing.assert_allclose(norms.gradient[i], pick(grads, name), rtol=1e-10)
     assert np.isnan(norms.update).all()
-    updated = probed.trace.with_updates(jax.tree.map(lambda leaf: 0.5 * leaf, params))
-    np.testing.assert_allclose(updated.params.update, 0.5 * norms.weight, rtol=1e-10)
+    trace_of_step = probed.trace.with_updates(jax.tree.map(lambda leaf: 0.5 * leaf, params))
+    np.testing.assert_allclose(trace_of_step.params.update, 0.5 * norms.weight, rtol=1e-10)
 
 
 def test_an_orthogonal_linear_network_keeps_the_cotangent(x64, key):
@@ -223,12 +223,12 @@ def test_names_are_those_a_person_would_use(x64):
 
     with jax.numpy_rank_promotion("allow"):
         mlp = names(ZOO["linen mlp"]()).trace
-        scanned = names(ZOO["linen scanned resnet"]()).trace
+        resnet = names(ZOO["linen scanned resnet"]()).trace
         rnn = names(ZOO["bare rnn with aux"]()).trace
         nnx = names(ZOO["nnx mlp"]()).trace
     hidden = ["Dense_0", "Dense_0/tanh", "Dense_1", "Dense_1/tanh"]
     assert [n for n in mlp.names if n.startswith("Dense")] == [*hidden, "Dense_2"]
-    dense = [n for n in scanned.names if "Dense_0" in n and "/" not in n]
+    dense = [n for n in resnet.names if "Dense_0" in n and "/" not in n]
     assert dense == [f"blocks.Dense_0[{i}]" for i in range(5)]
     assert len([n for n in rnn.names if n.endswith("[t=6]")]) == 2
     layers = ("layers[0]", "layers[1]", "layers[2]")
@@ -284,8 +284,8 @@ def test_under_vmap_every_seed_gets_its_own_trace(x64):
     together = jax.jit(jax.vmap(probe(loss), in_axes=(0, None)))(stack, x)
     for i in range(3):
         alone = probe(loss)(jax.tree.map(lambda leaf, i=i: leaf[i], stack), x)
-        one = jax.tree.map(lambda leaf, i=i: leaf[i], together)
-        chex.assert_trees_all_close(one.trace, alone.trace, rtol=1e-9)
+        member = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        chex.assert_trees_all_close(member.trace, alone.trace, rtol=1e-9)
     assert "median of 3" in str(together.trace)
 
 
@@ -344,9 +344,9 @@ def test_checkpointed_layers_are_still_not_stored():
         compiled = jax.jit(function).lower(jnp.zeros((64, 64, 64))).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    plain, watched, all_kept = stored(True, False), stored(True, True), stored(False, False)
+    plain, with_probe, all_kept = stored(True, False), stored(True, True), stored(False, False)
     assert plain < 0.5 * all_kept
-    assert watched < 1.1 * plain, (watched, plain)
+    assert with_probe < 1.1 * plain, (with_probe, plain)
 
 
 def test_the_same_arguments_give_the_same_trace():

@@ -35,9 +35,9 @@ def low_rank_in_a_scan(p, x):
 
 
 def spectral_norm(p, x):
-    left = jax.lax.stop_gradient(p["w"] @ BASE[0])
-    right = jax.lax.stop_gradient(left @ p["w"])
-    return head(p, x @ (p["w"] / (left @ p["w"] @ right)))
+    u = jax.lax.stop_gradient(p["w"] @ BASE[0])
+    v = jax.lax.stop_gradient(u @ p["w"])
+    return head(p, x @ (p["w"] / (u @ p["w"] @ v)))
 
 
 def noise(p, x):
@@ -54,15 +54,15 @@ def masked(p, x):
 
 
 def chosen_by_each_example(p, x):
-    def one(x):
+    def per_example(x):
         return jax.lax.cond(x[0] > 0, lambda: x @ p["w"], lambda: x @ p["v"])
 
-    return head(p, jax.vmap(one)(x))
+    return head(p, jax.vmap(per_example)(x))
 
 
 def experts(p, x):
-    stacked = jnp.stack([p["w"], p["v"]])
-    return head(p, jnp.einsum("nd,ndk->nk", x, stacked[jnp.argmax(x[:, :2] @ p["b"], -1) % 2]))
+    kernels = jnp.stack([p["w"], p["v"]])
+    return head(p, jnp.einsum("nd,ndk->nk", x, kernels[jnp.argmax(x[:, :2] @ p["b"], -1) % 2]))
 
 
 def hypernetwork(p, x):
@@ -146,18 +146,18 @@ INPUTS = {  # loss of an input that is differentiated as well: the rows after th
 
 @pytest.mark.parametrize("loss", INPUTS)
 def test_an_input_that_is_differentiated_is_a_row_and_no_weight(loss):
-    def whole(p, x):
+    def total_loss(p, x):
         return jnp.mean((loss(p, x) - BASE[:1]) ** 2)
 
     def in_one_tree(p):
-        return whole(p, p["latent"])
+        return total_loss(p, p["latent"])
 
     def named(layout):
         return [f"{site.param} {KINDS[site.kind]}".strip() for site in layout.sites]
 
-    both = make_plan(whole, (PARAMS, X), {}, argnums=(0, 1)).layout
-    assert both.sites[0].op == "input"
-    assert named(both) == ["x op", *INPUTS[loss]]
+    pair_layout = make_plan(total_loss, (PARAMS, X), {}, argnums=(0, 1)).layout
+    assert pair_layout.sites[0].op == "input"
+    assert named(pair_layout) == ["x op", *INPUTS[loss]]
     latent = make_plan(in_one_tree, ({**PARAMS, "latent": X},), {}).layout
     assert named(latent) == [
         "latent op",

@@ -74,18 +74,18 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_ends_the_same(tmp_path):
     uninterrupted = sweep.run(GRID, walks, shared=jnp.float32(1.0))
     with pytest.raises(KeyboardInterrupt):
         sweep.run(GRID, walks, store=Folder(tmp_path), progress=in_chunks, **options)
-    seen = []
+    calls = []
 
     def progress(chunks, label):
-        seen.append((label, list(chunks)))
+        calls.append((label, list(chunks)))
         return chunks
 
-    resumed = sweep.run(GRID, walks, store=Folder(tmp_path), progress=progress, **options)
+    results = sweep.run(GRID, walks, store=Folder(tmp_path), progress=progress, **options)
     every = [0, 1, 2, 3]
-    assert seen == [("2, b", [2, 3]), ("3, a", every), ("3, b", every)]
-    xr.testing.assert_identical(resumed, uninterrupted)
+    assert calls == [("2, b", [2, 3]), ("3, a", every), ("3, b", every)]
+    xr.testing.assert_identical(results, uninterrupted)
     again = sweep.run(GRID, walks, store=Folder(tmp_path), progress=progress, **options)
-    assert len(seen) == 3, "nothing finished is done again"
+    assert len(calls) == 3, "nothing finished is done again"
     xr.testing.assert_identical(again, uninterrupted)
 
 
@@ -99,40 +99,40 @@ def test_batches_are_kept_one_by_one(tmp_path, monkeypatch):
             task, jax.tree.map(lambda leaf: leaf[:4], points), shared, memory
         ),
     )
-    save, saved = Folder.save_part, []
+    save, parts = Folder.save_part, []
 
     def save_part(self, cell, points, dataset):
-        if len(saved) == 3:
+        if len(parts) == 3:
             raise OSError(28, "No space left on device")
-        saved.append((cell, points))
+        parts.append((cell, points))
         save(self, cell, points, dataset)
 
     monkeypatch.setattr(Folder, "save_part", save_part)
     with pytest.raises(OSError, match="No space left"):
         sweep.run(GRID, walks, shared=jnp.float32(1.0), store=Folder(tmp_path))
     first, second = "size=2,kind=a", "size=2,kind=b"
-    assert saved == [(first, range(0, 4)), (first, range(4, 6)), (second, range(0, 4))]
+    assert parts == [(first, range(0, 4)), (first, range(4, 6)), (second, range(0, 4))]
     monkeypatch.setattr(Folder, "save_part", save)
-    seen = []
-    resumed = sweep.run(
+    labels = []
+    results = sweep.run(
         GRID,
         walks,
         shared=jnp.float32(1.0),
         store=Folder(tmp_path),
-        progress=lambda chunks, label: seen.append(label) or chunks,
+        progress=lambda chunks, label: labels.append(label) or chunks,
     )
-    assert seen == ["2, b", "3, a", "3, a", "3, b", "3, b"]
-    xr.testing.assert_allclose(resumed, uninterrupted, rtol=1e-6)
+    assert labels == ["2, b", "3, a", "3, a", "3, b", "3, b"]
+    xr.testing.assert_allclose(results, uninterrupted, rtol=1e-6)
 
 
 def test_a_failed_cell_is_recorded_and_tried_again_and_the_others_go_on(tmp_path):
-    broken = True
+    faulty = True
 
     def cell(size, kind):
-        if broken and (size, kind) == (2, "b"):
+        if faulty and (size, kind) == (2, "b"):
             raise ValueError("b is too small\nfor 2")
         walk_cell = walks(size, kind)
-        if broken and (size, kind) == (3, "a"):
+        if faulty and (size, kind) == (3, "a"):
             return walk_cell._replace(inspect=_refuse)
         return walk_cell
 
@@ -150,9 +150,9 @@ def test_a_failed_cell_is_recorded_and_tried_again_and_the_others_go_on(tmp_path
     )
     storage.save(dataset, tmp_path / "data.nc")
     xr.testing.assert_identical(storage.load(tmp_path / "data.nc"), dataset)
-    broken = False
-    mended = sweep.run(GRID, cell, shared=jnp.float32(1.0), store=Folder(tmp_path))
-    xr.testing.assert_identical(mended, uninterrupted)
+    faulty = False
+    results = sweep.run(GRID, cell, shared=jnp.float32(1.0), store=Folder(tmp_path))
+    xr.testing.assert_identical(results, uninterrupted)
 
 
 def test_a_sweep_whose_cells_all_fail_raises_the_first_reason():

@@ -58,22 +58,22 @@ def test_points_together_give_what_each_gives_alone():
 def test_batches_that_fit_in_memory_lose_nothing_and_double_nothing(size, monkeypatch):
     monkeypatch.setattr(parallel, "CORE_CACHE_BYTES", 20_000)
     task, shared = walk(size=size), jnp.float32(2.0)
-    unlimited = parallel.build(task, points(7), shared)
-    assert unlimited.size == 7
-    needed_by_all = 7 * (4 * size + 40) + unlimited.advance.memory_analysis().temp_size_in_bytes
+    full_task = parallel.build(task, points(7), shared)
+    assert full_task.size == 7
+    needed_by_all = 7 * (4 * size + 40) + full_task.advance.memory_analysis().temp_size_in_bytes
     limit = 0.75 * needed_by_all
-    limited = parallel.build(task, points(7), shared, memory=limit)
-    assert 1 <= limited.size < 7
-    assert limited.size * 4 * size < limit
+    small_task = parallel.build(task, points(7), shared, memory=limit)
+    assert 1 <= small_task.size < 7
+    assert small_task.size * 4 * size < limit
     monkeypatch.setattr(parallel, "device_memory", lambda device: limit / parallel.MEMORY_FRACTION)
-    seen = []
+    sizes = []
 
     def progress(chunks):
-        seen.append(len(chunks))
+        sizes.append(len(chunks))
         return chunks
 
     in_batches = parallel.gather(task, points(7), shared, progress=progress)
-    assert seen == [3] * -(-7 // limited.size)
+    assert sizes == [3] * -(-7 // small_task.size)
     np.testing.assert_allclose(in_batches, one_by_one(task, points(7), shared), rtol=2e-5)
 
 
@@ -117,5 +117,5 @@ def test_states_come_back_from_the_host_as_they_were():
 
 
 def test_a_device_has_its_share_of_the_machine_and_no_more():
-    installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < parallel.device_memory(jax.devices()[0]) <= installed / jax.local_device_count()
+    machine_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < parallel.device_memory(jax.devices()[0]) <= machine_memory / jax.local_device_count()

@@ -45,7 +45,7 @@ def test_parts_come_in_order_of_their_points(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "message"),
+    ("arguments", "message"),
     [
         ({"config": {"depths": (2,)}}, "with depths=[2, 3], not [2]; give another --out, or --ov"),
         ({"config": {"depths": (2, 3), "seeds": 1}}, "holds a run with seeds=None, not 1;"),
@@ -64,14 +64,17 @@ def test_parts_come_in_order_of_their_points(tmp_path):
         ),
     ],
 )
-def test_another_configuration_or_code_version_is_not_mixed_in(tmp_path, other, message):
+def test_another_configuration_or_code_version_is_not_mixed_in(tmp_path, arguments, message):
     claim(tmp_path).save_part("cell", range(0, 2), part(1.0))
     assert_refuses(
-        lambda: claim(tmp_path, **other), message, str(tmp_path), "; give another --out, or --overw"
+        lambda: claim(tmp_path, **arguments),
+        message,
+        str(tmp_path),
+        "; give another --out, or --overw",
     )
     assert claim(tmp_path).parts("cell")
-    claim(tmp_path, **other, overwrite=True)
-    assert not claim(tmp_path, **other).parts("cell")
+    claim(tmp_path, **arguments, overwrite=True)
+    assert not claim(tmp_path, **arguments).parts("cell")
 
 
 def test_a_new_release_of_the_same_code_goes_on(tmp_path, monkeypatch):
@@ -189,17 +192,17 @@ def test_the_code_version_is_that_of_the_modules_and_the_libraries():
     attributes = code.attributes()
     assert attributes["code"].startswith("0.1.0+")
     assert attributes["jaxlib"] == code.libraries["jaxlib"]
-    other = code._replace(modules={**code.modules, "vanishing.sweep.storage": "changed"})
-    assert other.attributes()["code"] != attributes["code"]
+    edited_code = code._replace(modules={**code.modules, "vanishing.sweep.storage": "changed"})
+    assert edited_code.attributes()["code"] != attributes["code"]
 
 
 def test_the_version_of_a_tree_that_is_not_installed_is_unknown(monkeypatch):
-    installed = importlib.metadata.version
+    real_version = importlib.metadata.version
 
     def version(package):
         if package == "vanishing":
             raise importlib.metadata.PackageNotFoundError(package)
-        return installed(package)
+        return real_version(package)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     code = run_folder.code_version(["vanishing.sweep.storage"])

@@ -175,7 +175,7 @@ def test_a_module_that_python_runs_has_its_own_name_and_a_script_its_path(toy, a
     root = str(Path(__file__).parent.parent.parent)
     path = toy / "toy_experiments" / "main.py"
     path.write_text(textwrap.dedent(program).format(root=root))
-    ended = subprocess.run([sys.executable, *arguments], cwd=toy, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
+    process = subprocess.run([sys.executable, *arguments], cwd=toy, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     expected = "toy_experiments.main" if arguments[0] == "-m" else str(path)
-    assert ended.stdout.strip() in (expected, arguments[0])
+    assert process.stdout.strip() in (expected, arguments[0])

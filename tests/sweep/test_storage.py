@@ -18,11 +18,11 @@ def test_a_dataset_comes_back_whole_and_opens_with_xarray_alone(tmp_path):
     dataset = grid.spread(train.to_dataset(history), axes).assign_attrs(attributes)
     storage.save(dataset, tmp_path / "data.nc")
     xr.testing.assert_identical(storage.load(tmp_path / "data.nc"), dataset)
-    with xr.open_dataset(tmp_path / "data.nc") as opened:
-        xr.testing.assert_equal(opened.load(), dataset)
-        assert json.loads(opened.attrs["config"]) == {"depths": [2, 3], "data": "digits"}
-        assert json.loads(opened.attrs["versions"])["jax"] == jax.__version__
-        assert opened.attrs["devices"] == f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+    with xr.open_dataset(tmp_path / "data.nc") as file:
+        xr.testing.assert_equal(file.load(), dataset)
+        assert json.loads(file.attrs["config"]) == {"depths": [2, 3], "data": "digits"}
+        assert json.loads(file.attrs["versions"])["jax"] == jax.__version__
+        assert file.attrs["devices"] == f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

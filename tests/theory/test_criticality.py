@@ -74,8 +74,8 @@ def test_every_solution_is_critical_and_a_fixed_point():
         for point in theory.critical(name, sigma_b):
             chi = theory.chi(name, point.q, point.sigma_w)
             assert float(chi) == pytest.approx(1, rel=1e-5)
-            kept = theory.variance_map(name, point.q, point.sigma_w, sigma_b)
-            assert float(kept) == pytest.approx(point.q, rel=1e-5)
+            next_q = theory.variance_map(name, point.q, point.sigma_w, sigma_b)
+            assert float(next_q) == pytest.approx(point.q, rel=1e-5)
 
 
 def test_no_bias_is_no_number_and_a_negative_one_is_refused():

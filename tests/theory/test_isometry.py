@@ -95,9 +95,9 @@ def test_the_matrix_free_spectrum_equals_the_matrixs(key):
         return net.apply(params, state, x).output
 
     squares = np.asarray(theory.singular_values(function, x), np.float64) ** 2
-    found = theory.spectrum(function, x, key, probes=2000, iterations=200)
+    spectrum = theory.spectrum(function, x, key, probes=2000, iterations=200)
     # Hutchinson's error: sqrt(2 (1 + variance / mean^2) / (probes * size))
     error = (2 * (1 + squares.var() / squares.mean() ** 2) / (2000 * 40)) ** 0.5
-    assert float(found.mean) == pytest.approx(squares.mean(), rel=5 * error)
-    assert float(found.variance) == pytest.approx(squares.var(), rel=0.05)
-    assert float(found.largest) == pytest.approx(squares.max(), rel=1e-3)
+    assert float(spectrum.mean) == pytest.approx(squares.mean(), rel=5 * error)
+    assert float(spectrum.variance) == pytest.approx(squares.var(), rel=0.05)
+    assert float(spectrum.largest) == pytest.approx(squares.max(), rel=1e-3)

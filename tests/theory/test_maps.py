@@ -83,8 +83,8 @@ def test_a_dead_and_a_living_fixed_point_are_both_found():
 )
 def test_what_is_found_is_a_fixed_point_that_iteration_comes_to(name, sigma_w, sigma_b):
     q = jax.jit(theory.fixed_point, static_argnums=0)(name, sigma_w, sigma_b)
-    kept = theory.variance_map(name, q, sigma_w, sigma_b)
-    assert float(kept) == pytest.approx(float(q), rel=1e-5)
+    next_q = theory.variance_map(name, q, sigma_w, sigma_b)
+    assert float(next_q) == pytest.approx(float(q), rel=1e-5)
     assert float(iterated(name, sigma_w, sigma_b, 200)) == pytest.approx(float(q), rel=1e-3)
 
 
@@ -136,8 +136,8 @@ def test_depth_scales_are_a_gradient_away_on_both_sides_of_the_line(x64, sigma_w
     scales = jax.jit(lambda sigma_w: jnp.stack(theory.depth_scales("tanh", sigma_w, 0.3)))
     step = 1e-5
     expected = (scales(sigma_w + step) - scales(sigma_w - step)) / (2 * step)
-    found = jax.jit(jax.jacobian(scales))(sigma_w)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    jacobian = jax.jit(jax.jacobian(scales))(sigma_w)
+    np.testing.assert_allclose(jacobian, expected, rtol=1e-5)
 
 
 def test_a_fixed_point_of_1_has_its_gradient_and_a_dying_signal_its_scale(x64):
@@ -151,8 +151,8 @@ def test_a_fixed_point_of_1_has_its_gradient_and_a_dying_signal_its_scale(x64):
 
 
 def test_one_is_a_correlation_that_is_always_kept():
-    point, one = theory.correlation_fixed_points("tanh", 4.079124, 2.5)
-    assert (point.stable, one.correlation, one.stable) == (True, 1.0, False)
+    point, unit = theory.correlation_fixed_points("tanh", 4.079124, 2.5)
+    assert (point.stable, unit.correlation, unit.stable) == (True, 1.0, False)
     (only,) = theory.correlation_fixed_points("relu", 1.0, 2**0.5)
     assert (only.correlation, only.slope) == pytest.approx((1.0, 1.0))
 

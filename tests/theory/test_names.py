@@ -34,5 +34,5 @@ def test_predicted_rows_are_called_as_measured_ones(net, key):
     net, x = NETS[net], jax.random.normal(key, (4, 8))
     params, state = net.init(key, x)
     loss = lambda params, x: jnp.mean(net.apply(params, state, x).output ** 2)  # noqa: E731
-    traced = jax.eval_shape(probe(loss, summaries=("rms",)), params, x)
-    assert predict(net, x).names == traced.trace.names
+    shapes = jax.eval_shape(probe(loss, summaries=("rms",)), params, x)
+    assert predict(net, x).names == shapes.trace.names

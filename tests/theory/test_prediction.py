@@ -74,28 +74,28 @@ def test_random_compositions_are_predicted_as_wide_networks_measure(blocks, q, c
     key, x_key = jax.random.split(jax.random.key(0))
     u, w = jax.random.normal(x_key, (2, WIDTH))
     x = q**0.5 * jnp.stack([u, correlation * u + (1 - correlation**2) ** 0.5 * w])
-    found = averaged(net, key, x)
+    means = averaged(net, key, x)
     start = theory.prediction.input_signal(x)
     after = layers.propagate(net, start)
     spread = float(jnp.sqrt(after.gain.log_variance)) + 0.01
-    np.testing.assert_allclose(found[0], after.q, rtol=0.08)
-    np.testing.assert_allclose(found[1], after.difference, rtol=0.12)
+    np.testing.assert_allclose(means[0], after.q, rtol=0.08)
+    np.testing.assert_allclose(means[1], after.difference, rtol=0.12)
     gradient = jnp.array([1.0, 1.0, 1.0, after.correlation])
-    assert abs(found[2] - float(after.gain.log_of(gradient))) < 3 * spread
-    assert found[3] == pytest.approx(float(after.gain.correlation_of(gradient)), abs=0.06)
+    assert abs(means[2] - float(after.gain.log_of(gradient))) < 3 * spread
+    assert means[3] == pytest.approx(float(after.gain.correlation_of(gradient)), abs=0.06)
 
 
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(BLOCKS, BLOCKS)
 def test_a_chain_is_predicted_as_its_parts_one_after_the_other(first, second):
     a, b, start = composed(first), composed(second), signal(1.3, 0.2, shape=(WIDTH,))
-    whole = layers.propagate(layers.serial(a, b), start)
+    chain = layers.propagate(layers.serial(a, b), start)
     parts = layers.propagate(b, layers.propagate(a, start))
     for field in ("q", "difference", "mean"):
-        np.testing.assert_allclose(getattr(whole, field), getattr(parts, field), rtol=1e-5)
+        np.testing.assert_allclose(getattr(chain, field), getattr(parts, field), rtol=1e-5)
     gradient = jnp.array([1.0, 0.3, 0.0, 0.0])
     np.testing.assert_allclose(
-        whole.gain.log_of(gradient), parts.gain.log_of(gradient), rtol=1e-4, atol=1e-5
+        chain.gain.log_of(gradient), parts.gain.log_of(gradient), rtol=1e-4, atol=1e-5
     )
 
 
@@ -110,12 +110,12 @@ def test_a_repeated_block_is_predicted_as_the_unrolled_one():
         )
 
     x = jax.random.normal(jax.random.key(0), (16, 8))
-    rolled = theory.predict(layers.repeat(block(), 3), x, gradient_correlation=0.2)
+    repetition = theory.predict(layers.repeat(block(), 3), x, gradient_correlation=0.2)
     flat = theory.predict(layers.serial(*(block() for _ in range(3))), x, gradient_correlation=0.2)
     fields = ("q", "mean", "correlation", "log_gain", "gradient_correlation", "log_variance")
     for field in fields:
         np.testing.assert_allclose(
-            getattr(rolled, field), getattr(flat, field), rtol=1e-4, atol=1e-5, err_msg=field
+            getattr(repetition, field), getattr(flat, field), rtol=1e-4, atol=1e-5, err_msg=field
         )
 
 
@@ -251,12 +251,12 @@ def test_circular_convolutions_are_predicted_as_they_measure(key):
         into=conv, rest=layers.repeat(layers.serial(act=layers.activation("tanh"), conv=conv), 3)
     )
     x = jax.random.normal(key, (2, 8, 8, 3))
-    found = averaged(net, key, x)
+    means = averaged(net, key, x)
     after = layers.propagate(net, theory.prediction.input_signal(x))
-    assert found[0] == pytest.approx(float(after.q), rel=0.05)
-    assert found[1] == pytest.approx(float(after.difference), rel=0.08)
+    assert means[0] == pytest.approx(float(after.q), rel=0.05)
+    assert means[1] == pytest.approx(float(after.difference), rel=0.08)
     gradient = jnp.array([1.0, 1.0, 1.0, after.correlation])
-    assert found[2] == pytest.approx(float(after.gain.log_of(gradient)), abs=0.1)
+    assert means[2] == pytest.approx(float(after.gain.log_of(gradient)), abs=0.1)
 
 
 def test_the_spread_of_relu_is_hanins():
@@ -297,9 +297,9 @@ def test_tanh_residuals_explode_like_the_root_of_depth():
         sums = after.walk.rows[-1].gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0]))
         total = float(after.gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0])))
     depth = np.arange(200, 4_001)
-    grown = total - np.asarray(sums)[199:]
+    growth = total - np.asarray(sums)[199:]
     features = np.stack([depth**0.5, np.log(depth), np.ones_like(depth)], axis=1)
-    (a, *_), *_ = np.linalg.lstsq(features, grown, rcond=None)
+    (a, *_), *_ = np.linalg.lstsq(features, growth, rcond=None)
     assert a == pytest.approx(4 / 3 * (2 / np.pi) ** 0.5, rel=0.01)
 
 
@@ -348,5 +348,5 @@ def test_the_dataset_has_a_label_for_every_number(key):
     # 10 units at the output share what 8 units of a hidden layer do
     last = rows["log_gain"].values[-2] - np.log(8 / 10)
     np.testing.assert_allclose(rows["log_backward"].values[-2], last, rtol=1e-5)
-    stacked = jax.vmap(lambda q: theory.predict(net, x, q=q))(jnp.ones(2)).to_xarray()
-    assert stacked["q"].dims == ("batch_0", "row")
+    dataset = jax.vmap(lambda q: theory.predict(net, x, q=q))(jnp.ones(2)).to_xarray()
+    assert dataset["q"].dims == ("batch_0", "row")

@@ -49,15 +49,15 @@ def test_gates_forget_as_a_sample_of_gates_does(key):
     gates = jax.nn.sigmoid(bias + sigma * jax.random.normal(key, (n, steps)))
     products = jnp.prod(gates, axis=1)
     error = float(jnp.std(products)) / n**0.5
-    found = float(theory.gate_gain(steps, bias, sigma))
-    assert abs(found - float(jnp.mean(products))) < 5 * error
+    gain = float(theory.gate_gain(steps, bias, sigma))
+    assert abs(gain - float(jnp.mean(products))) < 5 * error
 
 
 def test_chrono_gates_forget_as_a_sample_of_units_does(key):
     n, steps, longest = 100_000, 50, 400
     bias = jnp.log(jax.random.uniform(key, (n,), minval=1.0, maxval=longest - 1.0))
-    left = jax.nn.sigmoid(bias) ** steps
-    error = float(jnp.std(left)) / n**0.5
-    assert abs(float(theory.chrono_gain(steps, longest)) - float(jnp.mean(left))) < 5 * error
+    products = jax.nn.sigmoid(bias) ** steps
+    error = float(jnp.std(products)) / n**0.5
+    assert abs(float(theory.chrono_gain(steps, longest)) - float(jnp.mean(products))) < 5 * error
     assert float(theory.gate_gain(50, 1.0)) < 1e-6 < float(theory.chrono_gain(50, 400))
     assert np.isfinite(float(theory.chrono_gain(10_000, 400)))

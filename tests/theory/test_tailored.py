@@ -71,16 +71,19 @@ GOLDEN = {
 
 @pytest.mark.parametrize(
     ("name", "method"),
-    [next(iter(GOLDEN)), *(pytest.param(*one, marks=pytest.mark.slow) for one in list(GOLDEN)[1:])],
+    [
+        next(iter(GOLDEN)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in list(GOLDEN)[1:]),
+    ],
 )
 def test_parameters_are_the_published_ones(name, method):
     targets = {"slope": 1.2, "correlation": 0.75, "curvature": 0.2}
-    found = theory.tailor(name, modified_resnet, X, method=method, **targets)
+    result = theory.tailor(name, modified_resnet, X, method=method, **targets)
     # the published search stops at 1e-8 of its target, which leaves 1e-9 to 1e-7 of the parameters
     for field, value in GOLDEN[name, method].items():
-        assert getattr(found, field) == pytest.approx(value, rel=1e-6), field
+        assert getattr(result, field) == pytest.approx(value, rel=1e-6), field
     if name == "leaky_relu":
-        assert found.negative_slope == pytest.approx(
+        assert result.negative_slope == pytest.approx(
             GOLDEN[name, method]["negative_slope"], abs=1e-8
         )
 
@@ -93,8 +96,8 @@ def test_shifted_relu_solves_its_equations_where_the_published_digits_do_not():
     meets them to 1e-9; the published digits are off by 2e-5.
     """
     targets = {"slope": 1.2}
-    found = theory.tailor("relu", modified_resnet, X, method="dks", **targets)
-    assert found.input_scale == pytest.approx(0.3685360046708044, rel=5e-5)
+    result = theory.tailor("relu", modified_resnet, X, method="dks", **targets)
+    assert result.input_scale == pytest.approx(0.3685360046708044, rel=5e-5)
 
     def local_slope(scale):
         h, normal = 1 / scale, scipy.stats.norm
@@ -104,42 +107,46 @@ def test_shifted_relu_solves_its_equations_where_the_published_digits_do_not():
 
     with jax.enable_x64(True):
         largest = theory.maximal_slope(modified_resnet, X)
-        assert largest(local_slope(found.input_scale)) == pytest.approx(1.2, rel=1e-9)
+        assert largest(local_slope(result.input_scale)) == pytest.approx(1.2, rel=1e-9)
         assert abs(largest(local_slope(0.3685360046708044)) - 1.2) > 1e-6
 
 
 # published.json, recomputed from C^L(0) = 0.9: the negative slope of a plain network of depth L
 @pytest.mark.parametrize(("depth", "slope"), [(20, 0.1814), (100, 0.5704), (1000, 0.8444)])
 def test_plain_networks_get_the_leaky_relu_of_their_depth(depth, slope):
-    found = theory.tailor("leaky_relu", functools.partial(plain, depth), X, method="tat")
-    assert found.negative_slope == pytest.approx(slope, abs=6e-5)
+    result = theory.tailor("leaky_relu", functools.partial(plain, depth), X, method="tat")
+    assert result.negative_slope == pytest.approx(slope, abs=6e-5)
 
 
 def test_a_shallow_network_keeps_plain_relu():
-    found = theory.tailor("leaky_relu", functools.partial(plain, 10), X, method="tat")
-    assert (found.negative_slope, found.output_scale) == (0.0, pytest.approx(2**0.5))
+    result = theory.tailor("leaky_relu", functools.partial(plain, 10), X, method="tat")
+    assert (result.negative_slope, result.output_scale) == (0.0, pytest.approx(2**0.5))
 
 
 @pytest.mark.parametrize("name", ["tanh", "gelu"])
 def test_dks_meets_its_four_conditions(x64, name):
     """Q(1) = 1, Q'(1) = 1, C(0) = 0, C'(1) = 1.5^(1/50), by the moments of the whole activation."""
-    found = theory.tailor(name, functools.partial(plain, 50), X)
-    assert float(theory.variance_map(found.activation, 1.0, 1.0, 0.0)) == pytest.approx(1, rel=1e-8)
-    slope = jax.grad(lambda q: theory.variance_map(found.activation, q, 1.0, 0.0))(1.0)
+    result = theory.tailor(name, functools.partial(plain, 50), X)
+    assert float(theory.variance_map(result.activation, 1.0, 1.0, 0.0)) == pytest.approx(
+        1, rel=1e-8
+    )
+    slope = jax.grad(lambda q: theory.variance_map(result.activation, q, 1.0, 0.0))(1.0)
     assert float(slope) == pytest.approx(1, rel=1e-6)
-    assert float(theory.covariance_map(found.activation, 1.0, 0.0, 1.0, 0.0)) == pytest.approx(
+    assert float(theory.covariance_map(result.activation, 1.0, 0.0, 1.0, 0.0)) == pytest.approx(
         0, abs=1e-8
     )
-    assert float(theory.chi(found.activation, 1.0, 1.0)) == pytest.approx(1.5 ** (1 / 50), rel=1e-7)
+    assert float(theory.chi(result.activation, 1.0, 1.0)) == pytest.approx(
+        1.5 ** (1 / 50), rel=1e-7
+    )
 
 
 @pytest.mark.slow
 def test_a_wide_network_has_the_correlations_that_it_was_tailored_for(key):
     """Inputs at right angles come to 0.9 through 20 plain layers of tailored leaky ReLU."""
     depth, width, inputs = 20, 1000, 8
-    found = theory.tailor("leaky_relu", functools.partial(plain, depth), X, method="tat")
+    result = theory.tailor("leaky_relu", functools.partial(plain, depth), X, method="tat")
     block = layers.serial(
-        layers.dense(width, *by_name("orthogonal")), layers.activation(found.activation)
+        layers.dense(width, *by_name("orthogonal")), layers.activation(result.activation)
     )
     net = layers.repeat(block, depth)
     x, _ = jnp.linalg.qr(jax.random.normal(key, (width, inputs)))

@@ -30,5 +30,5 @@ def test_no_sigmoid_factor_exceeds_a_quarter_of_its_weight(key):
 
 def test_nielsens_layers_learn_4_9_times_faster_than_those_before():
     """Chapter 5 publishes norms of 0.003, 0.017, 0.070 and 0.285: a ratio of 4.58 to 4.89."""
-    found = float(theory.learning_speed_ratio("sigmoid", 1.0, 1.0))
-    assert found == pytest.approx(4.88, abs=0.005)
+    ratio = float(theory.learning_speed_ratio("sigmoid", 1.0, 1.0))
+    assert ratio == pytest.approx(4.88, abs=0.005)

@@ -108,8 +108,8 @@ def test_the_scale_of_the_weights_can_be_a_grid_too():
     }
     trace = train.fit(run, settings, examples(), records=2).trace
     rms = trace.backward.rms[:, 0]
-    left = rms[:, 0] / rms[:, -2]
-    assert left[0] < 0.1 < left[1], "a tenth of the scale loses a tenth a layer"
+    ratio = rms[:, 0] / rms[:, -2]
+    assert ratio[0] < 0.1 < ratio[1], "a tenth of the scale loses a tenth a layer"
 
 
 def test_it_learns():
@@ -144,21 +144,21 @@ def test_a_diverged_run_is_a_result_and_leaves_the_others_alone():
 
 
 def test_the_penalty_is_added_to_the_loss_and_shrinks_the_weights(plain):
-    def penalised(settings):
+    def problem_with_penalty(settings):
         return problem(settings)._replace(penalty=lambda params: 0.5 * losses.l2(params))
 
-    decayed = fit(problem=penalised)
+    history = fit(problem=problem_with_penalty)
     run = train.make_run(problem, batch_size=10)
     params = run.init(jax.random.key(0), {"learning_rate": 0.05}, examples()).params
-    difference = decayed.loss[0, 0] - plain.loss[0, 0]
+    difference = history.loss[0, 0] - plain.loss[0, 0]
     np.testing.assert_allclose(difference, 0.5 * losses.l2(params), rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_precisions_agree_and_keep_wide_parameters():
     def kernel_init(key, shape, dtype, out_sharding=None):  # the same numbers in every dtype
-        drawn = np.random.default_rng(shape[0]).normal(size=shape) / shape[0] ** 0.5
-        return jnp.asarray(drawn, dtype)
+        kernel = np.random.default_rng(shape[0]).normal(size=shape) / shape[0] ** 0.5
+        return jnp.asarray(kernel, dtype)
 
     def fixed(settings):
         net = networks.mlp(
@@ -232,15 +232,15 @@ def test_a_run_without_test_examples_has_no_test_results(plain):
 
 
 def test_progress_sees_every_chunk():
-    seen = []
+    numbers = []
 
     def progress(chunks):
         for chunk in chunks:
-            seen.append(chunk)
+            numbers.append(chunk)
             yield chunk
 
     history = fit(records=12, record_every=1, chunks=5, progress=progress)
-    assert seen == [0, 1, 2, 3, 4]  # of three records each: twelve, one more, and two cut off
+    assert numbers == [0, 1, 2, 3, 4]  # of three records each: twelve, one more, and two cut off
     assert history.step.tolist()[0] == list(range(13))
 
 
@@ -299,12 +299,14 @@ def test_targets_may_be_numbers_with_a_score_of_their_own():
 def test_settings_may_be_numbers_for_all_runs_and_a_problem_without_any(plain):
     run = train.make_run(problem, batch_size=10, record_every=5)
     settings = {"learning_rate": 0.05, "seed": range(2)}
-    both = train.fit(run, settings, examples(), records=4)
-    np.testing.assert_allclose(both.loss[0], plain.loss[0], rtol=1e-4)
-    assert both.loss[0, 0] != both.loss[1, 0]
-    fixed = train.make_run(problem({"learning_rate": 0.05}), batch_size=10, record_every=5)
+    history = train.fit(run, settings, examples(), records=4)
+    np.testing.assert_allclose(history.loss[0], plain.loss[0], rtol=1e-4)
+    assert history.loss[0, 0] != history.loss[1, 0]
+    run_without_settings = train.make_run(
+        problem({"learning_rate": 0.05}), batch_size=10, record_every=5
+    )
     np.testing.assert_allclose(
-        train.fit(fixed, {}, examples(), records=4).loss, plain.loss, rtol=1e-4
+        train.fit(run_without_settings, {}, examples(), records=4).loss, plain.loss, rtol=1e-4
     )
 
 

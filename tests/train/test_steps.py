@@ -49,12 +49,10 @@ def test_the_loss_is_that_of_the_outputs_and_the_penalty():
     recipe, state = start()
     data = examples()
     x, y = data.x_train[:7], data.y_train[:7]
-    penalized = problem(SETTINGS)._replace(penalty=lambda params: jnp.float32(0.25))
-    loss, (score, layer_state) = steps.loss_of(recipe, penalized, state, x, y, train=True)(
-        state.params
-    )
+    task = problem(SETTINGS)._replace(penalty=lambda params: jnp.float32(0.25))
+    loss, (score, layer_state) = steps.loss_of(recipe, task, state, x, y, train=True)(state.params)
     np.testing.assert_allclose(loss, cross_entropy(state.params, state, x, y) + 0.25, rtol=1e-6)
-    logits = penalized.network.apply(state.params, state.layer_state, x).output
+    logits = task.network.apply(state.params, state.layer_state, x).output
     np.testing.assert_allclose(score, np.mean(np.argmax(logits, -1) == y), rtol=1e-6)
     assert jax.tree.structure(layer_state) == jax.tree.structure(state.layer_state)
 
@@ -85,9 +83,9 @@ def test_a_step_is_that_of_the_optimizer(after_a_step):
 def test_a_recorded_step_is_the_same_step_and_records_what_was_before_it(after_a_step):
     state, batch, after = after_a_step
     data = examples()
-    recorded, record = steps.recorded_step(start()[0], state, SETTINGS, data, batch)
+    next_state, record = steps.recorded_step(start()[0], state, SETTINGS, data, batch)
     chex.assert_trees_all_close(
-        recorded._replace(key=jax.random.key_data(recorded.key)),
+        next_state._replace(key=jax.random.key_data(next_state.key)),
         after._replace(key=jax.random.key_data(after.key)),
         rtol=1e-5,
     )
@@ -103,13 +101,13 @@ def test_a_recorded_step_is_the_same_step_and_records_what_was_before_it(after_a
 def test_advancing_takes_its_batches_in_order_and_records_the_first_of_every_few():
     recipe, state = start(record_every=2)
     data = examples()
-    advanced, history = steps.advance(recipe, state, SETTINGS, data, 2)
+    final_state, history = steps.advance(recipe, state, SETTINGS, data, 2)
     assert history.step.tolist() == [0, 2]
     one_by_one = state
     for batch in steps.batches(recipe, state, data, 2).reshape(4, -1):
         one_by_one = steps.step(recipe, one_by_one, SETTINGS, data, batch)
-    chex.assert_trees_all_close(advanced.params, one_by_one.params, rtol=1e-4)
-    chex.assert_trees_all_equal(advanced.step, one_by_one.step)
+    chex.assert_trees_all_close(final_state.params, one_by_one.params, rtol=1e-4)
+    chex.assert_trees_all_equal(final_state.step, one_by_one.step)
 
 
 def test_a_recipe_tells_the_dtypes_of_its_precision():

@@ -54,8 +54,8 @@ def conv(
     """
     size, channels = kernel.shape[:-2], kernel.shape[-2]
     _arguments.shape("x", x, (len(x), *x.shape[1:-1], channels))
-    seen = windows(padded(x, size, strides, padding), size, strides)
-    z = jnp.tensordot(seen, _rows(kernel), axes=2)
+    patches = windows(padded(x, size, strides, padding), size, strides)
+    z = jnp.tensordot(patches, _rows(kernel), axes=2)
     return z + jnp.broadcast_to(bias, z.shape)
 
 
@@ -98,11 +98,11 @@ def conv_kernel_gradient(
     Reference: LeCun et al., Backpropagation applied to handwritten zip code recognition, Neural
     Computation 1989, sec. 3.2, for the sharing.
     """
-    there = outputs(x.shape[1:-1], size, strides, padding)
-    _arguments.shape("delta", delta, (len(x), *there, delta.shape[-1]))
-    seen = windows(padded(x, size, strides, padding), size, strides)
+    output_places = outputs(x.shape[1:-1], size, strides, padding)
+    _arguments.shape("delta", delta, (len(x), *output_places, delta.shape[-1]))
+    patches = windows(padded(x, size, strides, padding), size, strides)
     axes = tuple(range(delta.ndim - 1))  # examples and places
-    gradient = jnp.tensordot(seen, delta, (axes, axes))
+    gradient = jnp.tensordot(patches, delta, (axes, axes))
     return gradient.reshape(*size, x.shape[-1], delta.shape[-1])
 
 
@@ -135,8 +135,8 @@ def conv_input_gradient(
     Reference: Dumoulin & Visin 2016, ch. 4.
     """
     size = kernel.shape[:-2]
-    there = outputs(places, size, strides, padding)
-    _arguments.shape("delta", delta, (len(delta), *there, kernel.shape[-1]))
+    output_places = outputs(places, size, strides, padding)
+    _arguments.shape("delta", delta, (len(delta), *output_places, kernel.shape[-1]))
     pads = paddings(padding, places, size, strides)
     spread = dilated(delta, strides)
     extents = [before + n + after for n, (before, after) in zip(places, pads, strict=True)]
@@ -146,8 +146,8 @@ def conv_input_gradient(
     ]
     spread = jnp.pad(spread, [(0, 0), *around, (0, 0)])
     turned = jnp.flip(kernel, range(len(size))).swapaxes(-1, -2)
-    seen = windows(spread, size, (1,) * len(size))
-    to_padded = jnp.tensordot(seen, _rows(turned), axes=2)
+    patches = windows(spread, size, (1,) * len(size))
+    to_padded = jnp.tensordot(patches, _rows(turned), axes=2)
     return unpadded(to_padded, places, pads, padding)
 
 

@@ -49,8 +49,8 @@ def softmax_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
     """
     _require_labels(labels, logits)
     shifted = logits - logits.max(axis=1, keepdims=True)
-    chosen = jnp.take_along_axis(shifted, labels[:, None], axis=1, mode="fill")[:, 0]
-    return (jnp.log(jnp.exp(shifted).sum(axis=1)) - chosen).mean()
+    label_logits = jnp.take_along_axis(shifted, labels[:, None], axis=1, mode="fill")[:, 0]
+    return (jnp.log(jnp.exp(shifted).sum(axis=1)) - label_logits).mean()
 
 
 def softmax_cross_entropy_error(logits: Logits, labels: Labels) -> Logits:

@@ -90,8 +90,8 @@ def max_pool_gradient(
     _arguments.shape(
         "delta", delta, (len(x), *outputs(places, size, strides, padding), x.shape[-1])
     )
-    seen = windows(padded(x, size, strides, padding, -jnp.inf), size, strides)
-    winner = jax.nn.one_hot(seen.argmax(axis=-2), seen.shape[-2], axis=-2, dtype=delta.dtype)
+    patches = windows(padded(x, size, strides, padding, -jnp.inf), size, strides)
+    winner = jax.nn.one_hot(patches.argmax(axis=-2), patches.shape[-2], axis=-2, dtype=delta.dtype)
     return overlap_add(winner * jnp.expand_dims(delta, -2), places, size, strides, padding)
 
 
@@ -145,8 +145,8 @@ def avg_pool_gradient(
     [2.0, 2.0, 2.0]
     """
     _require_under_the_window(size, padding)
-    there = outputs(places, size, strides, padding)
-    _arguments.shape("delta", delta, (len(delta), *there, delta.shape[-1]))
+    output_places = outputs(places, size, strides, padding)
+    _arguments.shape("delta", delta, (len(delta), *output_places, delta.shape[-1]))
     count = math.prod(size)
     shares = jnp.repeat(jnp.expand_dims(delta / count, -2), count, axis=-2)
     return overlap_add(shares, places, size, strides, padding)
@@ -171,8 +171,8 @@ def overlap_add(
     pads = paddings(padding, places, size, strides)
     extents = [before + n + after for n, (before, after) in zip(places, pads, strict=True)]
     total = jnp.zeros((len(sent), *extents, sent.shape[-1]), sent.dtype)
-    for number, seen in enumerate(offsets(extents, size, strides)):
-        total = total.at[:, *seen].add(sent[..., number, :])
+    for number, window in enumerate(offsets(extents, size, strides)):
+        total = total.at[:, *window].add(sent[..., number, :])
     return unpadded(total, places, pads, padding)
 
 

@@ -91,7 +91,7 @@ def rnn_gradient(
     >>> result.errors["h"].ravel().tolist()
     [0.125, 0.25, 0.5, 1.0]
     """
-    passed = _rnn_forward(params, x, activation)
+    residuals = _rnn_forward(params, x, activation)
     slope = slope_of(activation)
 
     def back(carried, at):
@@ -99,10 +99,10 @@ def rnn_gradient(
         delta = e * slope(at["z"])
         return delta @ params["h"]["kernel"].T, {"e": e, "z": delta}
 
-    result = _back(back, jnp.zeros_like(passed["h"][:, 0]), passed, output_errors)
+    result = _back(back, jnp.zeros_like(residuals["h"][:, 0]), residuals, output_errors)
     gradients = {
         "i": {"kernel": _over_time(x, result["z"]), "bias": _sum(result["z"])},
-        "h": {"kernel": _over_time(passed["h_before"], result["z"])},
+        "h": {"kernel": _over_time(residuals["h_before"], result["z"])},
     }
     return RecurrentBackward(gradients, result["z"] @ params["i"]["kernel"].T, {"h": result["e"]})
 
@@ -155,7 +155,7 @@ def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Recurr
 
     Reference: Greff et al., LSTM: a search space odyssey, 2017, sec. II.B, without peepholes.
     """
-    passed = _lstm_forward(params, x)
+    residuals = _lstm_forward(params, x)
 
     def back(carried, at):
         e = at["output_error"] + carried["h"]
@@ -170,13 +170,13 @@ def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Recurr
         to_h = sum(delta @ params[f"h{gate}"]["kernel"].T for gate, delta in deltas.items())
         return {"c": u * at["f"], "h": to_h}, {"h": e, "c": u, "deltas": deltas}
 
-    zeros = jnp.zeros_like(passed["h"][:, 0])
-    result = _back(back, {"c": zeros, "h": zeros}, passed, output_errors)
+    zeros = jnp.zeros_like(residuals["h"][:, 0])
+    result = _back(back, {"c": zeros, "h": zeros}, residuals, output_errors)
     gradients = {}
     for gate, delta in result["deltas"].items():
         gradients[f"i{gate}"] = {"kernel": _over_time(x, delta)}
         gradients[f"h{gate}"] = {
-            "kernel": _over_time(passed["h_before"], delta),
+            "kernel": _over_time(residuals["h_before"], delta),
             "bias": _sum(delta),
         }
     to_x = _to_input(params, x, result["deltas"])
@@ -233,7 +233,7 @@ def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Recurre
     Reference: Cho et al., Learning phrase representations using RNN encoder-decoder, EMNLP 2014,
     sec. 2.3, for the unit, with the reset behind the product.
     """
-    passed = _gru_forward(params, x)
+    residuals = _gru_forward(params, x)
 
     def back(carried, at):
         e = at["output_error"] + carried
@@ -251,8 +251,8 @@ def gru_gradient(params: Params, x: Sequences, output_errors: States) -> Recurre
         )
         return to_h, {"h": e, "deltas": deltas}
 
-    result = _back(back, jnp.zeros_like(passed["h"][:, 0]), passed, output_errors)
-    deltas, before = result["deltas"], passed["h_before"]
+    result = _back(back, jnp.zeros_like(residuals["h"][:, 0]), residuals, output_errors)
+    deltas, before = result["deltas"], residuals["h_before"]
     gradients = {
         f"i{gate}": {"kernel": _over_time(x, deltas[gate]), "bias": _sum(deltas[gate])}
         for gate in ("r", "z", "n")
@@ -269,8 +269,8 @@ def _rnn_forward(params: Params, x: Sequences, activation: str) -> dict[str, Arr
     f = ACTIVATIONS[activation].function
 
     def step(before, x_t):
-        read = x_t @ params["i"]["kernel"] + params["i"]["bias"][None]
-        z = read + before["h"] @ params["h"]["kernel"]
+        from_input = x_t @ params["i"]["kernel"] + params["i"]["bias"][None]
+        z = from_input + before["h"] @ params["h"]["kernel"]
         return {"h": f(z)}, {"z": z}
 
     return _forward(step, ("h",), params["h"]["kernel"], x)
@@ -287,8 +287,8 @@ def _lstm_forward(params: Params, x: Sequences) -> dict[str, Array]:
         i, f, o = (jax.nn.sigmoid(z[gate]) for gate in "ifo")
         g = jnp.tanh(z["g"])
         c = f * before["c"] + i * g
-        kept = {"i": i, "f": f, "g": g, "o": o} | {f"z_{gate}": z[gate] for gate in "ifo"}
-        return {"c": c, "h": o * jnp.tanh(c)}, kept
+        residuals = {"i": i, "f": f, "g": g, "o": o} | {f"z_{gate}": z[gate] for gate in "ifo"}
+        return {"c": c, "h": o * jnp.tanh(c)}, residuals
 
     return _forward(step, ("c", "h"), params["hi"]["kernel"], x)
 
@@ -296,14 +296,16 @@ def _lstm_forward(params: Params, x: Sequences) -> dict[str, Array]:
 def _gru_forward(params: Params, x: Sequences) -> dict[str, Array]:
     def step(before, x_t):
         h = before["h"]
-        read = {g: x_t @ params[f"i{g}"]["kernel"] + params[f"i{g}"]["bias"][None] for g in "rzn"}
-        z_r = read["r"] + h @ params["hr"]["kernel"]
-        z_z = read["z"] + h @ params["hz"]["kernel"]
+        from_input = {
+            g: x_t @ params[f"i{g}"]["kernel"] + params[f"i{g}"]["bias"][None] for g in "rzn"
+        }
+        z_r = from_input["r"] + h @ params["hr"]["kernel"]
+        z_z = from_input["z"] + h @ params["hz"]["kernel"]
         v = h @ params["hn"]["kernel"] + params["hn"]["bias"][None]
         r, z = jax.nn.sigmoid(z_r), jax.nn.sigmoid(z_z)
-        n = jnp.tanh(read["n"] + r * v)
-        kept = {"z_r": z_r, "z_z": z_z, "v": v, "r": r, "z": z, "n": n}
-        return {"h": (1 - z) * n + z * h}, kept
+        n = jnp.tanh(from_input["n"] + r * v)
+        residuals = {"z_r": z_r, "z_z": z_z, "v": v, "r": r, "z": z, "n": n}
+        return {"h": (1 - z) * n + z * h}, residuals
 
     return _forward(step, ("h",), params["hr"]["kernel"], x)
 
@@ -321,17 +323,17 @@ def _forward(
     start = jnp.zeros((len(x), recurrent_kernel.shape[0]), dtype)
 
     def scanned(before, x_t):
-        after, kept = step(before, x_t)
-        return after, kept | after | {f"{name}_before": before[name] for name in states}
+        after, step_residuals = step(before, x_t)
+        return after, step_residuals | after | {f"{name}_before": before[name] for name in states}
 
-    _, passed = jax.lax.scan(scanned, dict.fromkeys(states, start), x.swapaxes(0, 1))
-    return jax.tree.map(lambda values: values.swapaxes(0, 1), passed)
+    _, residuals = jax.lax.scan(scanned, dict.fromkeys(states, start), x.swapaxes(0, 1))
+    return jax.tree.map(lambda values: values.swapaxes(0, 1), residuals)
 
 
-def _back(back: Callable, carried: Any, passed: dict[str, Array], output_errors: States) -> Any:
+def _back(back: Callable, carried: Any, residuals: dict[str, Array], output_errors: States) -> Any:
     """Results of `back` for all times, run from the last time to the first."""
-    _arguments.shape("output_errors", output_errors, passed["h"].shape)
-    steps = passed | {"output_error": output_errors}
+    _arguments.shape("output_errors", output_errors, residuals["h"].shape)
+    steps = residuals | {"output_error": output_errors}
     steps = jax.tree.map(lambda values: values.swapaxes(0, 1), steps)
     _, result = jax.lax.scan(back, carried, steps, reverse=True)
     return jax.tree.map(lambda values: values.swapaxes(0, 1), result)

@@ -210,8 +210,8 @@ def clip_by_norm(max_norm: Scalar) -> Rule:
         largest = jnp.max(jnp.stack([jnp.max(jnp.abs(g)) for g in leaves]))
         unit = jnp.where(largest > 0, largest, 1.0)
         norm = jnp.sqrt(sum(jnp.sum((g / unit) ** 2) for g in leaves))  # over the unit
-        kept = jnp.minimum(unit, max_norm / jnp.where(norm > 0, norm, 1.0))
-        return jax.tree.map(lambda g: (g / unit * kept).astype(g.dtype), gradients), state
+        scale = jnp.minimum(unit, max_norm / jnp.where(norm > 0, norm, 1.0))
+        return jax.tree.map(lambda g: (g / unit * scale).astype(g.dtype), gradients), state
 
     return Rule(lambda params: (), update)
 

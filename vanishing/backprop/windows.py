@@ -126,7 +126,7 @@ def windows(
     >>> windows(jnp.arange(5.0).reshape(1, 5, 1), (3,), (2,))[0, :, :, 0].tolist()
     [[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]
     """
-    return jnp.stack([x[:, *seen] for seen in offsets(x.shape[1:-1], size, strides)], axis=-2)
+    return jnp.stack([x[:, *window] for window in offsets(x.shape[1:-1], size, strides)], axis=-2)
 
 
 def offsets(

@@ -88,16 +88,16 @@ def cifar10(data_dir: Path | None = None, subset: bool = False) -> Dataset:
     """
     folders = _folders("cifar10", _CIFAR10, data_dir)
     binary = any(any(folder.glob("*_batch*.bin")) for folder in folders)
-    read, suffix = (read_cifar_binary, ".bin") if binary else (read_cifar_pickle, "")
+    reader, suffix = (read_cifar_binary, ".bin") if binary else (read_cifar_pickle, "")
     names = [f"data_batch_{i}{suffix}" for i in range(1, 6)]
     if subset:
         names = [name for name in names if _find(folders, name)] or names
     paths = [_require(folders, name) for name in names]
-    images, labels = (np.concatenate(arrays) for arrays in zip(*map(read, paths), strict=True))
+    images, labels = (np.concatenate(arrays) for arrays in zip(*map(reader, paths), strict=True))
     test_path = _require(folders, f"test_batch{suffix}")
     return Dataset(
         _split(images, labels, _CIFAR10.train_per_class, paths[0].parent, subset),
-        _split(*read(test_path), _CIFAR10.test_per_class, test_path, subset),
+        _split(*reader(test_path), _CIFAR10.test_per_class, test_path, subset),
         classes=10,
     )
 

@@ -87,9 +87,9 @@ def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
         return jnp.full((examples, count), BLANK, symbols.dtype)
 
     delimiter = jnp.full((examples, 1), DELIMITER, symbols.dtype)
-    shown = jnp.concatenate([symbols, blank(blanks - 1), delimiter, blank(RECALLED)], axis=1)
-    wanted = jnp.concatenate([blank(blanks + RECALLED), symbols], axis=1)
-    return Sequences(jax.nn.one_hot(shown, SYMBOLS + 2), wanted)
+    inputs = jnp.concatenate([symbols, blank(blanks - 1), delimiter, blank(RECALLED)], axis=1)
+    targets = jnp.concatenate([blank(blanks + RECALLED), symbols], axis=1)
+    return Sequences(jax.nn.one_hot(inputs, SYMBOLS + 2), targets)
 
 
 def copy_memoryless(blanks: int) -> float:
@@ -137,8 +137,8 @@ def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     distractors = jax.random.randint(keys[2], (examples, length), 2, 6)
     symbols = jax.random.randint(keys[3], (examples, 2), 0, 2)
     rows = jnp.arange(examples)
-    shown = distractors.at[rows, at[0]].set(symbols[:, 0]).at[rows, at[1]].set(symbols[:, 1])
-    return Sequences(jax.nn.one_hot(shown, 6), 2 * symbols[:, 0] + symbols[:, 1])
+    inputs = distractors.at[rows, at[0]].set(symbols[:, 0]).at[rows, at[1]].set(symbols[:, 1])
+    return Sequences(jax.nn.one_hot(inputs, 6), 2 * symbols[:, 0] + symbols[:, 1])
 
 
 def by_pixel(

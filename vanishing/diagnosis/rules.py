@@ -159,7 +159,7 @@ def _dead_gradient(trace: Trace) -> Iterator[Finding]:
             if leaf.reach == reach
         ]
         if names:
-            rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            tail = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             evidence: dict[str, Any] = {
                 "parameters": len(names),
                 "of": len(leaves),
@@ -168,7 +168,7 @@ def _dead_gradient(trace: Trace) -> Iterator[Finding]:
             if reach == STOPPED and trace.layout.stops:
                 evidence["stop_gradient_at"] = ", ".join(trace.layout.stops[:_NAMED])
             many = reach == UNUSED or len(names) > len(leaves) / 2
-            finding = _finding("dead_gradient", ", ".join(names[:_NAMED]) + rest, many, **evidence)
+            finding = _finding("dead_gradient", ", ".join(names[:_NAMED]) + tail, many, **evidence)
             fixes = (remedies.USE,) if reach == UNUSED else (remedies.UNSTOP, remedies.SLOPE)
             yield finding._replace(remedies=fixes)
 

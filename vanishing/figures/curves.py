@@ -81,7 +81,7 @@ def line_and_dots(
         axes.fill_between(
             predicted.layer, low, high, color=style.get("color"), alpha=0.12, linewidth=0
         )
-    shown = measured.isel(layer=slice(None, None, max(1, measured.sizes["layer"] // 12)))
-    for seed in shown.transpose("seed", "layer").values:
-        axes.plot(shown.layer, seed, "o", ms=2.5, alpha=0.5, color=style.get("color"))
+    dots = measured.isel(layer=slice(None, None, max(1, measured.sizes["layer"] // 12)))
+    for seed in dots.transpose("seed", "layer").values:
+        axes.plot(dots.layer, seed, "o", ms=2.5, alpha=0.5, color=style.get("color"))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -19,11 +19,11 @@ def plot(names: Sequence[str], forward: np.ndarray, backward: np.ndarray, title:
     labels = ("signal RMS", "gradient RMS, dL/dh")
     palette = colors(labels)
     for axes, values, label in zip((upper, lower), (forward, backward), labels, strict=True):
-        shown = np.where(np.isfinite(values) & (values > 0), values, np.nan)
+        finite = np.where(np.isfinite(values) & (values > 0), values, np.nan)
         marker = "o" if len(values) <= 60 else None
-        axes.plot(shown, color=palette[label], marker=marker, markersize=3.5, linewidth=1.3)
+        axes.plot(finite, color=palette[label], marker=marker, markersize=3.5, linewidth=1.3)
         axes.set_ylabel(label)
-        if not np.isnan(shown).all():
+        if not np.isnan(finite).all():
             axes.set_yscale("log")
             at_least_two_decades(axes)
         axes.grid(alpha=0.25)

@@ -194,10 +194,10 @@ def _affine(
     biased = not (isinstance(sigma_b2, float) and sigma_b2 == 0)
     # relative to the larger of signal and bias
     unit = jnp.maximum(signal.log_q, 0.0) if biased else signal.log_q
-    kept = sigma_w2 * (jnp.exp(signal.log_q - unit) if biased else 1.0)
+    from_signal = sigma_w2 * (jnp.exp(signal.log_q - unit) if biased else 1.0)
     return signal.scaled(
-        q=kept + sigma_b2 * jnp.exp(-unit) if biased else kept,
-        difference=kept * signal.decorrelation,  # both inputs get the same bias
+        q=from_signal + sigma_b2 * jnp.exp(-unit) if biased else from_signal,
+        difference=from_signal * signal.decorrelation,  # both inputs get the same bias
         mean=0.0,
         log_unit=unit,
         # the length of a Gaussian vector: Hanin, Which neural net architectures give rise to

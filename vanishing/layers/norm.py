@@ -121,8 +121,8 @@ def _batch_norm_gain(before: Signal, epsilon: float) -> Gain:
     n, dtype = before.walk.batch, before.log_q.dtype
     # over the mean square, which goes into the scale
     inverse_variance = n / (before.decorrelation * (n - 3) + epsilon * n * jnp.exp(-before.log_q))
-    kept = jnp.array([1 - 1 / n, -(n - 1) / n, -1 / n, -(n - 1) / n], dtype)
-    square = inverse_variance * kept
+    shares = jnp.array([1 - 1 / n, -(n - 1) / n, -1 / n, -(n - 1) / n], dtype)
+    square = inverse_variance * shares
     product = -square / (n - 1)  # the batch's cotangents add up to 0
     return Gain(
         jnp.stack([square, product, square, before.correlation * product]),

@@ -338,12 +338,12 @@ def _kernels(key, names: Sequence[str], shape, kernel_init: Initializer, dtype) 
 
 
 def _with_biases(key, params: dict, names: Sequence[str], bias_init: Initializer) -> dict:
-    drawn = {}
+    with_biases = {}
     for name, own_key in zip(names, jax.random.split(key, len(names)), strict=True):
         kernel = params[name]["kernel"]
         bias = bias_init(own_key, kernel.shape[1:], kernel.dtype)
-        drawn[name] = {"kernel": kernel, "bias": bias}
-    return params | drawn
+        with_biases[name] = {"kernel": kernel, "bias": bias}
+    return params | with_biases
 
 
 def _shifted(params: dict, name: str, by: Scalar | jax.Array) -> dict:

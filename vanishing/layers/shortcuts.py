@@ -75,10 +75,10 @@ def residual(
         keys = (key, key) if key is None or not with_names else jax.random.split(key)
         (own_params, skip_params), (own_state, skip_state) = split(params), split(state)
         with scope("shortcut"):
-            kept, skip_state = skip.apply(skip_params, skip_state, x, keys[1], train)
+            skip_output, skip_state = skip.apply(skip_params, skip_state, x, keys[1], train)
         with scope("branch"):
-            added, own_state = branch.apply(own_params, own_state, x, keys[0], train)
-        output = _times(shortcut_scale, kept) + _times(branch_scale, added)
+            branch_output, own_state = branch.apply(own_params, own_state, x, keys[0], train)
+        output = _times(shortcut_scale, skip_output) + _times(branch_scale, branch_output)
         return Applied(output, join(own_state, skip_state))
 
     propagate = functools.partial(_propagate_sum, paths)
@@ -104,40 +104,40 @@ def _propagate_sum(paths: _Paths, signal: Signal) -> Signal:
     """The signal after a residual sum; see `residual`."""
     with_names = paths.shortcut is not None
     start = _entering(signal)
-    kept = layers_propagate(paths.skip, start.inside("shortcut") if with_names else start)
-    added = layers_propagate(paths.branch, start.inside("branch") if with_names else start)
-    if not (kept.walk.fresh or added.walk.fresh):
+    skip_end = layers_propagate(paths.skip, start.inside("shortcut") if with_names else start)
+    branch_end = layers_propagate(paths.branch, start.inside("branch") if with_names else start)
+    if not (skip_end.walk.fresh or branch_end.walk.fresh):
         raise unknown(
             "a residual branch without weights of its own is correlated with its input; theory "
             "follows a branch with a dense or convolutional layer on every path.",
             signal,
         )
     # in units of the larger of the two, so that no depth is too deep
-    unit = jnp.maximum(kept.log_q, added.log_q)
+    unit = jnp.maximum(skip_end.log_q, branch_end.log_q)
     unit = jnp.where(jnp.isfinite(unit), unit, 0.0)
     a, b = (
         scale * jnp.exp((log_q - unit) / 2)
         for scale, log_q in (
-            (paths.shortcut_scale, kept.log_q),
-            (paths.branch_scale, added.log_q),
+            (paths.shortcut_scale, skip_end.log_q),
+            (paths.branch_scale, branch_end.log_q),
         )
     )
     keep, add = paths.shortcut_scale**2, paths.branch_scale**2
-    skip_gain = kept.gain if with_names else linear_gain(signal, 1.0)
-    means = a * kept.relative_mean, b * added.relative_mean
-    after = kept.scaled(
+    skip_gain = skip_end.gain if with_names else linear_gain(signal, 1.0)
+    means = a * skip_end.relative_mean, b * branch_end.relative_mean
+    after = skip_end.scaled(
         q=a**2 + b**2 + 2 * means[0] * means[1],
-        difference=a**2 * kept.decorrelation + b**2 * added.decorrelation,
+        difference=a**2 * skip_end.decorrelation + b**2 * branch_end.decorrelation,
         mean=means[0] + means[1],
         log_unit=unit,
-        gaussian=kept.gaussian and added.gaussian,
-        fresh=signal.walk.fresh or (kept.walk.fresh and added.walk.fresh),
+        gaussian=skip_end.gaussian and branch_end.gaussian,
+        fresh=signal.walk.fresh or (skip_end.walk.fresh and branch_end.walk.fresh),
         has_parameters=False,
         op="add",
     )
-    rows = [replace(row, gain=row.gain.times(keep)) for row in rows_within(start, kept)]
-    rows += [replace(row, gain=row.gain.times(add)) for row in rows_within(start, added)]
-    return _leaving(signal, after, skip_gain.times(keep).plus(added.gain.times(add)), rows)
+    rows = [replace(row, gain=row.gain.times(keep)) for row in rows_within(start, skip_end)]
+    rows += [replace(row, gain=row.gain.times(add)) for row in rows_within(start, branch_end)]
+    return _leaving(signal, after, skip_gain.times(keep).plus(branch_end.gain.times(add)), rows)
 
 
 def _entering(signal: Signal) -> Signal:
@@ -195,15 +195,19 @@ def highway(branch: Layer, gate: Layer, *, shortcut: Layer | None = None) -> Lay
 
     def init(key, x):
         keys = dict(zip(parts, jax.random.split(key, len(parts)), strict=True))
-        drawn = {name: part.init(keys[name], x) for name, part in parts.items()}
-        like = output_spec(shortcut, drawn["shortcut"], x) if shortcut else x
+        variables = {name: part.init(keys[name], x) for name, part in parts.items()}
+        like = output_spec(shortcut, variables["shortcut"], x) if shortcut else x
         for name in ("branch", "gate"):
             require_spec(
-                like, f"highway mixes a {name} with {_name(shortcut)}", x, parts[name], drawn[name]
+                like,
+                f"highway mixes a {name} with {_name(shortcut)}",
+                x,
+                parts[name],
+                variables[name],
             )
         return Variables(
-            params={name: own.params for name, own in drawn.items()},
-            state={name: own.state for name, own in drawn.items()},
+            params={name: own.params for name, own in variables.items()},
+            state={name: own.state for name, own in variables.items()},
         )
 
     def apply(params, state, x, key=None, train=False):

@@ -73,10 +73,10 @@ def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) 
         unit = jnp.where(jnp.isfinite(unit), unit, 0.0)
         sigma_w2 = jnp.exp(own.gain.log_of(jnp.array([1.0, 0.0, 0.0, 0.0])))
         square = gain**2 * jnp.minimum(sigma_w2 / epsilon, 1.0)
-        kept = square * jnp.exp(signal.log_q - unit)
+        from_signal = square * jnp.exp(signal.log_q - unit)
         return signal.scaled(
-            q=kept * (1 - signal.relative_mean**2) + jnp.exp(own.log_q - unit),
-            difference=kept * signal.decorrelation,  # two inputs have the same mean
+            q=from_signal * (1 - signal.relative_mean**2) + jnp.exp(own.log_q - unit),
+            difference=from_signal * signal.decorrelation,  # two inputs have the same mean
             mean=0.0,
             log_unit=unit,
             gain=linear_gain(signal, square, own.gain.log_variance),

@@ -57,21 +57,21 @@ def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments
         q = jnp.asarray(q, jax.dtypes.canonicalize_dtype(float))
         sigma = _root(q)
         bends = [jnp.sign(b) * _ratio(abs(b), sigma, _FAR) if b else 0.0 for b in breaks]
-        one = nodes(bends)
+        line = nodes(bends)
         # at q = 0 a kink's slope is the mean of its two sides, as it is in the limit
         near = jnp.where(q > 0, sigma, _NEAR)
-        f, slope = _value_and_slope(function, near * one.z)
+        f, slope = _value_and_slope(function, near * line.z)
         f = jnp.where(q > 0, f, function(jnp.zeros_like(f)))
-        u = sigma * one.z
+        u = sigma * line.z
         alone = Moments(
-            mean=jnp.sum(one.weight * f),
-            square=jnp.sum(one.weight * f**2),
+            mean=jnp.sum(line.weight * f),
+            square=jnp.sum(line.weight * f**2),
             difference=jnp.zeros_like(q),
-            slope_square=jnp.sum(one.weight * slope**2),
-            slope_product=jnp.sum(one.weight * slope**2),
-            weighted_square=jnp.sum(one.weight * (slope * u) ** 2),
-            weighted_product=jnp.sum(one.weight * (slope * u) ** 2),
-            slope_fourth=jnp.sum(one.weight * slope**4),
+            slope_square=jnp.sum(line.weight * slope**2),
+            slope_product=jnp.sum(line.weight * slope**2),
+            weighted_square=jnp.sum(line.weight * (slope * u) ** 2),
+            weighted_product=jnp.sum(line.weight * (slope * u) ** 2),
+            slope_fourth=jnp.sum(line.weight * slope**4),
         )
         if isinstance(difference, float) and difference == 0:
             return alone  # v is u, so that no integral over the plane is needed

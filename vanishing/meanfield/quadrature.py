@@ -141,8 +141,8 @@ def _segment() -> tuple[Array, Array, Array]:
     """Points of (0, 1) crowding towards both ends, how far each is from 1, and weights."""
     t, step = np.linspace(-3.2, 3.2, 80, retstep=True)
     s = np.pi * np.sinh(t)
-    x, rest = 1 / (1 + np.exp(-s)), 1 / (1 + np.exp(s))
-    return _real(x), _real(rest), _real(step * np.pi * np.cosh(t) * x * rest)
+    x, complement = 1 / (1 + np.exp(-s)), 1 / (1 + np.exp(s))
+    return _real(x), _real(complement), _real(step * np.pi * np.cosh(t) * x * complement)
 
 
 def _real(x: np.ndarray) -> Array:

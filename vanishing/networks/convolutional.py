@@ -89,27 +89,27 @@ def resnet(
     """
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"resnet has depth {depth}; it must be 6 n + 2: 8, 14, 20, 26, 32, ...")
-    each = (depth - 2) // 6
+    per_stage = (depth - 2) // 6
     weights = weights or layers.facts_of(activation).weights
 
     def convolution(channels: int, strides: int = 1):
         return lambda weights: layers.conv(channels, (3, 3), strides=strides, **weights._asdict())
 
     make = functools.partial(
-        block, kind, blocks=STAGES * each, activation=activation, weights=weights, norm=norm
+        block, kind, blocks=STAGES * per_stage, activation=activation, weights=weights, norm=norm
     )
 
     def stage(number: int) -> Layer:
         channels = width * 2**number
         same = make(weight=convolution(channels))
         if number == 0:
-            return layers.serial(rest=layers.repeat(same, each))
+            return layers.serial(rest=layers.repeat(same, per_stage))
         narrower = make(
             weight=convolution(channels),
             into=convolution(channels, strides=2),
             shortcut=None if kind == "plain" else subsample(channels),
         )
-        rest = {"rest": layers.repeat(same, each - 1)} if each > 1 else {}
+        rest = {"rest": layers.repeat(same, per_stage - 1)} if per_stage > 1 else {}
         return layers.serial(down=narrower, **rest)
 
     around = ends(kind, layers.activation(activation), norm, weights)

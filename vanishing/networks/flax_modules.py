@@ -308,5 +308,5 @@ def _without_key(module: Any) -> ValueError:
     return ValueError(f"{_name(module)} draws random numbers, but got no key; give apply a key.")
 
 
-def _name(thing: Any) -> str:
-    return getattr(thing, "__name__", type(thing).__name__)
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", type(value).__name__)

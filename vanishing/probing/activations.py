@@ -85,8 +85,8 @@ class _Formula(NamedTuple):
 
     def only(self, *primitives: str) -> bool:
         """Is it made of all of these, and otherwise of sums, products and comparisons?"""
-        rest = self.primitives - dependence.LINEAR - dependence.PREDICATES
-        return rest == set(primitives)
+        nonlinear = self.primitives - dependence.LINEAR - dependence.PREDICATES
+        return nonlinear == set(primitives)
 
     @property
     def multiplies(self) -> bool:
@@ -234,8 +234,8 @@ def _outermost_call(counts: Node, nodes: Sequence[Node], view: FrameView) -> Cal
 
 def _is_all(call: Call, nodes: Sequence[Node], view: FrameView) -> bool:
     """Does a function hold all of a chain but sums, and products with numbers and parameters?"""
-    rest = [node for node in nodes if not call.made.issuperset(node.outputs)]
-    return all(n.primitive in dependence.LINEAR and len(view.signals(n)) == 1 for n in rest)
+    outside = [node for node in nodes if not call.made.issuperset(node.outputs)]
+    return all(n.primitive in dependence.LINEAR and len(view.signals(n)) == 1 for n in outside)
 
 
 def _form(nodes: Sequence[Node], view: FrameView) -> str | None:

@@ -53,9 +53,9 @@ class Structure(NamedTuple):
         return rebuilt[0] if self.single else tuple(rebuilt)
 
     def _trees(self, leaves: Sequence[Any]) -> list[PyTree]:
-        rest = iter(leaves)
+        stream = iter(leaves)
         return [
-            jax.tree.unflatten(tree, [next(rest) for _ in range(tree.num_leaves)])
+            jax.tree.unflatten(tree, [next(stream) for _ in range(tree.num_leaves)])
             for tree in self.trees
         ]
 
@@ -103,18 +103,18 @@ class Arguments(NamedTuple):
         message = str(error)
         if re.search(r"\bprobed_params\[", message):
             return frozenset()
-        left = {
+        arrays = {
             i: leaf
             for i, leaf in enumerate(self.others)
             if i not in static and isinstance(leaf, _ARRAYS) and not isinstance(leaf, Tracer)
         }
         order = [i for i in range(len(self.others)) if i not in static]
         named = {order[int(n)] for n in re.findall(r"\bprobed_others\[(\d+)\]", message)}
-        if named & left.keys():
-            return frozenset(named & left.keys())
+        if named & arrays.keys():
+            return frozenset(named & arrays.keys())
         for types in (_FLAGS, _COUNTS, _NUMBERS, _ARRAYS):
-            if these := frozenset(i for i, leaf in left.items() if isinstance(leaf, types)):
-                return these
+            if numbers := frozenset(i for i, leaf in arrays.items() if isinstance(leaf, types)):
+                return numbers
         return frozenset()
 
 
@@ -245,13 +245,13 @@ def _argument_names(loss: Callable, count: int) -> list[str]:
 
 def _require_inexact(name: str, leaf: Any) -> None:
     if not isinstance(leaf, _ARRAYS):
-        what = f"a {type(leaf).__name__}"
+        kind = f"a {type(leaf).__name__}"
     elif not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-        what = f"of dtype {jnp.result_type(leaf)}"
+        kind = f"of dtype {jnp.result_type(leaf)}"
     else:
         return
     raise TypeError(
-        f"the parameter {name} is {what}; a gradient needs floating-point or complex arrays. Pass "
+        f"the parameter {name} is {kind}; a gradient needs floating-point or complex arrays. Pass "
         "the rest as another argument (equinox.partition and flax.nnx.split part a model in two)."
     )
 

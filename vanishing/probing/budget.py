@@ -121,7 +121,7 @@ def _path(instances, names, rms, sizes) -> tuple[list[RowId], str]:
     ends = [row for row in alive if row not in followed and sizes[row] > 1] or alive[-1:]
     path, row, stopped = [], max(ends, key=lambda row: norms[row]), ""
     furthest = _furthest(instances)
-    after = [later for later, one in enumerate(instances) if row in one.parents]
+    after = [later for later, instance in enumerate(instances) if row in instance.parents]
     if after and not np.isnan(rms[after]).all():
         stopped = f"The gradient is not finite, or exactly 0, after {names[row]}."
     while True:
@@ -132,8 +132,8 @@ def _path(instances, names, rms, sizes) -> tuple[list[RowId], str]:
         first = min(furthest[parent] for parent in parents)
         parent = max((p for p in parents if furthest[p] == first), key=lambda p: norms[p])
         if not (rms[parent] > 0 and np.isfinite(rms[parent])):
-            what = "exactly 0" if rms[parent] == 0 else "not finite"
-            return path[::-1], f"Before {names[row]} the gradient is {what}: {names[parent]}."
+            reason = "exactly 0" if rms[parent] == 0 else "not finite"
+            return path[::-1], f"Before {names[row]} the gradient is {reason}: {names[parent]}."
         row = parent
 
 

@@ -148,8 +148,8 @@ class Dependences(NamedTuple):
 
     def is_weight(self, atom: Atom) -> bool:
         """Is a value computed from parameters alone, or used as nothing but a weight?"""
-        one = self.get(atom)
-        return one.kind == Kind.PARAM or (bool(one.uses) and atom not in self.signals)
+        dependence = self.get(atom)
+        return dependence.kind == Kind.PARAM or (bool(dependence.uses) and atom not in self.signals)
 
     def weights(self, node: Node) -> tuple[Atom, ...]:
         """The inputs of a node that are weights to its other inputs."""
@@ -157,17 +157,17 @@ class Dependences(NamedTuple):
 
     def is_weight_of(self, atom: Atom, node: Node) -> bool:
         """Is an input of a node a weight to its other inputs?"""
-        one = self.get(atom)
-        if isinstance(atom, Literal) or one.kind == Kind.PARAM:
-            return one.kind == Kind.PARAM
-        if one.layered or not one.uses or node.primitive in _MOVING:
+        dependence = self.get(atom)
+        if isinstance(atom, Literal) or dependence.kind == Kind.PARAM:
+            return dependence.kind == Kind.PARAM
+        if dependence.layered or not dependence.uses or node.primitive in _MOVING:
             return False
-        others = [self.get(other) for other in node.inputs if other != atom]
+        siblings = [self.get(other) for other in node.inputs if other != atom]
         if node.primitive in PRODUCTS:
             return any(
                 other.kind == Kind.DATA or (other.kind == Kind.SIGNAL and other.layered)
-                for other in others
-            ) and not any(other.kind == Kind.PARAM for other in others)
+                for other in siblings
+            ) and not any(other.kind == Kind.PARAM for other in siblings)
         return any(
             self.get(other).layered and self.sizes[other] > self.sizes[atom]
             for other in node.inputs
@@ -197,7 +197,7 @@ def _read(program: Program, inputs, losses: Sequence[Atom], known: Dependences) 
     reading = _Reading(program, known.signals)
     signal = Dependence(kind=Kind.SIGNAL, sensitive=True, layered=True)
     pairs = zip(program.frame.inputs, inputs, strict=True)
-    own = [signal if value in known.inputs else one for value, one in pairs]
+    own = [signal if value in known.inputs else dependence for value, dependence in pairs]
     reading.frame(program.frame, own, ())
     known = known._replace(of=reading.of, sizes=reading.sizes, loops=reading.loops)
     return known._replace(signals=_signals(program, known, losses))
@@ -213,7 +213,7 @@ def _input(program: Program, known: Dependences) -> LeafId | None:
         if node.primitive not in PRODUCTS or known.signals.isdisjoint(node.outputs):
             continue
         pair = [known.get(atom) for atom in node.inputs[:2]]
-        leaves = [frozenset(use.leaf for use in each.uses) for each in pair]
+        leaves = [frozenset(use.leaf for use in dependence.uses) for dependence in pair]
         signal = _signal_of(node)
         is_leaf = (
             pair[signal].kind == Kind.PARAM and pair[signal].plain and len(leaves[signal]) == 1
@@ -286,8 +286,8 @@ class _Reading:
                 self.loops[number] = loops
                 self.sizes[number] = self.size(number)
                 if node.primitive in VIEWS:  # however often it repeats them
-                    held = (self.sizes[a] for a in node.inputs if not isinstance(a, Literal))
-                    self.sizes[number] = min(self.sizes[number], sum(held) or 1)
+                    sizes = (self.sizes[a] for a in node.inputs if not isinstance(a, Literal))
+                    self.sizes[number] = min(self.sizes[number], sum(sizes) or 1)
         return [self.get(atom) for atom in frame.results]
 
     def size(self, value: ValueId) -> int:
@@ -317,7 +317,7 @@ class _Reading:
         self, node: Node, atoms: Sequence[Atom], results: Sequence[ValueId]
     ) -> Dependence:
         inputs = [self.get(atom) for atom in atoms]
-        kinds = {one.kind for one in inputs}
+        kinds = {dependence.kind for dependence in inputs}
         sensitive = any(f.sensitive for f in inputs) and node.primitive not in NO_GRADIENT
         kind = max(kinds, default=Kind.NOTHING)
         if kind == Kind.PARAM and Kind.DATA in kinds:
@@ -325,7 +325,7 @@ class _Reading:
         if (
             kind == Kind.PARAM
             and node.primitive in PRODUCTS
-            and not all(one.kind == Kind.PARAM for one in inputs)
+            and not all(dependence.kind == Kind.PARAM for dependence in inputs)
         ):
             kind = Kind.SIGNAL  # a constant of the program, such as a tangent of ones, is data here
         layered = kind >= Kind.PARAM and self.is_layered(node, atoms)
@@ -337,7 +337,7 @@ class _Reading:
             sensitive=sensitive,
             uses=frozenset() if layered else self.uses(node, atoms, results),
             layered=layered,
-            plain=node.primitive in _PASSING and all(one.plain for one in inputs),
+            plain=node.primitive in _PASSING and all(dependence.plain for dependence in inputs),
         )
 
     def uses(self, node: Node, atoms: Sequence[Atom], results: Sequence[ValueId]) -> frozenset[Use]:
@@ -365,8 +365,10 @@ class _Reading:
         first_x = loop.consts + loop.carry
         level = len(loops)
         inputs = inputs[:first_x] + [
-            dataclasses.replace(one, uses=frozenset(use.walked(level) for use in one.uses))
-            for one in inputs[first_x:]
+            dataclasses.replace(
+                dependence, uses=frozenset(use.walked(level) for use in dependence.uses)
+            )
+            for dependence in inputs[first_x:]
         ]
         while True:  # what is carried may become more after a turn, never less
             results = self.frame(node.frames[0], inputs, (*loops, node))

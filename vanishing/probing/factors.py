@@ -44,6 +44,6 @@ def _combined(node: Node, value: ValueId, terms: Sequence[Factors]) -> Factors:
     if len(terms) > 1:
         return frozenset()
     params = node.equation.params.items()
-    how = [(name, what) for name, what in params if name != "shape"]  # broadcast further later
-    taken = str((node.primitive, node.outputs.index(value), how))
-    return frozenset((factor, taken) for factor in terms[0])
+    items = [(name, v) for name, v in params if name != "shape"]  # broadcast further later
+    operation = str((node.primitive, node.outputs.index(value), items))
+    return frozenset((factor, operation) for factor in terms[0])

@@ -176,7 +176,7 @@ def _uses(node: Node, context: Context) -> frozenset[Use]:
     """The leaves that a node takes in, also in the statistics that it divides by."""
     values = [atom for atom in node.inputs if isinstance(atom, int)]
     statistics = [context.statistics[v] for v in values if context.is_divisor(v)]
-    return context.view.uses(node).union(*(one.uses for one in statistics))
+    return context.view.uses(node).union(*(statistic.uses for statistic in statistics))
 
 
 def _merged(row: LayerRow, rows, context: Context, leaves: Sequence[Leaf]) -> _Merged:
@@ -249,9 +249,9 @@ def _only_rewrites(value: ValueId, rows, context: Context) -> bool:
     """Is a value arithmetic on one activation that has its row, as a slope or `1 - gate` is?"""
     nodes = context.chains[value].nodes
     for earlier in (node.outputs[0] for node in nodes if node.outputs[0] in rows):
-        rest = [node for node in nodes if node not in context.chains[earlier].nodes]
-        within = {earlier, *(node.outputs[0] for node in rest)}
-        takes_in = {atom for node in rest for atom in context.view.signals(node)}
-        if takes_in <= within and not any(map(activations.is_signature, rest)):
+        arithmetic = [node for node in nodes if node not in context.chains[earlier].nodes]
+        within = {earlier, *(node.outputs[0] for node in arithmetic)}
+        takes_in = {atom for node in arithmetic for atom in context.view.signals(node)}
+        if takes_in <= within and not any(map(activations.is_signature, arithmetic)):
             return True
     return False

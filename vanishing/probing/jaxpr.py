@@ -102,8 +102,8 @@ class Node:
         stacks = [source_info_util.user_frames(e.source_info.traceback) for e in self.places]
         frames = [f for stack in stacks for f in stack if not f.file_name.startswith(_HERE)]
         own = [frame for frame in frames if not _is_of_library(frame.file_name)]
-        chosen = next(iter(own or frames), None)
-        return (chosen.file_name, chosen.start_line) if chosen else None
+        innermost = next(iter(own or frames), None)
+        return (innermost.file_name, innermost.start_line) if innermost else None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -153,7 +153,7 @@ def _run(flow: Flow, inputs: Sequence, indices: tuple[int, ...], into: list[Inst
         elif isinstance(step, Branch):
             operands = [value(refs) for refs in step.operands]
             outputs = [_run(body, operands, indices, into) for body in step.bodies]
-            ports.append([_either(same) for same in zip(*outputs, strict=True)])
+            ports.append([_either(alternatives) for alternatives in zip(*outputs, strict=True)])
         else:
             ports.append(_run_scan(step, value, indices, into))
     return [value(refs) for refs in flow.outputs]

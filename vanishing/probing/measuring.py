@@ -93,11 +93,11 @@ class _Measuring:
     def slots(self) -> dict[ValueId, Array]:
         """The slots of all taps, zeros."""
         specs = self.plan.program.specs
-        whole: dict[Any, Array] = {}  # one for all signals of a kind
+        zeros_by_spec: dict[Any, Array] = {}  # one for all signals of a kind
         for s in self.outside:
-            if (spec := specs[s.value]) not in whole:
-                whole[spec] = equations.zeros_of(spec)
-        slots = {s.value: whole[specs[s.value]] for s in self.outside}
+            if (spec := specs[s.value]) not in zeros_by_spec:
+                zeros_by_spec[spec] = equations.zeros_of(spec)
+        slots = {s.value: zeros_by_spec[specs[s.value]] for s in self.outside}
         size = len(self.rows.measures(BackwardSummary))
         for s in self.inside:
             zeros = jnp.zeros((*s.site.lengths, size), self.plan.dtype)

@@ -109,7 +109,7 @@ class _Naming:
         if not node.loop:
             inputs = operands[1:] if node.primitive == "cond" else operands
             branches = [self.frame(frame, inputs, first) for frame in node.frames]
-            return [_either(same) for same in zip(*branches, strict=True)]
+            return [_either(alternatives) for alternatives in zip(*branches, strict=True)]
         inside = len(self.layers)
         results = self.frame(node.frames[0], operands, inside)
         level = len(self.dependences.loops[node.results[0]]) if node.results else 0
@@ -211,8 +211,10 @@ class _Naming:
 
     def _layers_of(self, frame: Frame, loops: Sequence[Node]) -> list[str]:
         """The paths of the layers that a frame holds."""
-        made = [node.outputs for node in frame.nodes]
-        rows = [self.rows[value] for outputs in made for value in outputs if value in self.rows]
+        node_outputs = [node.outputs for node in frame.nodes]
+        rows = [
+            self.rows[value] for outputs in node_outputs for value in outputs if value in self.rows
+        ]
         return [self.named(uses, loops) for row in rows if (uses := self._uses(row))]
 
     def _uses(self, row: LayerRow) -> frozenset[Use]:

@@ -50,15 +50,15 @@ def statistics(view: FrameView) -> dict[ValueId, Statistic]:
         if is_reduction(node) and _varies(node.outputs[0], view):
             begun = _begun(node, view)
             result[node.outputs[0]] = begun._replace(
-                divisor=any(one.divisor for one in before),
-                reductions=begun.reductions.union(*(one.reductions for one in before)),
+                divisor=any(statistic.divisor for statistic in before),
+                reductions=begun.reductions.union(*(statistic.reductions for statistic in before)),
             )
         elif before and is_elementwise_or_view(node) and _small(others, before, view):
             result[node.outputs[0]] = Statistic(
-                uses=view.uses(node).union(*(one.uses for one in before)),
-                size=max(one.size for one in before),
-                divisor=node.primitive in _ROOTS or any(one.divisor for one in before),
-                reductions=frozenset().union(*(one.reductions for one in before)),
+                uses=view.uses(node).union(*(statistic.uses for statistic in before)),
+                size=max(statistic.size for statistic in before),
+                divisor=node.primitive in _ROOTS or any(statistic.divisor for statistic in before),
+                reductions=frozenset().union(*(statistic.reductions for statistic in before)),
             )
         elif node.primitive in _ROOTS and _is_of_statistics(node.inputs[0], view):
             begun = _begun(node, view)
@@ -77,7 +77,7 @@ def _varies(atom: Atom, view: FrameView) -> bool:
 
 def _small(others: list[Atom], before: list[Statistic], view: FrameView) -> bool:
     """Are the other inputs data, and no larger than the statistics that they meet?"""
-    size = max(one.size for one in before)
+    size = max(statistic.size for statistic in before)
     return all(view.kind(atom) == Kind.DATA and own_size(atom, view) <= size for atom in others)
 
 
@@ -131,21 +131,23 @@ def _is_divisor(atom: Atom, known: Statistics) -> bool:
 def name_of(node: Node, view: FrameView, known: Statistics) -> str:
     """Which normalisation a node is, by the axes that its statistic is taken over."""
     statistics = [known[a] for a in node.inputs if isinstance(a, int) and a in known]
-    sums = next(one.reductions for one in statistics if one.divisor)
+    sums = next(statistic.reductions for statistic in statistics if statistic.divisor)
     if not sums:
         return "batch_norm"  # of running statistics
     # What is normalised may be a mean as well: of places, in front of a head.
-    sums = sums.difference(*(one.reductions for one in statistics if not one.divisor))
-    places = [(len(view.shape(one.inputs[0])), one.equation.params["axes"]) for one in sums]
+    sums = sums.difference(
+        *(statistic.reductions for statistic in statistics if not statistic.divisor)
+    )
+    places = [(len(view.shape(total.inputs[0])), total.equation.params["axes"]) for total in sums]
     if any(0 in axes and len(axes) < rank for rank, axes in places):
         return "batch_norm"
-    if any(_is_regrouped(one.inputs[0], view) for one in sums):
+    if any(_is_regrouped(total.inputs[0], view) for total in sums):
         return "group_norm"
     if not any(rank - 1 in axes for rank, axes in places):
         return "instance_norm"
-    if any(_is_centered(one.inputs[0], view, known) for one in sums):
+    if any(_is_centered(total.inputs[0], view, known) for total in sums):
         return "layer_norm"
-    return "rms_norm" if any(_is_divided(one.outputs[0], view) for one in sums) else "l2_norm"
+    return "rms_norm" if any(_is_divided(total.outputs[0], view) for total in sums) else "l2_norm"
 
 
 def _is_regrouped(summed: Atom, view: FrameView) -> bool:

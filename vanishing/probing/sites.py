@@ -90,9 +90,9 @@ def select(chosen: Sequence[Selected], where: Callable[[Site], bool] | str) -> l
       ValueError: the pattern matches no row.
     """
     if not isinstance(where, str):
-        return [one for one in chosen if where(one.site)]
+        return [row for row in chosen if where(row.site)]
     selected = [
-        one for one in chosen if any(row_names.matches(where, name) for name in one.site.names)
+        row for row in chosen if any(row_names.matches(where, name) for name in row.site.names)
     ]
     if chosen and not selected:
         raise row_names.no_match("where", where, chosen[0].site.names[0])

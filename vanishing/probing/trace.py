@@ -173,10 +173,10 @@ class Trace:
         """Signal and gradient against row, as a matplotlib figure."""
         from vanishing import figures
 
-        shown = np.flatnonzero(self._shown())
+        rows = np.flatnonzero(self._shown())
         forward, backward = self._rms()
-        names = tuple(self.names[row] for row in shown)
-        return figures.plot(names, forward[shown], backward[shown], self._title())
+        names = tuple(self.names[row] for row in rows)
+        return figures.plot(names, forward[rows], backward[rows], self._title())
 
     def __str__(self) -> str:
         if isinstance(self.value, Tracer):
@@ -195,8 +195,8 @@ class Trace:
         of = f" (median of {count}{also})" if np.ndim(self.value) else ""
         loss = _text.number(float(self.single().value), 4) or "nan"
         absent = int(np.sum(~self._shown()))
-        others = f" of {len(self)}; the others are steps that did not run" if absent else ""
-        return f"loss {loss}{of}, {len(self) - absent} rows{others}"
+        note = f" of {len(self)}; the others are steps that did not run" if absent else ""
+        return f"loss {loss}{of}, {len(self) - absent} rows{note}"
 
     def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         single = self.single()
@@ -218,14 +218,14 @@ class Trace:
             ("not finite", list(map(_text.number, forward.non_finite + backward.non_finite))),
         ]
         optional = ("saturated", "dead", "similar", "not finite")
-        kept = [
+        nonempty = [
             (name, cells)
             for name, cells in columns
             if name not in optional or any(cell not in ("", "0") for cell in cells)
         ]
-        rows = zip(*(cells for _, cells in kept), strict=True)
-        shown = [row for row, is_shown in zip(rows, self._shown(), strict=True) if is_shown]
-        return tuple(name for name, _ in kept), shown
+        rows = zip(*(cells for _, cells in nonempty), strict=True)
+        cells_of_rows = [row for row, is_shown in zip(rows, self._shown(), strict=True) if is_shown]
+        return tuple(name for name, _ in nonempty), cells_of_rows
 
 
 _LEAVES = ("forward", "backward", "params", "value")

@@ -255,12 +255,12 @@ def _compile(task: Task, points, shared, mesh: Mesh, per_device: int) -> _Attemp
     )
     # On a CPU the host keeps the outputs of all chunks in the same memory.
     output_bytes = _bytes(output) * (task.chunks if on_cpu else 1)
-    each = (_bytes(state) + _bytes(points) + output_bytes) / size
+    bytes_per_point = (_bytes(state) + _bytes(points) + output_bytes) / size
     drawing, working = map(_working_bytes, (compiled.init, compiled.advance))
     return _Attempt(
         compiled=compiled,
-        bytes_needed=_bytes(shared) + per_device * each + max(drawing, working),
-        bytes_per_point=each + (working / per_device if at_once == per_device else 0),
+        bytes_needed=_bytes(shared) + per_device * bytes_per_point + max(drawing, working),
+        bytes_per_point=bytes_per_point + (working / per_device if at_once == per_device else 0),
     )
 
 
@@ -276,9 +276,9 @@ def _side_by_side(function: Callable, split: int, mesh: Mesh, at_once: int):
     def on_one_device(*args):
         per_point, shared = args[:split], args[split]
         if 1 < at_once == len(jax.tree.leaves(per_point)[0]):
-            return jax.vmap(lambda *one: function(*one, shared))(*per_point)
+            return jax.vmap(lambda *point: function(*point, shared))(*per_point)
         batch_size = at_once if at_once > 1 else None
-        return jax.lax.map(lambda one: function(*one, shared), per_point, batch_size=batch_size)
+        return jax.lax.map(lambda point: function(*point, shared), per_point, batch_size=batch_size)
 
     mapped = jax.shard_map(
         on_one_device,

@@ -77,8 +77,8 @@ def write(path: Path, writer: Callable[[Path], Any]) -> None:
     try:
         writer(draft)
         draft.chmod(0o666 & ~_umask())
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())  # the new name must not reach the disk before the contents
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())  # the new name must not reach the disk before the contents
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -211,14 +211,14 @@ def input_signal(
     """The signal of a batch of inputs, or of the inputs that a spec stands for; see `predict`."""
     if len(x.shape) < 2:
         raise ValueError(f"x has shape {x.shape}; it must be a batch of inputs, (batch, ...).")
-    given = not isinstance(x, jax.ShapeDtypeStruct)
-    flat = jnp.asarray(x, float).reshape(x.shape[0], -1) if given else jnp.zeros((1, 1))
-    measured = jnp.mean(flat**2) if given else 1.0
-    mean = jnp.mean(flat) if given else 0.0
-    if q is not None and given:  # the same inputs, longer or shorter
+    has_data = not isinstance(x, jax.ShapeDtypeStruct)
+    flat = jnp.asarray(x, float).reshape(x.shape[0], -1) if has_data else jnp.zeros((1, 1))
+    measured = jnp.mean(flat**2) if has_data else 1.0
+    mean = jnp.mean(flat) if has_data else 0.0
+    if q is not None and has_data:  # the same inputs, longer or shorter
         mean = mean * jnp.sqrt(q / jnp.where(measured > 0, measured, 1.0))
     if correlation is None:
-        correlation = _mean_correlation(flat) if given and x.shape[0] > 1 else 0.0
+        correlation = _mean_correlation(flat) if has_data and x.shape[0] > 1 else 0.0
     return signal(
         measured if q is None else q,
         correlation,
@@ -244,10 +244,10 @@ def _unroll(
     for _, group in itertools.groupby(rows, lambda item: _prefix(item[1].path, level + 1)):
         members = list(group)
         if members[0][1].path.count(DEPTH) <= level:
-            yield from ((which, ()) for which, _ in members)
+            yield from ((number, ()) for number, _ in members)
             continue
         for i in range(members[0][1].log_q.shape[level]):
-            yield from ((which, (i, *rest)) for which, rest in _unroll(members, level + 1))
+            yield from ((number, (i, *rest)) for number, rest in _unroll(members, level + 1))
 
 
 def _prefix(path: tuple[str, ...], depths: int) -> tuple[str, ...]:

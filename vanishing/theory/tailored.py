@@ -200,16 +200,16 @@ def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[fl
     def run(parameter):
         def get_moments(q, value):
             one = jnp.ones_like(q)
-            nothing = jnp.zeros_like(q)
+            zero = jnp.zeros_like(q)
             fields = dict.fromkeys(Moments._fields, one)
-            fields |= {"mean": nothing, "square": q, "difference": local_map(parameter)(value)}
+            fields |= {"mean": zero, "square": q, "difference": local_map(parameter)(value)}
             return Moments(**fields)
 
         stand_in = ACTIVATIONS["tanh"]._replace(closed_form=get_moments, initializer="lecun_normal")
         fitted = network(stand_in)
         before = _beginning(signal(1.0, shape=tuple(x.shape[1:]), batch=x.shape[0]), start)
         after = propagate(fitted, before)
-        ends = [propagate(path, _beginning(there, start)) for path, there in _paths(fitted, before)]
+        ends = [propagate(path, _beginning(entry, start)) for path, entry in _paths(fitted, before)]
         return after.q, functools.reduce(jnp.maximum, [s.decorrelation for s in (after, *ends)])
 
     jitted = jax.jit(run)
@@ -227,11 +227,11 @@ def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[fl
     return largest
 
 
-def _beginning(there: Signal, start: float) -> Signal:
+def _beginning(entry: Signal, start: float) -> Signal:
     """The signal at the same place of a subnetwork that begins there."""
     return dataclasses.replace(
-        there.restarted(),
-        log_q=jnp.zeros_like(there.log_q),
+        entry.restarted(),
+        log_q=jnp.zeros_like(entry.log_q),
         decorrelation=jnp.asarray(start, jnp.float64),
     )
 

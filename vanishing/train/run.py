@@ -154,9 +154,9 @@ def _by_run(settings: Mapping[str, Any]) -> dict[str, Any]:
     arrays = {n: v if isinstance(v, jax.Array) else np.asarray(v) for n, v in values.items()}
     counts = {name: len(array) for name, array in arrays.items() if array.ndim}
     if len(set(counts.values())) > 1:
-        given = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        sizes = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise ValueError(
-            f"settings has {given}; give a value for each run, or one number for all of them."
+            f"settings has {sizes}; give a value for each run, or one number for all of them."
         )
     runs = next(iter(counts.values()), 1)
     return {n: a if a.ndim else np.broadcast_to(a, (runs,)) for n, a in arrays.items()}

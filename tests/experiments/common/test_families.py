@@ -42,26 +42,26 @@ def dataset(accuracies, losses=None, factors=(0.1, 1.0)):
 
 
 def test_the_share_is_that_of_the_first_layer_over_the_last_hidden_one():
-    found = families.summary(dataset(np.full((2, 3), 0.5)))
-    np.testing.assert_allclose(found.log10_share, [-2.0, 0.0])  # two layers between 1 and 3
-    assert found.hidden.values.tolist() == [3, 3]
-    assert found.learning_rate.values.tolist() == [0.1, 0.1]
-    assert found.at_an_end.all()
+    summary = families.summary(dataset(np.full((2, 3), 0.5)))
+    np.testing.assert_allclose(summary.log10_share, [-2.0, 0.0])  # two layers between 1 and 3
+    assert summary.hidden.values.tolist() == [3, 3]
+    assert summary.learning_rate.values.tolist() == [0.1, 0.1]
+    assert summary.at_an_end.all()
 
 
 def test_a_shallower_network_ends_where_its_layers_do():
-    padded = dataset(np.full((2, 3), 0.5))
-    padded["cotangent_rms"] = padded.cotangent_rms.where(
-        (padded.member != "a") | (padded.layer < 4)
+    results = dataset(np.full((2, 3), 0.5))
+    results["cotangent_rms"] = results.cotangent_rms.where(
+        (results.member != "a") | (results.layer < 4)
     )
-    found = families.summary(padded)
-    np.testing.assert_allclose(found.log10_share, [-1.0, 0.0])
-    assert found.hidden.values.tolist() == [2, 3]
+    summary = families.summary(results)
+    np.testing.assert_allclose(summary.log10_share, [-1.0, 0.0])
+    assert summary.hidden.values.tolist() == [2, 3]
 
 
 def test_the_ranking_tells_apart_what_the_seeds_tell_apart():
-    apart = dataset([[0.90, 0.91, 0.92], [0.70, 0.71, 0.72]])
-    assert families.ranking(apart, "member") == ["Best: a."]
+    far = dataset([[0.90, 0.91, 0.92], [0.70, 0.71, 0.72]])
+    assert families.ranking(far, "member") == ["Best: a."]
     # standard deviations of 0.08 over three seeds: means 0.02 apart say nothing
     near = dataset([[0.80, 0.90, 1.00], [0.78, 0.88, 0.98]])
     assert families.ranking(near, "member") == ["Best: a; within two standard errors of it: b."]
@@ -73,21 +73,21 @@ def test_nobody_is_best_where_nobody_learns():
 
 
 def test_one_seed_has_no_spread():
-    found = dataset([[0.9], [0.5]])
-    assert families.ranking(found, "member") == ["Best of one seed: a."]
-    lines = families.table(found)
+    results = dataset([[0.9], [0.5]])
+    assert families.ranking(results, "member") == ["Best of one seed: a."]
+    lines = families.table(results)
     assert "90.0%  learns" in lines[1]
     assert "±" not in "".join(lines)
 
 
 def test_what_diverged_is_said_and_cannot_be_best():
-    def broken(loss):
+    def diverge(loss):
         loss[0, :, 0, 1] = np.nan
         return loss
 
-    found = dataset([[0.9, 0.9, 0.9], [0.5, 0.5, 0.5]], broken)
-    assert families.ranking(found, "member") == ["Best: b."]
-    lines = families.table(found)
+    results = dataset([[0.9, 0.9, 0.9], [0.5, 0.5, 0.5]], diverge)
+    assert families.ranking(results, "member") == ["Best: b."]
+    lines = families.table(results)
     assert lines[1].endswith("diverges (1 of 3 seeds)")
     assert lines[2].endswith("learns in part")
 

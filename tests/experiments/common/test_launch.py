@@ -42,9 +42,9 @@ def test_execute_leaves_all_files_and_says_the_answer(tmp_path, capsys):
     execute(Config(out=str(tmp_path)))
     names = {path.name for path in tmp_path.iterdir() if path.name != ".lock"}
     assert names == {"data.nc", "config.json", "verdict.txt", "figure.png", "figure.svg"}
-    said = capsys.readouterr().out
-    assert "sum 5" in said
-    assert str(tmp_path / "figure.png") in said
+    stdout = capsys.readouterr().out
+    assert "sum 5" in stdout
+    assert str(tmp_path / "figure.png") in stdout
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["config"] == {
         "experiment": "depth",
@@ -105,11 +105,11 @@ def test_results_of_another_version_of_the_users_file_are_not_mixed_in(tmp_path)
 
 
 def test_a_failed_measurement_leaves_no_results(tmp_path):
-    def broken(config, run):
+    def fail(config, run):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError):
-        execute(Config(out=str(tmp_path)), broken)
+        execute(Config(out=str(tmp_path)), fail)
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
     execute(Config(out=str(tmp_path), depths=(2,)))  # a folder that holds nothing is anybody's
 
@@ -151,17 +151,17 @@ def test_failed_cells_are_said_and_tried_again(tmp_path, capsys):
 )
 def test_a_bad_value_ends_in_one_clear_line(tmp_path, flag, fragment):
     (tmp_path / "taken").write_text("a file, not a folder")
-    ended = command(*flag.split(), cwd=tmp_path)
-    assert ended.returncode != 0
-    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
-    assert fragment in ended.stderr
+    process = command(*flag.split(), cwd=tmp_path)
+    assert process.returncode != 0
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert fragment in process.stderr
 
 
 def test_help_is_a_view_of_the_config():
     python = [sys.executable, "-m", "experiments.activation", "--help"]  # as a person would
-    shown = subprocess.run(python, capture_output=True, text=True)
-    assert shown.stdout.lstrip().startswith("Which activations let the gradient through")
+    process = subprocess.run(python, capture_output=True, text=True)
+    assert process.stdout.lstrip().startswith("Which activations let the gradient through")
     from experiments.activation import Config as ActivationConfig
 
     for field in dataclasses.fields(ActivationConfig):
-        assert f"--{field.name}" in shown.stdout.replace("[no]", "")
+        assert f"--{field.name}" in process.stdout.replace("[no]", "")

@@ -25,47 +25,51 @@ ONE_BY_ONE = (
 
 
 def dataset(folder):
-    with xr.open_dataset(folder / "data.nc") as opened:
-        return opened.load()
+    with xr.open_dataset(folder / "data.nc") as file:
+        return file.load()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [20])
 def test_a_sweep_killed_at_random_moments_ends_with_the_same_dataset(kills, tmp_path):
     """Real processes die of SIGKILL: compiling, training, keeping checkpoints."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    ended = Running("tests.walks", f"--out={whole}").ended()
-    assert ended.returncode == 0, ended.stderr
-    victims = Running("tests.victim", str(kills), str(killed)).ended()
+    reference, folder = tmp_path / "whole", tmp_path / "killed"
+    process = Running("tests.walks", f"--out={reference}").ended()
+    assert process.returncode == 0, process.stderr
+    victims = Running("tests.victim", str(kills), str(folder)).ended()
     assert victims.returncode == 0, victims.stdout + victims.stderr
-    left = re.findall(r"killed; .*: (\d+)((?: \d+)*)$", victims.stdout, re.MULTILINE)
-    assert len(left) == kills
+    leftovers = re.findall(r"killed; .*: (\d+)((?: \d+)*)$", victims.stdout, re.MULTILINE)
+    assert len(leftovers) == kills
     if kills >= 20:
-        assert len({parts for parts, _ in left}) >= 2, f"too few died between two cells: {left}"
-        assert len({chunks for _, chunks in left}) >= 3, f"too few died with a checkpoint: {left}"
-    assert (killed / "data.nc").read_bytes() == (whole / "data.nc").read_bytes()
+        assert len({parts for parts, _ in leftovers}) >= 2, (
+            f"too few died between two cells: {leftovers}"
+        )
+        assert len({chunks for _, chunks in leftovers}) >= 3, (
+            f"too few died with a checkpoint: {leftovers}"
+        )
+    assert (folder / "data.nc").read_bytes() == (reference / "data.nc").read_bytes()
 
 
 @pytest.fixture(scope="module")
 def on_one_device(tmp_path_factory):
     out = tmp_path_factory.mktemp("one")
-    ended = command(*ONE_BY_ONE, f"--out={out}", "--host_devices=1")
-    assert ended.returncode == 0, ended.stderr
+    process = command(*ONE_BY_ONE, f"--out={out}", "--host_devices=1")
+    assert process.returncode == 0, process.stderr
     return dataset(out)
 
 
-def assert_same_results(found, expected):
+def assert_same_results(actual, expected):
     """Bit for bit where each network runs by itself, else to the rounding of float32."""
-    xr.testing.assert_equal(found.sel(depth=40), expected.sel(depth=40))
+    xr.testing.assert_equal(actual.sel(depth=40), expected.sel(depth=40))
     numbers = [name for name in expected.data_vars if expected[name].dtype.kind == "f"]
-    xr.testing.assert_allclose(found[numbers], expected[numbers], rtol=1e-4, atol=1e-12)
+    xr.testing.assert_allclose(actual[numbers], expected[numbers], rtol=1e-4, atol=1e-12)
 
 
 @pytest.mark.slow
 def test_eight_devices_give_the_results_of_one(tmp_path, on_one_device):
-    ended = command(*ONE_BY_ONE, f"--out={tmp_path}", "--host_devices=8")
-    assert ended.returncode == 0, ended.stderr
-    assert "Running on 8 x cpu" in ended.stdout
+    process = command(*ONE_BY_ONE, f"--out={tmp_path}", "--host_devices=8")
+    assert process.returncode == 0, process.stderr
+    assert "Running on 8 x cpu" in process.stdout
     assert_same_results(dataset(tmp_path), on_one_device)
 
 
@@ -74,17 +78,17 @@ def together(out, module="experiments.activation", question=ONE_BY_ONE):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    joined = ("--num_processes=2", f"--coordinator={address}", "--host_devices=2", f"--out={out}")
-    flags = (*question, *joined, "--checkpoint_every=0.001")
+    options = ("--num_processes=2", f"--coordinator={address}", "--host_devices=2", f"--out={out}")
+    flags = (*question, *options, "--checkpoint_every=0.001")
     return [Running(module, *flags, f"--process_id={n}") for n in (0, 1)]
 
 
 @pytest.fixture(scope="module")
 def on_two_processes(tmp_path_factory):
     out = tmp_path_factory.mktemp("two")
-    both = [process.ended() for process in together(out)]
-    assert [ended.returncode for ended in both] == [0, 0], both
-    return out, both
+    processes = [process.ended() for process in together(out)]
+    assert [process.returncode for process in processes] == [0, 0], processes
+    return out, processes
 
 
 @pytest.mark.slow
@@ -99,30 +103,30 @@ def test_two_processes_share_one_result_that_is_that_of_one_device(on_two_proces
 def test_two_processes_go_on_after_both_or_one_of_them_was_killed(tmp_path):
     """One that is left alone ends by itself: its next exchange with the dead one fails."""
     walks = {"module": "tests.walks", "question": ("--sizes=2,3", "--chunks=20")}
-    whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
+    reference, folder = tmp_path / "whole", tmp_path / "disturbed"
     moments = random.Random(0)
-    for doomed in ((0, 1), (1,), (0,)):
-        both, before = together(disturbed, **walks), left_behind(disturbed)
-        both[0].wait_until(lambda before=before: left_behind(disturbed) not in (before, (0,)))
+    for victims in ((0, 1), (1,), (0,)):
+        pair, before = together(folder, **walks), left_behind(folder)
+        pair[0].wait_until(lambda before=before: left_behind(folder) not in (before, (0,)))
         time.sleep(moments.uniform(0.0, 0.1))
-        for number in doomed:
-            both[number].kill()
-        ended = [process.ended(60.0) for process in both]
-        killed = tuple(n for n in (0, 1) if ended[n].returncode == -signal.SIGKILL)
-        assert killed == doomed, f"not all the others ended: {ended}"
-        assert all(process.returncode for process in ended)
-        assert not (disturbed / "data.nc").exists()
-    for out in (disturbed, whole):
-        both = [process.ended() for process in together(out, **walks)]
-        assert [ended.returncode for ended in both] == [0, 0], both
-    assert (disturbed / "data.nc").read_bytes() == (whole / "data.nc").read_bytes()
+        for number in victims:
+            pair[number].kill()
+        processes = [process.ended(60.0) for process in pair]
+        dead = tuple(n for n in (0, 1) if processes[n].returncode == -signal.SIGKILL)
+        assert dead == victims, f"not all the others ended: {processes}"
+        assert all(process.returncode for process in processes)
+        assert not (folder / "data.nc").exists()
+    for out in (folder, reference):
+        processes = [process.ended() for process in together(out, **walks)]
+        assert [process.returncode for process in processes] == [0, 0], processes
+    assert (folder / "data.nc").read_bytes() == (reference / "data.nc").read_bytes()
 
 
 def test_processes_that_are_not_told_apart_are_refused(tmp_path):
-    ended = command("--coordinator=localhost:1234", f"--out={tmp_path}")
-    assert ended.returncode != 0
-    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
-    assert "coordinator, num_processes and process_id belong together; give all" in ended.stderr
+    process = command("--coordinator=localhost:1234", f"--out={tmp_path}")
+    assert process.returncode != 0
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
+    assert "coordinator, num_processes and process_id belong together; give all" in process.stderr
 
 
 def test_a_second_process_in_the_same_folder_stops_and_the_first_can_be_interrupted(tmp_path):
@@ -133,33 +137,33 @@ def test_a_second_process_in_the_same_folder_stops_and_the_first_can_be_interrup
     first.wait_until(lambda: "Running" in first.stdout())
     second = command(*flags)
     first.interrupt()
-    ended = first.ended(60.0)
+    process = first.ended(60.0)
     assert second.returncode != 0
     assert len(second.stderr.strip().splitlines()) == 1, second.stderr
     assert f"{tmp_path} is in use by another process" in second.stderr
-    assert ended.returncode == 1
-    interrupted = f"activation: interrupted; the same command goes on from {tmp_path}."
-    assert ended.stderr.strip() == interrupted
+    assert process.returncode == 1
+    message = f"activation: interrupted; the same command goes on from {tmp_path}."
+    assert process.stderr.strip() == message
 
 
 @pytest.mark.slow
 def test_a_network_that_fails_is_said_and_the_others_are_there(tmp_path):
     flags = ("--activations=identity,tanh", "--depths=2", "--width=8", "--steps=16")
     rates = ("--record_every=2", "--seeds=2", "--learning_rates=1e8", "--abort_nonfinite")
-    ended = command(*flags, *rates, "--batch_size=16", f"--out={tmp_path}")
-    assert ended.returncode == 1
-    assert "FAILED identity, 2: a loss is infinite or nan at step" in ended.stdout
-    assert "1 of the networks failed, identity, 2: a loss" in ended.stderr
-    found = dataset(tmp_path)
-    assert np.isfinite(found.loss.sel(activation="tanh")).all()
-    assert np.isnan(found.loss.sel(activation="identity")).all()
+    process = command(*flags, *rates, "--batch_size=16", f"--out={tmp_path}")
+    assert process.returncode == 1
+    assert "FAILED identity, 2: a loss is infinite or nan at step" in process.stdout
+    assert "1 of the networks failed, identity, 2: a loss" in process.stderr
+    results = dataset(tmp_path)
+    assert np.isfinite(results.loss.sel(activation="tanh")).all()
+    assert np.isnan(results.loss.sel(activation="identity")).all()
 
 
 def test_networks_that_no_device_has_room_for_are_refused_with_their_size(tmp_path):
     small = ("--depths=2", "--activations=tanh", "--width=8", "--seeds=1", "--batch_size=16")
-    ended = command(*small, "--learning_rates=0.01", "--memory_gb=1e-6", f"--out={tmp_path}")
-    assert ended.returncode == 1
-    assert len(ended.stderr.strip().splitlines()) == 1, ended.stderr
+    process = command(*small, "--learning_rates=0.01", "--memory_gb=1e-6", f"--out={tmp_path}")
+    assert process.returncode == 1
+    assert len(process.stderr.strip().splitlines()) == 1, process.stderr
     assert re.search(
-        r"one point needs 0\.\d+ GB of memory on a device that has 1e-06", ended.stderr
+        r"one point needs 0\.\d+ GB of memory on a device that has 1e-06", process.stderr
     )

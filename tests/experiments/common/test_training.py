@@ -56,21 +56,24 @@ def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path):
     grid = sweep.Grid(numeric=config.numeric_axes())
 
     def run(**options):
-        made = training.cell(config, network)
-        return sweep.run(grid, lambda: made, shared=examples, checkpoint_every=0.0, **options)
+        cell = training.cell(config, network)
+        return sweep.run(grid, lambda: cell, shared=examples, checkpoint_every=0.0, **options)
 
-    def interrupted(chunks, label):
+    def interrupt(chunks, label):
         for chunk in chunks:
             if chunk == 3:
                 raise KeyboardInterrupt
             yield chunk
 
-    seen = []
+    chunks_after = []
     with pytest.raises(KeyboardInterrupt):
-        run(store=Folder(tmp_path), progress=interrupted)
-    resumed = run(store=Folder(tmp_path), progress=lambda it, label: seen.extend(it) or seen)
-    assert seen == [3, 4]
-    xr.testing.assert_identical(resumed, run())
+        run(store=Folder(tmp_path), progress=interrupt)
+    results = run(
+        store=Folder(tmp_path),
+        progress=lambda chunks, label: chunks_after.extend(chunks) or chunks_after,
+    )
+    assert chunks_after == [3, 4]
+    xr.testing.assert_identical(results, run())
 
 
 def losses(*runs):
@@ -94,11 +97,11 @@ def test_a_rate_at_which_a_seed_diverges_is_the_last_choice():
 
 
 def test_the_derived_initializer_depends_on_the_activation():
-    derived = groups.InitializerOptions()
-    chosen = groups.InitializerOptions(initializer="orthogonal")
-    assert training.initializer_name(derived, "relu") == "he_normal"
-    assert training.initializer_name(derived, "sigmoid") == "glorot_normal"
-    assert training.initializer_name(chosen, "relu") == "orthogonal"
+    default = groups.InitializerOptions()
+    orthogonal = groups.InitializerOptions(initializer="orthogonal")
+    assert training.initializer_name(default, "relu") == "he_normal"
+    assert training.initializer_name(default, "sigmoid") == "glorot_normal"
+    assert training.initializer_name(orthogonal, "relu") == "orthogonal"
 
 
 def test_options_that_are_compared_complete_a_configuration_that_lacks_them():
@@ -196,10 +199,10 @@ def test_what_is_no_network_for_the_data_is_refused(name, fragments, file):
 
 @pytest.mark.parametrize("module", [clipping, optimizer, regularization])
 def test_options_of_the_own_network_are_refused_beside_a_given_one(module, file):
-    given = module.Config(network=f"{file}:layer")
-    changed = "depth is 7, but --network brings a network of its own; leave one of them out."
-    assert_refuses(lambda: dataclasses.replace(given, depth=7), changed)
+    config = module.Config(network=f"{file}:layer")
+    message = "depth is 7, but --network brings a network of its own; leave one of them out."
+    assert_refuses(lambda: dataclasses.replace(config, depth=7), message)
     assert_refuses(lambda: module.Config(network="nowhere.py:make"), "network names nowhere.py, wh")
-    assert not set(module.Config.own_network) & set(given.question())
+    assert not set(module.Config.own_network) & set(config.question())
     assert "network" not in module.Config().question()
     assert module.Config(depth=7).question()["depth"] == 7
