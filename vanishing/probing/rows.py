@@ -129,7 +129,7 @@ def _add_sizes(numbers: "_Numbers", rows: Rows, outside: Sequence[Selected], let
     vectors, starts = in_groups(measure, items, keys, limit)
     numbers.add(
         dict(zip(together, vectors, strict=True)),
-        [(*place, start) for place, start in zip(places, starts, strict=True)],
+        [(*place, start) for place, start in zip(places, starts.tolist(), strict=True)],
     )
 
 
@@ -138,18 +138,25 @@ def _add_saturated(numbers: "_Numbers", rows: Rows, outside: Sequence[Selected],
     sloped = [s for s in outside if let_out[s.value].slope]
     if not sloped:
         return
-    chosen = {let_out[s.value].slope.signature: let_out[s.value].slope for s in sloped}
-
-    def measure(signature, roots):
-        return summary.fraction(chosen[signature].saturated(roots), rows.dtype)
-
     roots = [let_out[s.value].root[None] for s in sloped]
-    keys = [let_out[s.value].slope.signature for s in sloped]
+    # a function of the program is one of arrays of a shape
+    keys = [
+        (let_out[s.value].slope.signature, root.shape)
+        for s, root in zip(sloped, roots, strict=True)
+    ]
+    slope_of = {key: let_out[s.value].slope for s, key in zip(sloped, keys, strict=True)}
+
+    def measure(key, roots):
+        return summary.fraction(slope_of[key].saturated(roots), rows.dtype)
+
     vector, starts = in_groups(measure, roots, keys, rows.limit())
     name = "saturated"
     numbers.add(
         {name: vector},
-        [(ForwardSummary, s, (name,), start) for s, start in zip(sloped, starts, strict=True)],
+        [
+            (ForwardSummary, s, (name,), start)
+            for s, start in zip(sloped, starts.tolist(), strict=True)
+        ],
     )
 
 
@@ -167,7 +174,10 @@ def _add_shaped(numbers: "_Numbers", rows: Rows, outside: Sequence[Selected], le
     vectors, starts = in_groups(measure, signals, limit=rows.limit())
     numbers.add(
         dict(zip(names, vectors, strict=True)),
-        [(ForwardSummary, s, names, start) for s, start in zip(shaped, starts, strict=True)],
+        [
+            (ForwardSummary, s, names, start)
+            for s, start in zip(shaped, starts.tolist(), strict=True)
+        ],
     )
 
 
@@ -178,9 +188,9 @@ def _add_in_place(numbers: "_Numbers", rows: Rows, inside: Sequence[Selected], i
         if not names:
             continue
         tables = [in_place[s.value][i].reshape(-1, len(names)) for s in inside]
-        starts = np.cumsum([0, *map(len, tables)])
+        starts = np.cumsum([0, *map(len, tables)]).tolist()
         measured = dict(zip(names, jnp.unstack(jnp.concatenate(tables).T), strict=True))
-        absent = jnp.full((int(starts[-1]),), summary.unmeasured(), rows.dtype)
+        absent = jnp.full((starts[-1],), summary.unmeasured(), rows.dtype)
         measured = dict.fromkeys(rows.sizes, absent) | measured
         numbers.add(
             measured,
@@ -204,7 +214,7 @@ class _Numbers:
 
     def add(
         self,
-        measured: Mapping[str, Float[Array, "n"]],
+        measured: Mapping[str, Float[Array, "..."]],
         places: Iterable[tuple[type, Selected, Sequence[str], int]],
     ) -> None:
         """Adds vectors of some measures, of all sizes or of none.
