@@ -279,7 +279,7 @@ def _is_outside(frame: source_info_util.Frame) -> bool:
 
 def _is_of_library(file: str) -> bool:
     """Is a file of an installed library, or of Python itself?"""
-    return file.startswith(_PYTHON) or any(folder in file for folder in _LIBRARIES)
+    return file.startswith((_PYTHON, "<frozen ")) or any(folder in file for folder in _LIBRARIES)
 
 
 def _with_versions(eqn, read: Sequence[_ReadFrame]) -> tuple[tuple[int, ...], tuple[Frame, ...]]:
