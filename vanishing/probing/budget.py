@@ -11,7 +11,6 @@ import numpy as np
 from vanishing.probing.lineage import Instance, RowId
 from vanishing.probing.sites import Site
 
-
 EQUAL = 0.999
 """Two norms of which one is this share of the other are equal: they differ by rounding."""
 
