@@ -89,8 +89,8 @@ def measure(
     """The measures of these names of every signal of a stack; those that it has not are left out.
 
     "squares" and "total" are sums after a division by a number near the largest magnitude; where
-    that is 0 or not finite the inverse is 0, and what is not finite becomes nan. In the sum of squares
-    each nan counts as `_BROKEN`, beside which all finite squares are rounding.
+    that is 0 or not finite the inverse is 0, and what is not finite becomes nan. In the sum of
+    squares each nan counts as `_BROKEN`, beside which all finite squares are rounding.
 
     Args:
       x: the signals.
