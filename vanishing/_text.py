@@ -2,6 +2,7 @@
 
 import html
 import os
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,6 +40,14 @@ def one_line(error: BaseException) -> str:
     ('of two lines', 'KeyboardInterrupt')
     """
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def say(text: str) -> None:
+    """Print a text; that its reader has gone, as `head` goes, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # what is left must not fail when Python writes it as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def percent(x: float) -> str:

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from vanishing import probe
-from vanishing.probing import groups, measuring
+from vanishing.probing import groups, rows
 
 X = jax.random.normal(jax.random.key(0), (8, 16))
 
@@ -60,7 +60,7 @@ def test_without_rows_and_params_the_compiled_program_is_the_plain_one():
 def test_summaries_do_not_depend_on_how_rows_are_put_in_groups(monkeypatch):
     params = layers(6)
     together = probe(loss)(params, X).trace
-    monkeypatch.setattr(measuring, "LIMIT", 1)
+    monkeypatch.setattr(rows, "LIMIT", 1)
     separate = probe(loss)(params, X).trace
     for leaf, reference in zip(jax.tree.leaves(together), jax.tree.leaves(separate), strict=True):
         np.testing.assert_allclose(leaf, reference, rtol=2e-6)

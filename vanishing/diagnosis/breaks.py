@@ -130,14 +130,15 @@ def dead_gradient(trace: Trace) -> Iterator[Finding]:
         if not names:
             continue
         evidence: dict[str, Any] = {"parameters": len(names), "of": len(leaves)}
-        says = f"{len(names)} of {len(leaves)} parameter arrays "
+        have, them = ("has", "it") if len(names) == 1 else ("have", "them")
+        says = f"{len(names)} of {len(leaves)} parameter arrays {have} "
         if reach == UNUSED:
-            says += "have no effect on the loss"
+            says += "no effect on the loss"
         else:
-            says += "have an effect on the loss, but no gradient"
+            says += "an effect on the loss, but no gradient"
             if trace.layout.stops:
                 evidence["stop_gradient_at"] = english(trace.layout.stops[:_NAMED])
-                says += f": stop_gradient at {evidence['stop_gradient_at']} cuts it off"
+                says += f": stop_gradient at {evidence['stop_gradient_at']} cuts {them} off"
         many = reach == UNUSED or len(names) > len(leaves) / 2
         found = finding("dead_gradient", _listed(names), many, says, **evidence)
         fixes = (remedies.USE,) if reach == UNUSED else (remedies.UNSTOP, remedies.SLOPE)

@@ -75,8 +75,10 @@ def collapse(trace: Trace) -> Iterator[Finding]:
     if len(rows):
         row = int(rows[0])
         cosine = float(trace.forward.similarity[row])
-        says = "the outputs for different inputs are the same"
-        says += ": all are 0" if np.isnan(cosine) else f": their mean cosine is {number(cosine, 6)}"
+        says = "different inputs give outputs that are "
+        says += (
+            "all 0" if np.isnan(cosine) else f"the same up to a mean cosine of {number(cosine, 6)}"
+        )
         where = setting(trace, [row])
         yield finding("rank_collapse", trace.names[row], False, says, where, mean_cosine=cosine)
 

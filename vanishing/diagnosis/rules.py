@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+<<<<<<< HEAD
 from vanishing._text import number, percent
+=======
+from vanishing import _arguments
+from vanishing._text import number
+>>>>>>> main
 from vanishing.diagnosis import remedies
 from vanishing.diagnosis.breaks import cut, dead_gradient, non_finite
 from vanishing.diagnosis.collapse import FEWEST_EXAMPLES, collapse, dead_units
@@ -52,12 +57,16 @@ def diagnose(trace: Trace) -> Diagnosis:
       trace: from `vanishing.probe`; of a stack of traces, the median is looked at, and every
         element that is not finite.
 
+    Raises:
+      ValueError: it is no trace.
+
     >>> import jax.numpy as jnp
     >>> from vanishing import probe
     >>> loss = lambda w: jnp.sum(jnp.tanh(5 * jnp.eye(8) @ w))
     >>> print(diagnose(probe(loss)(jnp.eye(8) + 1).trace).findings[0].kind)
     saturated
     """
+    _arguments.instance("trace", trace, Trace, "a Trace of `vanishing.probe`")
     single = trace.single()
     findings = [*non_finite(single), *dead_gradient(single)]
     if not any(found.kind == "non_finite" for found in findings):
@@ -106,7 +115,7 @@ def _saturated(trace: Trace) -> Iterator[Finding]:
     share = np.where(trace.forward.zeros > 0.01, np.nan, trace.forward.saturated)
     for row in worst_of_each_site(trace, share):
         if share[row] > SATURATED_SHARE:
-            says = f"{percent(share[row])} of its units have less than 1% of its largest slope"
+            says = f"the slope is under 1% of its largest at {percent(share[row])} of its units"
             where, high = setting(trace, [row]), share[row] > 0.6
             evidence = {"saturated_share": float(share[row])}
             yield finding("saturated", trace.names[row], high, says, where, **evidence)

@@ -102,6 +102,7 @@ class Node:
     def source(self) -> tuple[str, int] | None:
         """File and line of the innermost code of the user's own, else of another library's.
 
+<<<<<<< HEAD
         JAX remembers only what was called by the function that it traces. Where that is all a
         library's, as of a loss that this library makes, the user's line is the caller's.
         """
@@ -110,6 +111,16 @@ class Node:
         lines = [(frame.file_name, frame.start_line) for frame in frames]
         own = [line for line in lines if not _is_of_library(line[0])]
         return next(iter(own or ([self.caller] if self.caller else lines)), None)
+=======
+        Another library's counts where this one calls it. Where it calls this one, as a decorator
+        around our functions does, it is not what made the node.
+        """
+        stacks = [list(source_info_util.user_frames(e.source_info.traceback)) for e in self.places]
+        own = (frame for stack in stacks for frame in stack if is_own(frame.file_name))
+        called = (frame for stack in stacks for frame in itertools.takewhile(_is_outside, stack))
+        innermost = next(itertools.chain(own, called), None)
+        return (innermost.file_name, innermost.start_line) if innermost else None
+>>>>>>> main
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -283,9 +294,18 @@ def _is_library_function(jaxpr) -> bool:
     return _is_of_library(str(getattr(jaxpr.debug_info, "func_src_info", "")).rpartition(" at ")[2])
 
 
+def is_own(file: str) -> bool:
+    """Is a file the user's own: neither of this library, nor of another, nor of Python itself?"""
+    return not file.startswith(_HERE) and not _is_of_library(file)
+
+
+def _is_outside(frame: source_info_util.Frame) -> bool:
+    return not frame.file_name.startswith(_HERE)
+
+
 def _is_of_library(file: str) -> bool:
     """Is a file of an installed library, or of Python itself?"""
-    return file.startswith(_PYTHON) or any(folder in file for folder in _LIBRARIES)
+    return file.startswith((_PYTHON, "<frozen ")) or any(folder in file for folder in _LIBRARIES)
 
 
 def _with_versions(eqn, read: Sequence[_ReadFrame]) -> tuple[tuple[int, ...], tuple[Frame, ...]]:

@@ -59,6 +59,8 @@ def watch(measures: tuple[str, ...], measured: tuple[str, ...]) -> Callable:
         return x
 
     def backward_rule(slot, cotangent):
+        if not measures:
+            return cotangent, slot
         values = summary.measure(whole(jnp.asarray(cotangent))[None], measured)
         return cotangent, jnp.concatenate(summary.complete(values, measures, 1, slot.dtype))
 
