@@ -6,12 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-<<<<<<< HEAD
-from vanishing._text import number, percent
-=======
 from vanishing import _arguments
-from vanishing._text import number
->>>>>>> main
+from vanishing._text import number, percent
 from vanishing.diagnosis import remedies
 from vanishing.diagnosis.breaks import cut, dead_gradient, non_finite
 from vanishing.diagnosis.collapse import FEWEST_EXAMPLES, collapse, dead_units

@@ -102,25 +102,15 @@ class Node:
     def source(self) -> tuple[str, int] | None:
         """File and line of the innermost code of the user's own, else of another library's.
 
-<<<<<<< HEAD
-        JAX remembers only what was called by the function that it traces. Where that is all a
-        library's, as of a loss that this library makes, the user's line is the caller's.
-        """
-        stacks = [source_info_util.user_frames(e.source_info.traceback) for e in self.places]
-        frames = [f for stack in stacks for f in stack if not f.file_name.startswith(_HERE)]
-        lines = [(frame.file_name, frame.start_line) for frame in frames]
-        own = [line for line in lines if not _is_of_library(line[0])]
-        return next(iter(own or ([self.caller] if self.caller else lines)), None)
-=======
-        Another library's counts where this one calls it. Where it calls this one, as a decorator
+        JAX remembers only what was called by the function that it traces. Where none of that is the
+        user's own, as of a loss that a library makes, the user's line is where the program was asked
+        for. Another library's counts where this one calls it. Where it calls this one, as a decorator
         around our functions does, it is not what made the node.
         """
         stacks = [list(source_info_util.user_frames(e.source_info.traceback)) for e in self.places]
-        own = (frame for stack in stacks for frame in stack if is_own(frame.file_name))
-        called = (frame for stack in stacks for frame in itertools.takewhile(_is_outside, stack))
-        innermost = next(itertools.chain(own, called), None)
-        return (innermost.file_name, innermost.start_line) if innermost else None
->>>>>>> main
+        own = (_line(frame) for stack in stacks for frame in stack if is_own(frame.file_name))
+        called = (_line(f) for stack in stacks for f in itertools.takewhile(_is_outside, stack))
+        return next(itertools.chain(own, filter(None, [self.caller]), called), None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -283,7 +273,7 @@ def _caller() -> tuple[str, int] | None:
     frame = sys._getframe()
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith((_HERE, "<frozen")) and not _is_of_library(file):
+        if is_own(file):
             return file, frame.f_lineno
         frame = frame.f_back
     return None
@@ -297,6 +287,10 @@ def _is_library_function(jaxpr) -> bool:
 def is_own(file: str) -> bool:
     """Is a file the user's own: neither of this library, nor of another, nor of Python itself?"""
     return not file.startswith(_HERE) and not _is_of_library(file)
+
+
+def _line(frame: source_info_util.Frame) -> tuple[str, int]:
+    return frame.file_name, frame.start_line
 
 
 def _is_outside(frame: source_info_util.Frame) -> bool:
