@@ -39,3 +39,15 @@ def test_a_reader_that_has_gone_is_no_error(monkeypatch):
         for _ in range(2):
             _text.say("nobody reads this")
         monkeypatch.undo()
+
+
+def test_the_middle_of_a_long_repeat_is_counted_and_all_else_is_shown():
+    rows = [("first", "1"), *((f"h[{i}]", str(i)) for i in range(20)), ("last", "2")]
+    shown = _text.elided(rows)
+    assert [row[0] for row in shown[:4]] == ["first", "h[0]", "h[1]", "h[2]"]
+    assert shown[4] == ("… 14 rows, h[3] to h[16] …",)
+    assert [row[0] for row in shown[5:]] == ["h[17]", "h[18]", "h[19]", "last"]
+    assert ("h[9]", "9") in _text.elided(rows, keep=[10])
+    assert _text.elided(rows[:12]) == rows[:12]
+    assert "… 14 rows" in _text.table(("row", "x"), shown, texts=1)
+    assert '<td colspan="2">… 14 rows' in _text.html_table(("row", "x"), shown, texts=1)

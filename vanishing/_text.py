@@ -1,9 +1,10 @@
 """Text for people: numbers, tables, and source lines with the sizes of their rows."""
 
 import html
+import itertools
 import os
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -62,14 +63,19 @@ def percent(x: float) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
     """An aligned table, its first `texts` columns to the left and the others to the right.
 
+    A row of one cell, where others have more, is a line by itself.
+
     >>> print(table(("layer", "rms"), [("h[0]", "1.5"), ("h[10]", "0.25")], texts=1))
     layer   rms
     h[0]    1.5
     h[10]  0.25
     """
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    full = [row for row in rows if len(row) == len(header)]
+    widths = [max(map(len, column)) for column in zip(header, *full, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
+        if len(cells) < len(header):
+            return cells[0]
         return "  ".join(
             cell.ljust(width) if i < texts else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
@@ -78,12 +84,52 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> s
     return "\n".join([line(header), *map(line, rows)])
 
 
+_LONG, _ENDS = 12, 3  # a repeat of more rows is elided, but for so many at each end
+
+
+def elided(rows: Sequence[Sequence[str]], keep: Collection[int] = ()) -> list[Sequence[str]]:
+    """The rows of a table without the middle of long repeats, but for a line that counts them.
+
+    Rows repeat one another if their names, the first cells, differ in numbers alone.
+
+    Args:
+      rows: of the table.
+      keep: numbers of rows that are not elided.
+
+    >>> for (name,) in elided([(f"h[{i}]",) for i in range(20)], keep=[8]):
+    ...     print(name)
+    h[0]
+    h[1]
+    h[2]
+    … 5 rows, h[3] to h[7] …
+    h[8]
+    … 8 rows, h[9] to h[16] …
+    h[17]
+    h[18]
+    h[19]
+    """
+    repeats: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
+        repeats.setdefault(re.sub(r"\d+", "#", row[0]), []).append(number)
+    middles = (alike[_ENDS:-_ENDS] for alike in repeats.values() if len(alike) > _LONG)
+    hidden = {number for middle in middles for number in middle}.difference(keep)
+    result: list[Sequence[str]] = []
+    for is_hidden, group in itertools.groupby(enumerate(rows), lambda pair: pair[0] in hidden):
+        part = [row for _, row in group]
+        if is_hidden and len(part) > 1:
+            part = [(f"… {len(part)} rows, {part[0][0]} to {part[-1][0]} …",)]
+        result += part
+    return result
+
+
 def html_table(
     header: Sequence[str], rows: Sequence[Sequence[str]], texts: int, caption: str = ""
 ) -> str:
     """The same as HTML, for a notebook."""
 
     def line(tag: str, cells: Sequence[str]) -> str:
+        if len(cells) < len(header):
+            return f'<td colspan="{len(header)}">{html.escape(cells[0])}</td>'
         sides = ("left" if i < texts else "right" for i in range(len(cells)))
         return "".join(
             f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'

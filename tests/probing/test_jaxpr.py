@@ -33,11 +33,13 @@ def test_a_node_knows_its_own_line_also_where_a_jitted_function_was_traced_befor
         assert line_number == line
 
 
-def test_what_the_library_makes_has_no_line_of_another_library_that_is_around_it():
+def test_what_a_library_makes_has_the_line_of_the_user_who_calls_it():
     net = networks.mlp(2, depth=2, width=4)  # the tests put checks of types around each function
     x = jnp.ones((2, 4))
-    trace = comparison.measure(net, net.init(jax.random.key(0), x), x, jax.random.key(1))
-    assert {site.source for site in trace.sites} == {""}
+    variables, key = net.init(jax.random.key(0), x), jax.random.key(1)
+    line = inspect.currentframe().f_lineno + 1
+    trace = comparison.measure(net, variables, x, key)
+    assert {site.source for site in trace.sites} == {f"tests/probing/test_jaxpr.py:{line}"}
 
 
 def test_a_split_is_replayed_as_slices(x64):

@@ -6,6 +6,7 @@ import pytest
 
 from tests.probing.named_models import MODELS
 from vanishing.probing import naming
+from vanishing.probing.dependence import RESHAPES
 from vanishing.probing.plan import make_plan
 
 
@@ -28,8 +29,12 @@ def test_rows_are_called_as_the_author_of_a_model_would_call_them(model):
 def test_every_operation_has_a_name_of_its_own(model):
     with jax.numpy_rank_promotion("allow"):
         model_case = MODELS[model]()
-        names = names_of(model_case.loss, *model_case.args, level="op")
+        layout = make_plan(model_case.loss, model_case.args, {}, level="op").layout
+    names = layout.names
     assert len(set(names)) == len(names)
+    assert set(model_case.expected) <= set(names), "layers keep their names"
+    ops = {site.op for site in layout.sites if site.label not in model_case.expected}
+    assert not ops & RESHAPES
     assert sum("/" in name for name in names) > len(names) / 2
 
 

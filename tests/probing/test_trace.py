@@ -1,4 +1,5 @@
 import typing
+from pathlib import Path
 
 import chex
 import jax
@@ -15,6 +16,7 @@ from vanishing.probing import (
     probe,
 )
 from vanishing.probing.layout import Layout
+from vanishing.probing.trace import _COLUMNS
 
 
 def loss(params, x):
@@ -131,3 +133,39 @@ def test_a_row_that_is_not_finite_ran():
         jnp.eye(2), jnp.full((3, 2), jnp.nan)
     ).trace
     assert trace.ran().all()
+
+
+def test_long_repeats_are_elided_but_for_where_numbers_break(trace):
+    def loss(w, x):
+        step = lambda h, i: (jnp.tanh(h @ w) / (i - 20.0), None)  # noqa: E731
+        return jnp.sum(jax.lax.scan(step, x, jnp.arange(40.0))[0])
+
+    long = probe(loss)(jnp.eye(3), X).trace
+    assert len(long) == 80
+    assert len(str(long).splitlines()) < 30
+    assert "every_row=True" in str(long)
+    assert "w[t=21] " in str(long)  # what broke in the step before
+    assert len(long.table(every_row=True).splitlines()) == 82
+    assert long._repr_html_().count("<tr>") < 30
+    assert trace.table(every_row=True) == str(trace)
+
+
+def test_a_repr_is_one_short_line(trace):
+    probed = probe(loss)(PARAMS, X)
+    assert repr(probed.trace).startswith("Trace(loss 0.")
+    assert repr(probed) == f"Probed(gradients of 3 arrays, {probed.trace!r})"
+    assert repr(trace.budget()).startswith("Budget(Of the ")
+    assert len(repr(jax.tree.structure(trace))) < 300
+    assert "without numbers" in repr(jax.tree.map(lambda leaf: None, trace))
+
+
+def test_every_column_is_explained_in_the_legend_and_where_users_look(trace):
+    readme = (Path(__file__).parents[2] / "vanishing" / "README.md").read_text()
+    assert {line.split("  ")[1] for line in trace.legend().splitlines()} >= {
+        "similar",
+        "dead",
+        "at",
+    }
+    for column in _COLUMNS:
+        assert f"`{column}`" in readme
+        assert f"`{column.partition(' ')[0]}" in Trace.__doc__.replace("not finite", "not")

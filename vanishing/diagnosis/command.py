@@ -4,8 +4,8 @@
 
 `make_loss` takes nothing and returns `(loss_fn, params, args)`; the loss is called as
 `loss_fn(params, *args)` and returns a real scalar, or with `--has_aux` a pair of it and anything
-else. Prints a table of signal and gradient, layer by layer, the operations that lost the gradient,
-and the findings with their remedies.
+else. Prints a table of signal and gradient, layer by layer, what its columns say, the operations
+that lost the gradient, and the findings with their remedies.
 """
 
 from collections.abc import Callable
@@ -26,6 +26,7 @@ def define_flags() -> None:
     flags.DEFINE_string("model", None, "The function, as path/to/file.py:name.")
     flags.DEFINE_enum("level", "layer", LEVELS, "A row for each layer, or for each operation.")
     flags.DEFINE_bool("has_aux", False, "Does the loss return (value, aux)?")
+    flags.DEFINE_bool("every_row", False, "Also print the middle of long repeats.")
     flags.DEFINE_integer("check", 0, "Rows to prove against perturbation gradients.", lower_bound=0)
     flags.DEFINE_bool("annotate", False, "Also print the source with the sizes beside it.")
     flags.DEFINE_string("plot", "", "Also write a picture to this file, such as trace.png.")
@@ -55,7 +56,8 @@ def report(loss: Callable, params: Any, args: tuple, options: flags.FlagValues) 
     """The trace, the budget and the diagnosis of a loss, and what the options ask for beside."""
     probed = probe(loss, has_aux=options.has_aux, level=options.level, summaries=SUMMARIES)
     trace = probed(params, *args).trace
-    parts = [str(trace), str(trace.budget()), str(diagnose(trace))]
+    columns = f"Columns:\n{trace.legend()}"
+    parts = [trace.table(options.every_row), columns, str(trace.budget()), str(diagnose(trace))]
     if options.annotate:
         parts.append(trace.annotate())
     if options.check:

@@ -46,8 +46,10 @@ networks, 2019); over 0.1 a step replaces the weight, under 1e-7 float32 loses i
 def diagnose(trace: Trace) -> Diagnosis:
     """The faults of the network that a trace was taken of.
 
-    Kinds of finding that need an optional summary (`dead_units`, `similarity`) or the updates
-    (`Trace.with_updates`) are looked for only where the trace has them.
+    Kinds of finding that need an optional summary (`dead_units`, and `similarity` for
+    `rank_collapse`) are looked for only where the trace has it: `unjudged` names the others, for
+    which to probe with `summaries=vanishing.probing.SUMMARIES`. `update_ratio` needs the updates
+    (`Trace.with_updates`).
 
     Args:
       trace: from `vanishing.probe`; of a stack of traces, the median is looked at, and every

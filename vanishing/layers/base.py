@@ -86,6 +86,11 @@ class Layer(NamedTuple):
     propagate: Propagate | None = None
     structure: Structure | None = None
 
+    def __repr__(self) -> str:
+        made_by = getattr(self.init, "__qualname__", "").partition(".")[0]
+        parts = f" of {len(self.structure.layers)}" if isinstance(self.structure, Chain) else ""
+        return f"Layer({made_by}{parts})"
+
 
 @dataclasses.dataclass(frozen=True)
 class Chain(Structure):

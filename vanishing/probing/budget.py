@@ -74,8 +74,18 @@ class Budget(NamedTuple):
         ):
             lines.append(f"  decades by {title}:")
             ranked = sorted(charges.items(), key=lambda item: -abs(item[1]))
-            lines += [f"    {gain:+8.2f}  {name}" for name, gain in ranked]
+            few = len(ranked) if len(ranked) <= _MOST else _MOST - 1
+            lines += [f"    {gain:+8.2f}  {name}" for name, gain in ranked[:few]]
+            if rest := [gain for _, gain in ranked[few:]]:
+                each = f"{len(rest)} others, each at most {abs(rest[0]):.2f}"
+                lines.append(f"    {sum(rest):+8.2f}  {each}")
         return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"Budget({self.sentence()})"
+
+
+_MOST = 8  # lines of each list that are printed; `by_kind` and the others hold all
 
 
 def budget(

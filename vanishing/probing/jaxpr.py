@@ -102,10 +102,10 @@ class Node:
     def source(self) -> tuple[str, int] | None:
         """File and line of the innermost code of the user's own, else of another library's.
 
-        JAX remembers only what was called by the function that it traces. Where none of that is the
-        user's own, as of a loss that a library makes, the user's line is where the program was asked
-        for. Another library's counts where this one calls it. Where it calls this one, as a decorator
-        around our functions does, it is not what made the node.
+        JAX remembers only what the function that it traces calls. Where none of that is the user's
+        own, as of a loss that a library makes, it is the line that had the program read. Another
+        library's counts where this one calls it. Where it calls this one, as a decorator around our
+        functions does, it is not what made the node.
         """
         stacks = [list(source_info_util.user_frames(e.source_info.traceback)) for e in self.places]
         own = (_line(frame) for stack in stacks for frame in stack if is_own(frame.file_name))

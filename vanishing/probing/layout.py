@@ -36,6 +36,9 @@ class Layout:
     level: str = "layer"  # see `vanishing.probe`
     measured: tuple[str, ...] = ()  # the summaries that were asked for, and "params"
 
+    def __repr__(self) -> str:
+        return f"Layout({len(self.names)} rows)"
+
     @functools.cached_property
     def instances(self) -> tuple[Instance, ...]:
         """The rows in forward order."""

@@ -32,6 +32,10 @@ class Probed(NamedTuple):
     aux: Any  # what the loss returned beside its value; None without `has_aux`
     trace: Trace
 
+    def __repr__(self) -> str:
+        grads = f"gradients of {len(jax.tree.leaves(self.grads))} arrays"
+        return f"Probed({grads}, {'' if self.aux is None else 'aux, '}{self.trace!r})"
+
 
 def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callable:
     """A compiled function that measures a planned loss in one forward and one backward pass.

@@ -43,6 +43,14 @@ class Trace:
     A pytree: the arrays are leaves and everything else is static, so it leaves a `jax.jit`, and is
     stacked by `jax.vmap` and `jax.lax.scan`, whose axes then stand in front of the row axis. What
     is printed of such a stack is its median.
+
+    It prints as a table; `legend` says what its columns are. `row` is the name of a layer or of
+    what follows it, `op` what it computes, `at` the line of your own that made it. Of the signal h
+    there: its `mean`, `rms` (root mean square), `max` (largest magnitude) and, at nonlinearities,
+    `zeros` (fraction that is exactly 0), `saturated` (fraction with next to no slope) and `dead`
+    (fraction of units that are 0 for the whole batch); `similar` is the mean cosine of two
+    examples, 1 where all have become one. `dL/dh` is the gradient of the loss with respect to the
+    signal, and `not finite` how many numbers are inf or nan.
     """
 
     forward: ForwardSummary  # each entry with a last axis of rows, in forward order
@@ -179,14 +187,46 @@ class Trace:
         return figures.plot(names, forward[rows], backward[rows], self._title())
 
     def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        has_numbers = isinstance(self.value, jax.Array | np.ndarray)
+        without = f"{len(self)} rows, without numbers"
+        is_traced = isinstance(self.value, Tracer)
+        return f"Trace({self._title() if has_numbers and not is_traced else without})"
+
+    def table(self, every_row: bool = False) -> str:
+        """The trace as a table, as `print` shows it.
+
+        Args:
+          every_row: also those in the middle of long repeats, which `print` only counts.
+        """
         if isinstance(self.value, Tracer):
             return f"a trace of {len(self)} rows, without numbers inside of jit, vmap or scan"
         header, rows = self._cells()
+        shown = rows if every_row else self._elided(rows)
+        hint = [] if len(shown) == len(rows) else ["All rows: print(trace.table(every_row=True))"]
         notes = [f"Not recorded: {note}" for note in self.notes]
-        return "\n".join([self._title(), _text.table(header, rows, texts=3), *notes])
+        return "\n".join([self._title(), _text.table(header, shown, texts=3), *hint, *notes])
+
+    def legend(self) -> str:
+        """What the columns of the table say, line by line."""
+        header, _ = self._cells()
+        return "\n".join(f"  {name.ljust(11)}  {_COLUMNS[name]}" for name in header)
 
     def _repr_html_(self) -> str:
-        return _text.html_table(*self._cells(), texts=3, caption=self._title())
+        header, rows = self._cells()
+        return _text.html_table(header, self._elided(rows), texts=3, caption=self._title())
+
+    def _elided(self, rows: list[tuple[str, ...]]) -> list[Sequence[str]]:
+        """The rows without the middle of long repeats, but with the first that are not finite."""
+        single = self.single()
+        shown = np.flatnonzero(self._shown())
+        broken = [
+            np.asarray(way.non_finite)[shown] > 0 for way in (single.forward, single.backward)
+        ]
+        first, last = np.flatnonzero(broken[0])[:1], np.flatnonzero(broken[1])[-1:]
+        return _text.elided(rows, keep=[int(row) for row in (*first, *last)])
 
     def _title(self) -> str:
         count = int(np.prod(np.shape(self.value), dtype=int))
@@ -228,6 +268,22 @@ class Trace:
         return tuple(name for name, _ in nonempty), cells_of_rows
 
 
+_COLUMNS = {
+    "row": "the layer, by the path of its parameters, and after a slash what follows it",
+    "op": "the operations that the row stands for",
+    "at": "the line of your own that made it",
+    "mean": "of the signal h at the row",
+    "rms": "of the signal: the root of its mean square",
+    "max": "of the signal: its largest magnitude",
+    "zeros": "fraction of the signal that is exactly 0, at nonlinearities",
+    "saturated": "fraction with a slope under 1% of the nonlinearity's largest",
+    "dead": "fraction of units that are 0 for the whole batch",
+    "similar": "mean cosine of the signals of two examples; 1 where all have become one",
+    "dL/dh rms": "of the gradient of the loss with respect to the signal",
+    "dL/dh max": "likewise, its largest magnitude",
+    "dL/dh zeros": "fraction of that gradient that is exactly 0",
+    "not finite": "how many numbers of the signal and of its gradient are inf or nan",
+}
 _LEAVES = ("forward", "backward", "params", "value")
 
 

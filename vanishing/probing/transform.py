@@ -49,13 +49,15 @@ def probe(
       has_aux: does the loss return a pair?
       level: "layer" for one row for each operation with parameters, for each nonlinearity that
         follows one, and for each sum of a residual stream; "op" for every floating-point operation
-        on the backward path.
+        on the backward path that does more than change a shape or a dtype.
       where: keeps only the sites for which it is true, for instance
         `lambda site: site.kind == "matmul"`; or those with a row whose name matches a pattern, for
         instance "blocks[3].*" or "**/gelu", in which `*` stands for anything within a part of a
         name, `**` for anything across parts, and brackets for themselves.
       summaries: names of entries of `vanishing.probing.ForwardSummary` and `BackwardSummary`. The
-        usual ones are all but "dead_units" and "similarity"; `("rms",)` alone costs the least.
+        usual ones are all but "dead_units" and "similarity", which `vanishing.diagnose` finds dead
+        units and inputs that become one by: `vanishing.probing.SUMMARIES` has all. `("rms",)` alone
+        costs the least.
       params: are the norms of each parameter and of its gradient wanted?
 
     Returns:

@@ -72,12 +72,30 @@ class Prediction:
         )
 
     def __str__(self) -> str:
+        return self.table()
+
+    def __repr__(self) -> str:
+        ends = f", {self.names[0]} to {self.names[-1]}" if self.names else ""
+        return f"Prediction({len(self)} rows{ends})"
+
+    def table(self, every_row: bool = False) -> str:
+        """The prediction as a table, as `print` shows it.
+
+        Args:
+          every_row: also those in the middle of long repeats, which `print` only counts.
+        """
         if isinstance(self.q, Tracer):
             return f"a prediction of {len(self)} rows, without numbers inside of jit, vmap or scan"
-        return _text.table(*self._cells(), texts=1)
+        header, rows = self._cells()
+        shown = rows if every_row else _text.elided(rows)
+        hint = (
+            [] if len(shown) == len(rows) else ["All rows: print(prediction.table(every_row=True))"]
+        )
+        return "\n".join([_text.table(header, shown, texts=1), *hint])
 
     def _repr_html_(self) -> str:
-        return _text.html_table(*self._cells(), texts=1)
+        header, rows = self._cells()
+        return _text.html_table(header, _text.elided(rows), texts=1)
 
     def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """A table; of a stack of predictions the median."""

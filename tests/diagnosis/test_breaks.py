@@ -1,0 +1,80 @@
+import inspect
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vanishing.diagnosis import diagnose, remedies
+from vanishing.probing import probe
+
+W = jax.random.normal(jax.random.key(0), (8, 8))
+X = jax.random.normal(jax.random.key(1), (4, 8))
+
+
+def finding_of(loss, *args, **settings):
+    (finding,) = diagnose(probe(loss, **settings)(*args).trace).findings
+    assert finding.kind == "non_finite"
+    return finding
+
+
+def line_of(function):
+    return f"test_breaks.py:{inspect.unwrap(function).__code__.co_firstlineno}"
+
+
+LOG = lambda w, x: jnp.mean(jnp.log(x @ w))  # noqa: E731
+LOG_OF_A_PARAMETER = lambda w, x: jnp.mean(jnp.log(w))  # noqa: E731
+ROOT_OF_NOTHING = lambda w, x: jnp.mean(jnp.sqrt(jax.nn.relu(x @ w)) @ w)  # noqa: E731
+BY_NOTHING = lambda w, x: jnp.mean(jnp.tanh(x @ w) / (x * 0.0))  # noqa: E731
+OVERFLOW = lambda w, x: jnp.mean(jnp.exp(1e3 * x @ w))  # noqa: E731
+
+
+@pytest.mark.parametrize(
+    ("loss", "op", "remedy"),
+    [
+        (LOG, "log", remedies.GUARD),
+        (LOG_OF_A_PARAMETER, "log", remedies.GUARD),
+        (ROOT_OF_NOTHING, "sqrt", remedies.GUARD),
+        (BY_NOTHING, "div", remedies.GUARD),
+        (OVERFLOW, "exp", remedies.SMALLER),
+    ],
+)
+@pytest.mark.parametrize("level", ["layer", "op"])
+def test_the_operation_that_made_the_first_of_them_is_named_with_its_line(loss, op, remedy, level):
+    finding = finding_of(loss, W, X, level=level)
+    assert finding.evidence["made_by"] == f"{op} at {line_of(loss)}"
+    assert f"{op} at {line_of(loss)}" in str(finding)
+    assert finding.remedies == (remedy,)
+
+
+def test_a_loss_that_is_nan_after_finite_rows_says_so():
+    finding = finding_of(LOG, W, X)
+    assert finding.where == "the loss"
+    assert finding.says.startswith("the loss is nan, though every row is finite; made by log at")
+
+
+def test_a_parameter_that_holds_nan_is_named_itself():
+    loss = lambda p, x: jnp.mean(jnp.tanh(x @ p[0]) @ p[1])  # noqa: E731
+    finding = finding_of(loss, [W, W.at[0, 0].set(jnp.nan)], X)
+    assert (finding.where, finding.remedies) == ("[1]", (remedies.CHECK_STEP,))
+    assert finding_of(loss, [W * jnp.nan, W], X).where == "[0]"
+
+
+def test_data_that_hold_nan_are_thought_of():
+    finding = finding_of(lambda w, x: jnp.mean(jnp.tanh(x @ w)), W, X * jnp.nan)
+    assert "dot_general at" in finding.says
+    assert "or already in what it takes in" in finding.says
+    assert remedies.CHECK_DATA in finding.remedies
+
+
+def test_of_several_suspects_all_are_named():
+    finding = finding_of(lambda w, x: jnp.mean(jnp.log(jnp.sqrt(x @ w))), W, X)
+    assert "sqrt or log at test_breaks.py:" in finding.says
+    assert "level='op' tells which" in finding.says
+
+
+def test_one_parameter_is_spoken_of_in_the_singular():
+    loss = lambda p, x: jnp.mean(x @ p["w"])  # noqa: E731
+    (finding,) = diagnose(probe(loss)({"w": W, "v": W}, X).trace).findings
+    assert str(finding).startswith(
+        "dead gradient at v (high): 1 of 2 parameter arrays has no effect on the loss"
+    )
