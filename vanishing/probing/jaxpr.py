@@ -102,15 +102,23 @@ class Node:
     def source(self) -> tuple[str, int] | None:
         """File and line of the innermost code of the user's own, else of another library's.
 
-        JAX remembers only what the function that it traces calls. Where none of that is the user's
-        own, as of a loss that a library makes, it is the line that had the program read. Another
-        library's counts where this one calls it. Where it calls this one, as a decorator around our
-        functions does, it is not what made the node.
+        Another library's counts where this one calls it. Where it calls this one, as a decorator
+        around our functions does, it is not what made the node.
         """
         stacks = [list(source_info_util.user_frames(e.source_info.traceback)) for e in self.places]
-        own = (_line(frame) for stack in stacks for frame in stack if is_own(frame.file_name))
-        called = (_line(f) for stack in stacks for f in itertools.takewhile(_is_outside, stack))
-        return next(itertools.chain(own, filter(None, [self.caller]), called), None)
+        own = (frame for stack in stacks for frame in stack if is_own(frame.file_name))
+        called = (frame for stack in stacks for frame in itertools.takewhile(_is_outside, stack))
+        innermost = next(itertools.chain(own, called), None)
+        return (innermost.file_name, innermost.start_line) if innermost else None
+
+    @property
+    def seen_from(self) -> tuple[str, int] | None:
+        """The same, but where no code of the user's own made it, the line that asked for it.
+
+        JAX remembers only what the function that it traces calls, which of a loss that a library
+        makes holds no line of the user's.
+        """
+        return self.source if self.source and is_own(self.source[0]) else self.caller or self.source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -287,10 +295,6 @@ def _is_library_function(jaxpr) -> bool:
 def is_own(file: str) -> bool:
     """Is a file the user's own: neither of this library, nor of another, nor of Python itself?"""
     return not file.startswith(_HERE) and not _is_of_library(file)
-
-
-def _line(frame: source_info_util.Frame) -> tuple[str, int]:
-    return frame.file_name, frame.start_line
 
 
 def _is_outside(frame: source_info_util.Frame) -> bool:

@@ -28,6 +28,7 @@ class Site(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     lengths: tuple[int, ...]  # of the loops around it
+    at: str = ""  # the source; of a library's code, the line of the user's own that asked for it
 
     @property
     def names(self) -> list[str]:
@@ -142,10 +143,11 @@ def _site(program: Program, dependences: Dependences, row: LayerRow, name: Name)
         kind=row.kind,
         param=name.param,
         scope=name.scope,
-        source=own_source(row.node),
+        source=line_of(row.node.source),
         shape=tuple(spec.shape),
         dtype=str(spec.dtype),
         lengths=tuple(node.loop.length for node in loops if node.loop),
+        at=line_of(row.node.seen_from),
     )
 
 
@@ -159,10 +161,10 @@ def _kernel(row: LayerRow, dependences: Dependences, leaves: Sequence[Leaf]) -> 
     return leaf_names.indexed(leaves[uses[0].leaf].path, [w.template() for w in uses[0].walks])
 
 
-def own_source(node: Node) -> str:
-    """ "file:line" of the user's own code that made a node, or "" where that is unknown."""
-    if node.source is None:
+def line_of(source: tuple[str, int] | None) -> str:
+    """ "file:line" of a place in the code, or "" where that is unknown."""
+    if source is None:
         return ""
-    file, line = node.source
+    file, line = source
     within = os.path.relpath(file)
     return f"{file if within.startswith(os.pardir) else within}:{line}"

@@ -38,4 +38,6 @@ def cutting(program: Program, dependences: Dependences, params: int) -> tuple[st
             break
         found |= dict.fromkeys(new)
         reached = reaching(program, program.frame.outputs[:1], passes)
-    return tuple(dict.fromkeys(sites.own_source(node) or "an unknown line" for node in found))
+    return tuple(
+        dict.fromkeys(sites.line_of(node.seen_from) or "an unknown line" for node in found)
+    )

@@ -86,7 +86,7 @@ class _Search:
 
 def _place(node: Node) -> str:
     """An operation and its source line, in few words."""
-    line = os.path.basename(sites.own_source(node))
+    line = os.path.basename(sites.line_of(node.seen_from))
     return f"{node.primitive} at {line}" if line else node.primitive
 
 

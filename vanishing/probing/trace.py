@@ -175,7 +175,7 @@ class Trace:
 
     def annotate(self) -> str:
         """The user's own source with the RMS of signal and gradient beside the lines."""
-        return _text.annotate([site.source for site in self.sites], *self._rms())
+        return _text.annotate([site.at for site in self.sites], *self._rms())
 
     def plot(self) -> "Figure":
         """Signal and gradient against row, as a matplotlib figure."""
@@ -244,7 +244,7 @@ class Trace:
         columns = [
             ("row", list(self.names)),
             ("op", [site.op for site in self.sites]),
-            ("at", [os.path.basename(site.source) for site in self.sites]),
+            ("at", [os.path.basename(site.at) for site in self.sites]),
             ("mean", _sizes(forward.mean, forward.non_finite)),
             ("rms", _sizes(forward.rms, forward.non_finite)),
             ("max", _sizes(forward.largest, forward.non_finite)),
