@@ -25,7 +25,7 @@ from jax.extend import core
 from vanishing.probing import equations
 from vanishing.probing.equations import Loop, is_reference, opened
 
-_HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this library
+HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this library
 _LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 _PYTHON = os.path.dirname(os.__file__) + os.sep
 
@@ -100,8 +100,8 @@ class Node:
     def source(self) -> tuple[str, int] | None:
         """File and line of the innermost code of the user's own, else of another library's."""
         stacks = [source_info_util.user_frames(e.source_info.traceback) for e in self.places]
-        frames = [f for stack in stacks for f in stack if not f.file_name.startswith(_HERE)]
-        own = [frame for frame in frames if not _is_of_library(frame.file_name)]
+        frames = [f for stack in stacks for f in stack if not f.file_name.startswith(HERE)]
+        own = [frame for frame in frames if not is_of_library(frame.file_name)]
         innermost = next(iter(own or frames), None)
         return (innermost.file_name, innermost.start_line) if innermost else None
 
@@ -261,10 +261,10 @@ class _Reader:
 
 def _is_library_function(jaxpr) -> bool:
     """Was the function that this is the jaxpr of written in an installed library, as JAX's are?"""
-    return _is_of_library(str(getattr(jaxpr.debug_info, "func_src_info", "")).rpartition(" at ")[2])
+    return is_of_library(str(getattr(jaxpr.debug_info, "func_src_info", "")).rpartition(" at ")[2])
 
 
-def _is_of_library(file: str) -> bool:
+def is_of_library(file: str) -> bool:
     """Is a file of an installed library, or of Python itself?"""
     return file.startswith(_PYTHON) or any(folder in file for folder in _LIBRARIES)
 
