@@ -25,7 +25,7 @@ from jax.extend import core
 from vanishing.probing import equations
 from vanishing.probing.equations import Loop, is_reference, opened
 
-HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this library
+_HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # this library
 _LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
 _PYTHON = os.path.dirname(os.__file__) + os.sep
 
@@ -98,11 +98,15 @@ class Node:
 
     @functools.cached_property
     def source(self) -> tuple[str, int] | None:
-        """File and line of the innermost code of the user's own, else of another library's."""
-        stacks = [source_info_util.user_frames(e.source_info.traceback) for e in self.places]
-        frames = [f for stack in stacks for f in stack if not f.file_name.startswith(HERE)]
-        own = [frame for frame in frames if not is_of_library(frame.file_name)]
-        innermost = next(iter(own or frames), None)
+        """File and line of the innermost code of the user's own, else of another library's.
+
+        Another library's counts where this one calls it. Where it calls this one, as a decorator
+        around our functions does, it is not what made the node.
+        """
+        stacks = [list(source_info_util.user_frames(e.source_info.traceback)) for e in self.places]
+        own = (frame for stack in stacks for frame in stack if is_own(frame.file_name))
+        called = (frame for stack in stacks for frame in itertools.takewhile(_is_outside, stack))
+        innermost = next(itertools.chain(own, called), None)
         return (innermost.file_name, innermost.start_line) if innermost else None
 
 
@@ -261,12 +265,21 @@ class _Reader:
 
 def _is_library_function(jaxpr) -> bool:
     """Was the function that this is the jaxpr of written in an installed library, as JAX's are?"""
-    return is_of_library(str(getattr(jaxpr.debug_info, "func_src_info", "")).rpartition(" at ")[2])
+    return _is_of_library(str(getattr(jaxpr.debug_info, "func_src_info", "")).rpartition(" at ")[2])
 
 
-def is_of_library(file: str) -> bool:
+def is_own(file: str) -> bool:
+    """Is a file the user's own: neither of this library, nor of another, nor of Python itself?"""
+    return not file.startswith(_HERE) and not _is_of_library(file)
+
+
+def _is_outside(frame: source_info_util.Frame) -> bool:
+    return not frame.file_name.startswith(_HERE)
+
+
+def _is_of_library(file: str) -> bool:
     """Is a file of an installed library, or of Python itself?"""
-    return file.startswith(_PYTHON) or any(folder in file for folder in _LIBRARIES)
+    return file.startswith((_PYTHON, "<frozen ")) or any(folder in file for folder in _LIBRARIES)
 
 
 def _with_versions(eqn, read: Sequence[_ReadFrame]) -> tuple[tuple[int, ...], tuple[Frame, ...]]:

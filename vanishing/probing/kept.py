@@ -3,7 +3,7 @@
 A program is kept as long as its loss lives, for the structure and types of the arguments, the flags
 and counts that the loss needs as values of Python, and the settings of JAX. It serves again where
 all that the loss refers to, and the objects among its arguments, are what they were when it was
-made (see `references`); of many programs the last used ones are kept.
+made (see `surroundings`); of many programs the last used ones are kept.
 """
 
 import functools
@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from vanishing.probing import references
+from vanishing.probing import surroundings
 from vanishing.probing.arguments import Returned, Structure, traced_as
 from vanishing.probing.measuring import Probed
 from vanishing.probing.plan import Plan
@@ -72,7 +72,7 @@ class Call(NamedTuple):
 class _Entry(NamedTuple):
     kind: Hashable
     static: tuple[int, ...]
-    refers: list[Any]  # as `references.held` gives it
+    refers: list[Any]  # as `surroundings.held` gives it
     program: Program
 
 
@@ -133,7 +133,7 @@ def find(call: Call) -> Program | None:
     for place, entry in enumerate(kept.entries):
         if entry.kind != call.kind or (now := refers(entry.static)) is None:
             continue
-        if references.same(entry.refers, now):
+        if surroundings.same(entry.refers, now):
             kept.entries.insert(0, kept.entries.pop(place))
             _of_loss[id(call.loss)] = _of_loss.pop(id(call.loss))
             return entry.program
@@ -149,7 +149,7 @@ def keep(program: Program, call: Call) -> None:
     if any(isinstance(leaves[i], _NOT_MET_AGAIN) for i in static):
         return
     refers = _refers(call, static)
-    if refers is None or references.reach(program.returned.aux, call.loss):
+    if refers is None or surroundings.reach(program.returned.aux, call.loss):
         return  # it would not be met again, or the loss would live as long as its program
     try:
         loss = weakref.ref(call.loss, functools.partial(_forget, id(call.loss)))
@@ -157,7 +157,7 @@ def keep(program: Program, call: Call) -> None:
         return
     kept = _of_loss.pop(id(call.loss), None)
     entries = kept.entries if kept and kept.loss() is call.loss else []
-    entry = _Entry(call.kind, static, references.held(refers), program)
+    entry = _Entry(call.kind, static, surroundings.held(refers), program)
     _of_loss[id(call.loss)] = _Kept(loss, [entry, *entries][:PER_LOSS])
     while sum(len(kept.entries) for kept in _of_loss.values()) > IN_ALL:
         del _of_loss[next(iter(_of_loss))]
@@ -165,7 +165,7 @@ def keep(program: Program, call: Call) -> None:
 
 def _refers(call: Call, static: Sequence[int]) -> list[Any] | None:
     """All that decides what the program of a call is, beside its kind."""
-    return references.reached((*(call.leaves[i] for i in static), *call.refers))
+    return surroundings.reached((*(call.leaves[i] for i in static), *call.refers))
 
 
 def _forget(number: int, loss: weakref.ref) -> None:

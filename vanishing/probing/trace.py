@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from vanishing import _text
 from vanishing._extras import needs
-from vanishing._numerics import summary_dtype, whole
+from vanishing._numerics import is_cut, summary_dtype, uncut, whole
 from vanishing._types import PyTree
 from vanishing.probing import summary
 from vanishing.probing.budget import Budget, budget
@@ -277,9 +277,7 @@ def leaf_norms(
     items = []
     for tree in trees:
         for leaf, place in zip(jax.tree.leaves(tree), leaves, strict=True):
-            leaf = whole(jnp.asarray(leaf))
-            rows = math.prod(place.lengths)
-            items.append(leaf.reshape(rows, leaf.size // max(1, rows)))
+            items.append(_as_rows(whole(jnp.asarray(leaf)), place.lengths))
     if not items:
         return [jnp.zeros(0)] * len(trees)
     names = summary.measures_of(("rms",))
@@ -292,7 +290,15 @@ def leaf_norms(
     measured = dict(zip(names, columns, strict=True))
     places = [start + row for start, x in zip(starts, items, strict=True) for row in range(len(x))]
     sizes = np.zeros(len(places))
-    sizes[places] = [x.shape[1] for x in items for _ in range(len(x))]
+    sizes[places] = [math.prod(x.shape[1:]) for x in items for _ in range(len(x))]
     norms = summary.entries(measured, sizes)["rms"] * np.sqrt(sizes).astype(dtype)
     norms = jax.lax.stop_gradient(norms)[np.array(places, int)]
     return jnp.split(norms, len(trees))
+
+
+def _as_rows(leaf: Array, lengths: tuple[int, ...]) -> Array:
+    """A leaf with one axis of layers in front."""
+    if is_cut(leaf) and not lengths:
+        return leaf[None]
+    rows = math.prod(lengths)
+    return uncut(leaf).reshape(rows, leaf.size // max(1, rows))

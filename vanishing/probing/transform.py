@@ -62,7 +62,7 @@ def probe(
       A `Probe`: call it for a `Probed`; its `check` proves the numbers on the same arguments.
 
     Raises:
-      ValueError: `level` or one of `summaries` is unknown.
+      ValueError: `loss` is no function, or `level` or one of `summaries` is unknown.
 
     >>> import jax, jax.numpy as jnp
     >>> from vanishing import probe
@@ -74,6 +74,7 @@ def probe(
     >>> [site.op for site in probed.trace.sites]
     ['dot_general', 'sigmoid', 'dot_general']
     """
+    _arguments.function("loss", loss, "a function of the parameters: probe(loss)(params)")
     _arguments.one_of("level", level, LEVELS)
     if isinstance(summaries, str):
         raise ValueError(f"summaries is the text {summaries!r}; give a tuple: ({summaries!r},).")
@@ -153,7 +154,7 @@ class Probe:
             under 0.
         """
         if not isinstance(rows, str):
-            _arguments.at_least("rows", rows, 0, note=", for all rows")
+            _arguments.whole("rows", rows, 0, note=", for all rows")
         plan = self._plan(args, kwargs)
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")

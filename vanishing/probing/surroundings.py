@@ -310,4 +310,4 @@ def _is_module_of_library(module: types.ModuleType) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _is_file_of_library(file: str) -> bool:
-    return jaxpr.is_of_library(file) or file.startswith(jaxpr.HERE)
+    return not jaxpr.is_own(file)
