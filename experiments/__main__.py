@@ -1,6 +1,7 @@
 """Lists the experiments: python -m experiments."""
 
 from experiments.common import catalog
+from vanishing._text import say
 
 
 def main() -> None:
@@ -8,9 +9,9 @@ def main() -> None:
     questions = catalog.questions()
     width = max(map(len, questions))
     for name, question in questions.items():
-        print(f"{name:<{width}}  {question}")
-    print("\nOne of them: python -m experiments.NAME (--help lists its flags)")
-    print("All of them: python -m experiments.all --preset=quick")
+        say(f"{name:<{width}}  {question}")
+    say("\nOne of them: python -m experiments.NAME (--help lists its flags)")
+    say("All of them: python -m experiments.all --preset=quick")
 
 
 if __name__ == "__main__":

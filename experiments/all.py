@@ -20,6 +20,7 @@ from absl import app, flags
 
 from experiments.common import catalog
 from vanishing import layers
+from vanishing._text import say
 from vanishing.sweep import storage
 
 _MNIST = "--data=mnist --steps=20000 --record_every=500 --seeds=5"
@@ -164,13 +165,13 @@ def main(argv: Sequence[str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     ran = []
     for number, name in enumerate(names, start=1):
-        print(f"[{number}/{len(names)}] {name} ...", flush=True)
+        say(f"[{number}/{len(names)}] {name} ...")
         ran.append(run(name, options.preset, out, options.overwrite))
-        print(f"    {ran[-1].failed or 'done'} ({ran[-1].seconds:.0f} s)", flush=True)
+        say(f"    {ran[-1].failed or 'done'} ({ran[-1].seconds:.0f} s)")
         storage.write(
             out / "index.html", lambda draft: draft.write_text(page(options.preset, ran, out))
         )
-    print(f"Page: {out / 'index.html'}")
+    say(f"Page: {out / 'index.html'}")
     failed = [entry.name for entry in ran if entry.failed]
     if failed:
         sys.exit(f"all: {len(failed)} of {len(ran)} failed: {', '.join(failed)}.")

@@ -19,7 +19,7 @@ import re
 import shutil
 import sys
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -31,8 +31,9 @@ OUT = ROOT / "build" / "reference"
 OUTSIDE = ("experiments", "flax", "jax", "numpy", "optax")  # of which names may be quoted too
 REFERENCE = re.compile(r"(?<!`)`([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+)(?:\(\))?`(?!`)")
 
-# Where types come from, which a reader of a signature need not know; a dot may be coloured.
-DOT = r"""(?:\.|</span><span class="o">\.</span><span class="n">)"""
+# Where types come from, which a reader of a signature need not know; a dot may be coloured, and
+# the quotes of its colour escaped, as in what the search looks through.
+DOT = r"""(?:\.|</span><span class=\\?"o\\?">\.</span><span class=\\?"n\\?">)"""
 LONG_NAMES = re.compile(
     rf"\b(?:jaxtyping|typing|collections{DOT}abc|jaxlib{DOT}_jax){DOT}".replace("{DOT}", DOT)
 )
@@ -196,11 +197,12 @@ def write() -> list[str]:
     modules = public_modules()
     for module in modules.values():
         for name, value in public_names(module).items():
-            setattr(module, name, value)  # pdoc looks at what a module holds, not what it can give
+            shown = _Written("{...}") if isinstance(value, Mapping) else value
+            setattr(module, name, shown)  # pdoc looks at what a module holds, not what it can give
             home = home_of(module, name)
             remarks = doc_ast.walk_tree(module).var_docstrings
             if text := comments(home).get(name):
-                remarks.setdefault(name, _as_sentence(text))
+                remarks.setdefault(name, remark(text, value))
             if inspect.isclass(value) and value.__module__.startswith("vanishing"):
                 _tell_fields(value, comments(home, value.__qualname__))
             elif inspect.isfunction(value):
@@ -208,9 +210,16 @@ def write() -> list[str]:
     shutil.rmtree(OUT, ignore_errors=True)
     render.configure(docformat="google", show_source=True, footer_text=f"v{vanishing.__version__}")
     pdoc.pdoc("vanishing", output_directory=OUT)
-    for page in OUT.rglob("*.html"):
-        page.write_text(LONG_NAMES.sub("", page.read_text()))
+    for file in (*OUT.rglob("*.html"), OUT / "search.js"):
+        file.write_text(LONG_NAMES.sub("", file.read_text()))
     return list(broken_links(OUT))
+
+
+def remark(text: str, value: Any) -> str:
+    """What a page says of a constant: the comment beside it, and the names that a table has."""
+    if not isinstance(value, Mapping):
+        return text
+    return f"{text}\n\nNames: {', '.join(f'`{name}`' for name in value)}."
 
 
 def _tell_fields(value: type, texts: dict[str, str]) -> None:
@@ -218,10 +227,10 @@ def _tell_fields(value: type, texts: dict[str, str]) -> None:
     from pdoc import doc_ast
 
     for name in getattr(value, "_fields", ()):
-        getattr(value, name).__doc__ = _as_sentence(texts.get(name, ""))
+        getattr(value, name).__doc__ = texts.get(name, "")
         value.__new__.__doc__ = ""
     for name, text in texts.items():
-        doc_ast.walk_tree(value).var_docstrings.setdefault(name, _as_sentence(text))
+        doc_ast.walk_tree(value).var_docstrings.setdefault(name, text)
 
 
 def _tell_defaults(function: FunctionType) -> None:
@@ -244,10 +253,6 @@ class _Written(str):
     """Source text, shown as it is."""
 
     __repr__ = str.__str__
-
-
-def _as_sentence(comment: str) -> str:
-    return comment[:1].upper() + comment[1:]
 
 
 class _Links(html.parser.HTMLParser):

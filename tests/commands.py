@@ -40,7 +40,7 @@ class Ended(NamedTuple):
 
 
 class Running:
-    """A module run as `python -m module` would, without a new Python."""
+    """A module, run as `python -m` would, or a file.py, as `python` would, without a new Python."""
 
     def __init__(self, module, *flags, cwd=None, optimized=False):
         self.folder = Path(tempfile.mkdtemp(prefix="vanishing-command-"))
@@ -97,7 +97,10 @@ def _become(module, flags, folder, cwd, optimized):
     os.chdir(cwd)
     sys.argv[1:] = flags
     try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        if module.endswith(".py"):
+            runpy.run_path(module, run_name="__main__")
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
         atexit._run_exitfuncs()  # which multiprocessing leaves out
         sys.stdout.flush()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import vanishing
 from tests.commands import Running
 
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,10 @@ def test_the_verbs_are_listed(flags):
     assert "diagnose  Measures your own model" in process.stdout
 
 
+def test_the_version_is_printed():
+    assert run("--version").stdout == f"vanishing {vanishing.__version__}\n"
+
+
 def test_a_verb_lists_its_flags():
     process = run("diagnose", "--help")
     assert process.returncode == 0, process.stderr
@@ -36,15 +41,16 @@ def test_a_verb_lists_its_flags():
     ("flags", "reason"),
     [
         (("diagnos",), "vanishing: verb is 'diagnos'; it must be one of diagnose."),
-        (("diagnose",), "vanishing diagnose: flag --model"),
+        (("diagnose",), "model is missing; write --model=path/to/file.py:make_loss."),
         (("diagnose", "--modle=a.py:f"), "Did you mean: model"),
         (
             ("diagnose", "--model=a.py:f", "--level=net"),
             "--level=net: value should be one of <layer|op>",
         ),
-        (("diagnose", "--model=a.py:f", "more"), "unexpected argument 'more'"),
+        (("diagnose", "--model=a.py:f", "more"), "'more'; write flags as --name=value."),
+        (("diagnose", "a.py:f"), "unexpected argument 'a.py:f'; write --model=a.py:f."),
     ],
-    ids=["unknown verb", "no model", "unknown flag", "bad value", "no flag"],
+    ids=["unknown verb", "no model", "unknown flag", "bad value", "no flag", "model without flag"],
 )
 def test_a_wrong_command_ends_in_one_line(flags, reason):
     process = run(*flags)

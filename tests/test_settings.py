@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from tests.helpers import assert_refuses
 from vanishing.probing import SUMMARIES, probe
@@ -34,6 +36,7 @@ SETTINGS = {
     "strict": lambda: jax.numpy_dtype_promotion("strict"),
     "jax_numpy_rank_promotion": lambda: jax.numpy_rank_promotion("raise"),
     "jax_enable_x64": lambda: jax.enable_x64(True),
+    "jax_check_tracer_leaks": jax.checking_leaks,
 }
 
 
@@ -62,6 +65,16 @@ def test_value_gradients_and_trace_are_right_under_the_setting(name):
 def test_a_check_is_right_where_jax_looks_for_nan_and_inf():
     with jax.debug_nans(True), jax.debug_infs(True):
         assert probe(loss).check(W, X).worst < 1e-5
+
+
+def test_what_was_not_measured_is_nan_in_a_trace_that_was_jitted_or_mapped_under_the_flag():
+    probed = probe(lambda p: jnp.sum(p**2), summaries=("rms",))
+    jitted = jax.jit(probed)
+    with jax.debug_nans(True):
+        traces = [jitted(X).trace, jax.vmap(probed)(X).trace]
+    for trace in (*traces, jitted(X).trace):
+        assert np.isnan(trace.params.update).all()
+        assert np.isnan(trace.forward.mean).all()
 
 
 def test_a_nan_of_the_loss_itself_is_still_an_error():
@@ -167,7 +180,41 @@ def test_an_activation_without_a_rule_for_batches_has_its_row(hidden):
     assert len(probed.trace) == 3
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_arrays_of_an_explicit_mesh_keep_their_shardings(compiled):
+    """One device is enough: the types say how arrays are cut, and are checked, all the same."""
+    mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Explicit,))
+    keys = jax.random.split(jax.random.key(0), 4)
+    shapes = {"up": (4, 6), "down": (6, 4), "loop": (2, 4, 4)}
+    draws = [jax.random.normal(k, s) for k, s in zip(keys, shapes.values(), strict=False)]
+    params = dict(zip(shapes, draws, strict=True))
+    x = jax.random.normal(keys[3], (5, 4))
+
+    def network(p, x, *, cut=False):
+        product = functools.partial(jnp.einsum, "bi,ij->bj")
+        if cut:
+            product = functools.partial(product, out_sharding=P(None, None))
+        up = functools.partial(product, out_sharding=P(None, "model")) if cut else product
+        h = product(jnp.tanh(up(x, p["up"])), p["down"])
+        h, _ = jax.lax.scan(lambda h, w: (jax.nn.relu(product(h, w)), None), h, p["loop"])
+        return jnp.mean(h**2)
+
+    expected = probe(network, summaries=SUMMARIES)(params, x)
+    with jax.set_mesh(mesh):
+        specs = {"up": P(None, "model"), "down": P("model"), "loop": P(None, None, "model")}
+        params = {
+            name: jax.device_put(leaf, NamedSharding(mesh, specs[name]))
+            for name, leaf in params.items()
+        }
+        probed = probe(functools.partial(network, cut=True), summaries=SUMMARIES)
+        probed = (jax.jit(probed) if compiled else probed)(params, x)
+        assert jax.typeof(probed.grads["up"]).sharding.spec == P(None, "model")
+    assert probed.trace.names == expected.trace.names
+    for one, other in zip(jax.tree.leaves(probed), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+
+
 def test_the_readme_has_every_setting():
     readme = Path(__file__).parent.parent.joinpath("vanishing", "README.md").read_text()
-    for name in SETTINGS:
+    for name in [*SETTINGS, "Explicit"]:
         assert re.search(rf"^\| .*{name}.* \| works", readme, flags=re.MULTILINE), name

@@ -1,3 +1,6 @@
+import os
+import sys
+
 import numpy as np
 
 from vanishing import _text
@@ -26,3 +29,18 @@ def test_annotate_names_lines_of_a_file_that_is_gone():
 def test_html_is_escaped():
     assert "&lt;stdin&gt;" in _text.html_table(["a"], [["<stdin>"]], 1, "<b>")
     assert "<b>" not in _text.html_table(["a"], [["x"]], 0, "<b>")
+
+
+def test_remarks_at_the_end_of_a_table_stand_to_the_left():
+    lines = _text.table(["n", ""], [["1", "learns"], ["10", "no"]], texts=0).splitlines()
+    assert lines == [" n", " 1  learns", "10  no"]
+
+
+def test_a_reader_that_has_gone_is_no_error(monkeypatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        for _ in range(2):
+            _text.say("nobody reads this")
+        monkeypatch.undo()

@@ -9,35 +9,41 @@ from types import ModuleType
 
 from absl import app, flags, logging
 
-from vanishing._text import one_line
+from vanishing import __version__
+from vanishing._text import one_line, say
+from vanishing.probing.jaxpr import is_own
 
-VERBS = {"diagnose": "vanishing.diagnosis.command"}  # modules with `define_flags` and `run`
+# Modules with `define_flags`, `run`, and the name of the flag that is usually given as USUAL.
+VERBS = {"diagnose": "vanishing.diagnosis.command"}
 
 
 def main() -> None:
     """Run the verb that the command line names; a bad value ends in one line."""
     verb, *rest = sys.argv[1:] or ["--help"]
+    if verb == "--version":
+        say(f"vanishing {__version__}")
+        return
     modules = {name: importlib.import_module(module) for name, module in VERBS.items()}
     if verb in _HELP:
         lines = (f"  {name}  {_lines(module)[0]}" for name, module in modules.items())
-        print("\n".join(["usage: vanishing VERB [flags]", "", *lines, ""]))
-        print("vanishing VERB --help lists the flags of a verb.")
+        say("\n".join(["usage: vanishing VERB [flags]", "", *lines, "", _HINT]))
         return
     if verb not in modules:
         sys.exit(f"vanishing: verb is {verb!r}; it must be one of {', '.join(modules)}.")
     modules[verb].define_flags()
     if set(rest) & set(_HELP):
-        print("\n".join([*_lines(modules[verb]), "", flags.FLAGS.module_help(VERBS[verb])]))
+        say("\n".join([*_lines(modules[verb]), "", flags.FLAGS.module_help(VERBS[verb])]))
         return
 
     def checked(argv: list[str]) -> None:
         if argv[1:]:
-            where = f"vanishing {verb}: unexpected argument {argv[1]!r}"
-            sys.exit(f"{where}; write flags as --name=value.")
+            usual = modules[verb].USUAL
+            flag = "flags as --name=value" if flags.FLAGS[usual].value else f"--{usual}={argv[1]}"
+            sys.exit(f"vanishing {verb}: unexpected argument {argv[1]!r}; write {flag}.")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # at INFO, JAX lists backends that are absent
         try:
-            print(modules[verb].run(flags.FLAGS))
+            say(modules[verb].run(flags.FLAGS))
         except (ValueError, TypeError, ImportError, OSError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
             sys.exit(f"vanishing {verb}: {one_line(error)}{_origin(error)}")
@@ -53,17 +59,23 @@ def _parse(verb: str, argv: list[str]) -> list[str]:
 
 
 def _origin(error: Exception) -> str:
-    """The line of the user's own or another library's code that raised an error, in brackets."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    if Path(last.filename).is_relative_to(Path(__file__).parent):
+    """The innermost line of the user's own code that led to an error, in brackets.
+
+    Of another library's, where none of the user's did.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    if Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
         return ""  # the message says what to change
-    return f" ({last.filename}:{last.lineno}; --verbosity=1 shows the traceback)"
+    innermost = [frame for frame in frames if is_own(frame.filename)] or frames
+    place = f"{innermost[-1].filename}:{innermost[-1].lineno}"
+    return f" ({place}; --verbosity=1 shows the traceback)"
 
 
 def _lines(module: ModuleType) -> Sequence[str]:
     return (module.__doc__ or "").strip().splitlines()
 
 
+_HINT = "vanishing VERB --help lists the flags of a verb; vanishing --version prints the version."
 _HELP = ("-h", "-help", "--help", "help")
 
 

@@ -4,6 +4,7 @@ A number is checked where it is known; an array, which may be traced, passes. na
 range.
 """
 
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -66,6 +67,108 @@ def at_least(
     """
     if _is_known(value) and not value >= least:
         raise ValueError(f"{_subject(name, value, owner)}; it must be at least {least}{note}.")
+
+
+def whole(name: str, value: Any, least: int, *, owner: str = "", note: str = "") -> None:
+    """Refuse what is no whole number, or one under `least`.
+
+    Args:
+      name: of the argument, a size or a count.
+      value: what it is.
+      least: the smallest number that is allowed.
+      owner: as for `at_least`.
+      note: as for `at_least`.
+
+    Raises:
+      ValueError: with the value and the least.
+
+    >>> whole("width", 3.5, 1, owner="mlp")
+    Traceback (most recent call last):
+    ValueError: mlp has width 3.5; it must be a whole number of at least 1.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        subject = _subject(name, described(value), owner)
+        allowed = f"a whole number of at least {least}"
+        raise ValueError(f"{subject}; it must be {allowed}{note}.") from None
+    at_least(name, number, least, owner=owner, note=note)
+
+
+def wholes(name: str, values: Any, *, owner: str = "") -> tuple[int, ...]:
+    """A tuple of whole numbers, one for each axis.
+
+    Raises:
+      ValueError: it is a single number, or one of it is no whole number.
+
+    >>> wholes("window", 2, owner="max_pool")
+    Traceback (most recent call last):
+    ValueError: max_pool has window 2; it must be a tuple of whole numbers, one for each axis.
+    """
+    if isinstance(values, Iterable) and all(isinstance(v, int | np.integer) for v in values):
+        return tuple(values)
+    subject = _subject(name, described(values), owner)
+    raise ValueError(f"{subject}; it must be a tuple of whole numbers, one for each axis.")
+
+
+def instance(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -> None:
+    """Refuse a value of another type, and name the field of it that would do.
+
+    Args:
+      name: of the argument.
+      value: what it is.
+      kinds: the types that are allowed.
+      what: these, in words.
+
+    Raises:
+      ValueError: with the value and what it must be.
+
+    >>> instance("trace", "gradients", int, "a Trace of `vanishing.probe`")
+    Traceback (most recent call last):
+    ValueError: trace is 'gradients'; it must be a Trace of `vanishing.probe`.
+    """
+    if isinstance(value, kinds):
+        return
+    kind = type(value)
+    fields = getattr(kind, "_fields", ()) or getattr(kind, "__dataclass_fields__", ())
+    fitting = (field for field in fields if isinstance(getattr(value, field, None), kinds))
+    hints = (f": pass {kind.__name__.lower()}.{field}" for field in fitting)
+    raise ValueError(f"{name} is {described(value)}; it must be {what}{next(hints, '')}.")
+
+
+def function(name: str, value: Any, what: str, *, owner: str = "") -> None:
+    """Refuse a value that cannot be called.
+
+    Args:
+      name: of the argument.
+      value: what it is.
+      what: the function that it must be, in words.
+      owner: as for `at_least`.
+
+    Raises:
+      ValueError: with the value and what it must be.
+
+    >>> function("kernel_init", "zeros", "an initialiser", owner="dense")
+    Traceback (most recent call last):
+    ValueError: dense has kernel_init 'zeros'; it must be an initialiser.
+    """
+    if not callable(value):
+        raise ValueError(f"{_subject(name, described(value), owner)}; it must be {what}.")
+
+
+def described(value: Any) -> str:
+    """A value in a few words: itself if that is short, a function's name, or else the type.
+
+    >>> described((32, 64)), described(len), described({"kernel": list(range(100))})
+    ('(32, 64)', 'the function len', 'a value of type dict')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if hasattr(value, "__name__"):
+        return f"the function {value.__name__}"
+    text = repr(value)
+    is_short = len(text) <= 40 and "\n" not in text and not text.startswith("<")
+    return text if is_short else f"a value of type {type(value).__name__}"
 
 
 def over(name: str, value: Scalar, bound: float | int, *, owner: str = "") -> None:

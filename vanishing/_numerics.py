@@ -34,6 +34,22 @@ def whole(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     return jax.reshard(x, NamedSharding(sharding.mesh, PartitionSpec(*spec.partitions)))
 
 
+def is_cut(x: Shaped[Array, "..."]) -> bool:
+    """Does the type of `x` say that it lies in parts on several devices?
+
+    It does with a mesh whose axes are `Explicit`; an operation that merges such axes is refused.
+    """
+    spec = getattr(jax.typeof(x).sharding, "spec", None) or ()
+    return any(axis is not None for axis in spec)
+
+
+def uncut(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x` of a type that says that each device has all of it."""
+    if not is_cut(x):
+        return x
+    return jax.reshard(x, NamedSharding(jax.typeof(x).sharding.mesh, PartitionSpec()))
+
+
 def real(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """`x`, or of complex numbers their magnitudes."""
     return jnp.abs(x) if jnp.issubdtype(x.dtype, jnp.complexfloating) else x

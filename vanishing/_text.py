@@ -2,6 +2,7 @@
 
 import html
 import os
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,6 +32,14 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def say(text: str) -> None:
+    """Print a text; that its reader has gone, as `head` goes, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # what is left must not fail when Python writes it as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def percent(x: float) -> str:
     """A fraction as a percentage; nothing for nan.
 
@@ -43,6 +52,8 @@ def percent(x: float) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
     """An aligned table, its first `texts` columns to the left and the others to the right.
 
+    Each column is as wide as its longest cell. One without a heading holds remarks, to the left.
+
     >>> print(table(("layer", "rms"), [("h[0]", "1.5"), ("h[10]", "0.25")], texts=1))
     layer   rms
     h[0]    1.5
@@ -52,7 +63,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> s
 
     def line(cells: Sequence[str]) -> str:
         return "  ".join(
-            cell.ljust(width) if i < texts else cell.rjust(width)
+            cell.ljust(width) if i < texts or not header[i] else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
 

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vanishing import _arguments
 from vanishing._extras import needs
 from vanishing._types import PyTree
 from vanishing.layers import Layer, Variables, output_spec
+from vanishing.layers.base import NETWORK, require_layer
 from vanishing.probing import Trace, probe
 from vanishing.theory import Prediction
 
@@ -38,6 +40,7 @@ def measure(
     Returns:
       The trace, with the summaries "rms" and "similarity".
     """
+    require_layer("network", network, NETWORK)
     variables = Variables(*variables)
     loss_key, noise_key = jax.random.split(key)
     spec = output_spec(network, variables, x)
@@ -52,9 +55,10 @@ def measure(
 def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
     """Prediction and measurement on one axis.
 
-    The rows are those that both have, in forward order; attributes name the others. A layer without
-    parameters has a name that both know if `layers.serial` gave it one. Gradients are taken
-    relative to the last row, as theory knows no loss.
+    The rows are those that both have, in forward order; the attributes `only_predicted` and
+    `only_measured`, which a dataset prints at its end, name the others. A layer without parameters
+    has a name that both know if `layers.serial` gave it one. Gradients are taken relative to the
+    last row, as theory knows no loss.
 
     Args:
       prediction: of a network.
@@ -68,8 +72,11 @@ def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
       the summary "similarity".
 
     Raises:
-      ValueError: they have no row in common.
+      ValueError: they have no row in common, or are something else, or stand in the other order.
     """
+    both = "of compare(prediction, trace)"
+    _arguments.instance("prediction", prediction, Prediction, f"a Prediction, the first {both}")
+    _arguments.instance("trace", trace, Trace, f"a Trace, the second {both}")
     columns = [name for name in prediction.names if name in set(trace.names)]
     unmatched = {
         "only_predicted": [name for name in prediction.names if name not in columns],

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from experiments.common import machine
 from experiments.common.options import Options, option
 from vanishing import sweep
-from vanishing._text import one_line
+from vanishing._text import one_line, say
 from vanishing.sweep import parallel, run_folder, sources, storage
 
 flags.disclaim_key_flags()  # `--help` then lists these flags under the experiment itself
@@ -211,7 +211,7 @@ def failures(dataset: xr.Dataset) -> list[str]:
 
 def _say(text: str) -> None:
     if jax.process_index() == 0:
-        print(text, flush=True)
+        say(text)
 
 
 def _draw(drawing: Figure, folder: Path) -> None:

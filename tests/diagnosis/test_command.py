@@ -14,6 +14,13 @@ def wrong():
     return 1
 def broken():
     return jnp.ones(2) @ jnp.ones(3)
+def shapes():
+    def loss(params, x):
+        return jnp.sum(
+            x @ params)
+    return loss, jnp.ones((4, 3)), (jnp.ones((2, 3)),)
+def one():
+    return jnp.sum, jnp.ones(3), jnp.ones(3)
 """
 
 
@@ -45,7 +52,9 @@ def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path
     [
         ("{}:absent", "has no function 'absent'"),
         ("{}:wrong", "must return (loss_fn, params, args)"),
-        ("{}:broken", "--verbosity=1 shows the traceback"),
+        ("{}:broken", "model.py:12; --verbosity=1 shows the traceback"),
+        ("{}:shapes", "model.py:16; --verbosity=1 shows the traceback"),
+        ("{}:one", "args is Array([1., 1., 1.], dtype=float32); it must be a tuple, such as (x,)"),
         ("nowhere.py:make_loss", "is no file"),
         ("nonsense", "path/to/file.py:function"),
     ],
@@ -57,3 +66,9 @@ def test_a_bad_model_ends_in_one_line(model, flag, reason):
         line for line in process.stderr.splitlines() if "INFO" not in line and line[:2] != "I1"
     ]
     assert reason in line
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_looked_at():
+    process = run("--model=nowhere.py:make_loss", "--plot=trace.foo")
+    assert process.returncode == 1
+    assert "plot is 'trace.foo'; it must end in one of" in process.stderr

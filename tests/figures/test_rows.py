@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 
+from tests.helpers import assert_refuses
 from vanishing import figures
+from vanishing.figures.rows import require_picture
 
 
 @pytest.mark.parametrize("size", [1, 5, 200])
@@ -15,3 +17,12 @@ def test_plot_shows_both_ways_on_log_axes(size):
     assert low < 0.2 and high > 5, "a flat line is drawn flat"  # noqa: PT018
     figure.draw_without_rendering()
     assert "dL/dh" in lower.get_ylabel()
+
+
+def test_a_file_that_no_picture_can_be_written_to_is_refused(tmp_path):
+    require_picture("plot", str(tmp_path / "trace.PNG"))
+    require_picture("plot", "trace.svg")
+    for file in ("trace.foo", "trace", str(tmp_path)):
+        assert_refuses(lambda f=file: require_picture("plot", f), "it must end in one of ", ".png")
+    absent = str(tmp_path / "absent" / "trace.png")
+    assert_refuses(lambda: require_picture("plot", absent), f"there is no folder {tmp_path}/absent")

@@ -181,7 +181,7 @@ def test_depth_axes_counts_the_repeats_above_a_leaf(key):
         (lambda: serial(dense(2), last=dense(3)), "name all of them, or none"),
         (
             lambda: unchecked(serial)(norm=layers.batch_norm),
-            "layer norm is <function batch_norm",
+            "layer norm is the function batch_norm",
         ),
         (lambda: unchecked(serial)(dense(2), "relu"), "layer 1 is 'relu'; it must be a layer"),
         (lambda: repeat(dense(2), 0), "depth 0; it must be at least 1"),

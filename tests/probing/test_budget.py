@@ -70,3 +70,48 @@ def test_it_begins_at_the_end_that_carries_most_of_the_gradient():
     params = {name: jnp.eye(3) for name in ("a", "main", "extra")}
     budget = probe(loss)(params, jnp.ones((2, 3))).trace.budget()
     assert (budget.first, budget.last) == ("a", "main")
+
+
+def gru(p, xs):
+    """A GRU by hand, in whose first step the reset gate has nothing to let through."""
+
+    def step(h, x):
+        z, r = (jax.nn.sigmoid(x @ p["x" + gate] + h @ p["h" + gate]) for gate in "zr")
+        return (1 - z) * jnp.tanh(x @ p["xn"] + r * (h @ p["hn"])) + z * h, None
+
+    return jnp.mean(jax.lax.scan(step, jnp.zeros(xs.shape[1:]), xs)[0] ** 2)
+
+
+def test_a_gradient_of_nothing_on_one_way_does_not_hide_the_others():
+    params = {a + gate: 0.3 * jnp.eye(3) for a in "xh" for gate in "zrn"}
+    budget = probe(gru)(params, jnp.ones((6, 2, 3))).trace.budget()
+    assert not budget.stopped
+    assert budget.first.endswith("[t=0]"), "and not at the input of a later step"
+
+    def loss(p, x):
+        h = jnp.tanh(x @ p["a"])
+        return jnp.mean((jax.nn.relu(h @ p["dead"] - 100) + h @ p["c"]) ** 2)
+
+    params = {name: jnp.eye(3) for name in ("a", "dead", "c")}
+    budget = probe(loss)(params, jnp.ones((2, 3))).trace.budget()
+    assert (budget.first, budget.stopped) == ("a", "")
+    assert "c" in [charge.name for charge in budget.charges]
+
+
+def test_a_dead_branch_after_a_row_does_not_stop_the_way_that_begins_there():
+    def loss(p, x):
+        h = jnp.tanh(x @ p["a"])
+        return jnp.mean(h**2) + jnp.mean(jax.nn.relu(h @ p["dead"] - 100) @ p["head"])
+
+    budget = probe(loss)({n: jnp.eye(3) for n in ("a", "dead", "head")}, jnp.ones((2, 3)))
+    budget = budget.trace.budget()
+    assert (budget.first, budget.last, budget.stopped) == ("a", "a/tanh", "")
+
+
+def test_the_path_goes_the_way_that_carries_most():
+    def loss(p, x):
+        left, right = x @ p["left"], x @ p["right"]
+        return jnp.mean(jnp.concatenate([1e-3 * left, right], 1) @ p["head"])
+
+    params = {"left": jnp.eye(3), "right": jnp.eye(3), "head": jnp.ones((6, 3))}
+    assert probe(loss)(params, jnp.ones((2, 3))).trace.budget().first == "right"

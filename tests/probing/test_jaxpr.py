@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vanishing import comparison, networks
 from vanishing.probing import jaxpr
 from vanishing.probing.replay import Callbacks, replay
 
@@ -30,6 +31,13 @@ def test_a_node_knows_its_own_line_also_where_a_jitted_function_was_traced_befor
         file, line_number = node.source
         assert file == __file__
         assert line_number == line
+
+
+def test_what_the_library_makes_has_no_line_of_another_library_that_is_around_it():
+    net = networks.mlp(2, depth=2, width=4)  # the tests put checks of types around each function
+    x = jnp.ones((2, 4))
+    trace = comparison.measure(net, net.init(jax.random.key(0), x), x, jax.random.key(1))
+    assert {site.source for site in trace.sites} == {""}
 
 
 def test_a_split_is_replayed_as_slices(x64):

@@ -68,3 +68,19 @@ def test_only_what_is_wanted_is_there():
     assert np.isfinite(trace.forward.dead_units).all()
     assert np.isnan(trace.forward.rms).all()
     assert np.isnan(trace.backward.rms).all()
+
+
+def test_a_cotangent_that_the_compiler_knows_to_be_zeros_is_zeros(monkeypatch):
+    """XLA of jaxlib 0.10.2 squares the inverse of their bounded largest before it multiplies."""
+    monkeypatch.setattr(rows, "SMALL", 0)
+    monkeypatch.setattr(rows, "LIMIT", 1)  # no row is in a stack, where XLA cannot tell
+
+    def last(w, x):
+        """Two signals side by side, as the last step of an associative scan has them."""
+        odd, even = jnp.tanh(x[:3] @ w[0]), jnp.tanh(x[:4] @ w[1])
+        pad = lambda x, low, high: jax.lax.pad(x, 0.0, ((low, high, 1), (0, 0, 0)))  # noqa: E731
+        return jnp.mean(((pad(even, 0, 1)[:7] + pad(odd, 1, 1))[-1] @ w[2]) ** 2)
+
+    trace = probe(last)(W, X).trace
+    assert trace.backward.rms[:2].tolist() == [0, 0], "of the first signal the last uses nothing"
+    assert np.isfinite(trace.backward.rms).all()

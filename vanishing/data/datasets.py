@@ -166,7 +166,7 @@ def synthetic(
       ValueError: an argument is out of range.
     """
     for name, value in [("examples", examples), ("features", features), ("classes", classes)]:
-        _arguments.at_least(name, value, 1)
+        _arguments.whole(name, value, 1)
     _arguments.at_least("q", q, 0)
     generator = np.random.default_rng(seed)
 

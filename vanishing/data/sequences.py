@@ -48,7 +48,7 @@ def adding(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     >>> print(x[..., 1].sum(1), bool(jnp.allclose((x[..., 0] * x[..., 1]).sum(1), y)))
     [2. 2.] True
     """
-    _arguments.at_least("length", length, 2, note=": adding marks two places")
+    _arguments.whole("length", length, 2, note=": adding marks two places")
     value_key, first_key, second_key = jax.random.split(key, 3)
     values = jax.random.uniform(value_key, (examples, length))
     first = jax.random.randint(first_key, (examples,), 0, length // 2)
@@ -80,7 +80,7 @@ def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
     >>> x.shape, y.shape, bool((x[:, :10].argmax(-1) == y[:, -10:]).all())
     ((2, 50, 10), (2, 50), True)
     """
-    _arguments.at_least("blanks", blanks, 1, note=": the last is the delimiter")
+    _arguments.whole("blanks", blanks, 1, note=": the last is the delimiter")
     symbols = jax.random.randint(key, (examples, RECALLED), 0, SYMBOLS)
 
     def blank(count: int) -> Int[Array, "..."]:
@@ -128,7 +128,7 @@ def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     >>> x.shape, x[:, 10:20, :2].sum((1, 2)).tolist(), x[..., :2].sum((1, 2)).tolist()
     ((3, 100, 6), [1.0, 1.0, 1.0], [2.0, 2.0, 2.0])
     """
-    _arguments.at_least("length", length, 10, note=": a tenth of it holds a symbol")
+    _arguments.whole("length", length, 10, note=": a tenth of it holds a symbol")
     keys = jax.random.split(key, 4)
     at = [
         jax.random.randint(own_key, (examples,), length * low // 10, length * (low + 1) // 10)

@@ -13,14 +13,17 @@ from typing import Any
 
 from absl import flags
 
+from vanishing import _arguments
 from vanishing._loading import load_function
 from vanishing.diagnosis.rules import diagnose
 from vanishing.probing import LEVELS, SUMMARIES, probe
 
+USUAL = "model"  # the flag that an argument without a flag is meant for
+
 
 def define_flags() -> None:
     """Define the flags of this verb."""
-    flags.DEFINE_string("model", None, "The function, as path/to/file.py:name.", required=True)
+    flags.DEFINE_string("model", None, "The function, as path/to/file.py:name.")
     flags.DEFINE_enum("level", "layer", LEVELS, "A row for each layer, or for each operation.")
     flags.DEFINE_bool("has_aux", False, "Does the loss return (value, aux)?")
     flags.DEFINE_integer("check", 0, "Rows to prove against perturbation gradients.", lower_bound=0)
@@ -34,10 +37,17 @@ def run(options: flags.FlagValues) -> str:
     Raises:
       ValueError: there is no such model, or it is not what it must be.
     """
+    if not options.model:
+        raise ValueError("model is missing; write --model=path/to/file.py:make_loss.")
+    if options.plot:
+        from vanishing.figures.rows import require_picture
+
+        require_picture("plot", options.plot)
     result = load_function(options.model, "model")()
     if not (isinstance(result, tuple) and len(result) == 3):
         raise ValueError(f"{options.model} must return (loss_fn, params, args).")
     loss, params, args = result
+    _arguments.instance("args", args, (tuple, list), "a tuple, such as (x,) for a single argument")
     return report(loss, params, tuple(args), options)
 
 

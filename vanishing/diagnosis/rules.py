@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vanishing import _arguments
 from vanishing._text import number
 from vanishing.diagnosis import remedies
 from vanishing.diagnosis.remedies import REMEDIES, Remedy
@@ -103,12 +104,16 @@ def diagnose(trace: Trace) -> Diagnosis:
       trace: from `vanishing.probe`; of a stack of traces, the median is looked at, and every
         element that is not finite.
 
+    Raises:
+      ValueError: it is no trace.
+
     >>> import jax.numpy as jnp
     >>> from vanishing import probe
     >>> loss = lambda w: jnp.sum(jnp.tanh(5 * jnp.eye(8) @ w))
     >>> print(diagnose(probe(loss)(jnp.eye(8) + 1).trace).findings[0].kind)
     saturated
     """
+    _arguments.instance("trace", trace, Trace, "a Trace of `vanishing.probe`")
     single = trace.single()
     findings = [*_non_finite(single), *_dead_gradient(single)]
     if not any(finding.kind == "non_finite" for finding in findings):

@@ -1,6 +1,7 @@
 """Figures of the rows of a trace."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -8,8 +9,26 @@ from vanishing._extras import needs
 from vanishing.figures.layout import at_least_two_decades, colors
 
 with needs("figures"):
+    from matplotlib.backend_bases import FigureCanvasBase
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
+
+
+def require_picture(name: str, file: str) -> None:
+    """Refuse a file that no picture can be written to, before what it shows is computed.
+
+    Args:
+      name: of the argument.
+      file: its path.
+
+    Raises:
+      ValueError: there is no such folder, or no such format.
+    """
+    path, endings = Path(file), [f".{kind}" for kind in FigureCanvasBase.filetypes]
+    if path.suffix.lower() not in endings:
+        raise ValueError(f"{name} is {file!r}; it must end in one of {', '.join(endings)}.")
+    if not path.parent.is_dir():
+        raise ValueError(f"{name} is {file!r}; there is no folder {path.parent}: make it first.")
 
 
 def plot(names: Sequence[str], forward: np.ndarray, backward: np.ndarray, title: str) -> Figure:

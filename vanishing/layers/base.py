@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from vanishing import _arguments
 from vanishing._types import PyTree, Spec
 from vanishing.meanfield import Signal
 from vanishing.meanfield.signals import unknown
@@ -108,6 +109,24 @@ class Gated(Structure):
     gate: Layer
 
 
+LAYER = "a layer, as `layers.dense(8)` is one"  # in words
+NETWORK = "a layer, as `networks.mlp(...)` or `networks.from_flax(module)` is one"  # in words
+
+
+def require_layer(name: str, value: Any, what: str = LAYER) -> None:
+    """Refuse what is no layer.
+
+    Args:
+      name: of the argument.
+      value: what it is.
+      what: the layer that it must be, in words.
+
+    Raises:
+      ValueError: with the value and what it must be.
+    """
+    _arguments.instance(name, value, Layer, what)
+
+
 def propagate(layer: Layer, signal: Signal) -> Signal:
     """The mean-field signal after a layer.
 
@@ -115,7 +134,11 @@ def propagate(layer: Layer, signal: Signal) -> Signal:
       ValueError: no mean-field form of it is known; the message names its place.
     """
     if layer.propagate is None:
-        raise unknown("no mean-field form of this layer is known.", signal)
+        raise unknown(
+            "no mean-field form of this layer is known; theory reads networks of the layers of "
+            "`vanishing.layers` that have one, not modules of Flax or Equinox.",
+            signal,
+        )
     return layer.propagate(signal)
 
 
@@ -150,6 +173,7 @@ def checkpoint(layer: Layer) -> Layer:
     >>> net.init(jax.random.key(0), jnp.ones((8, 4))).params[99][99]["kernel"].shape
     (4, 4)
     """
+    require_layer("layer", layer)
 
     def apply(params, state, x, key=None, train=False):
         def kept(params, state, x, key):

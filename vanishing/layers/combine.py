@@ -13,7 +13,7 @@ from jax.tree_util import DictKey, KeyPath, register_pytree_with_keys_class
 
 from vanishing import _arguments
 from vanishing._types import DEPTH, PyTree
-from vanishing.layers.base import Applied, Chain, Layer, Variables, output_spec
+from vanishing.layers.base import Applied, Chain, Layer, Variables, output_spec, require_layer
 from vanishing.layers.base import propagate as layers_propagate
 from vanishing.meanfield import Gain, PredictedRow, Signal
 from vanishing.meanfield.signals import identity_gain, unknown
@@ -47,10 +47,7 @@ def serial(*layers: Layer, **named_layers: Layer) -> Layer:
         )
     chain = tuple(named_layers.values()) if named_layers else layers
     for name, layer in zip(named_layers or itertools.count(), chain, strict=False):
-        if not isinstance(layer, Layer):
-            raise ValueError(
-                f"layer {name} is {layer!r}; it must be a layer, as `layers.batch_norm()` is one."
-            )
+        require_layer(f"layer {name}", layer)
     names = tuple(named_layers) or ("",) * len(layers)
     scope = jax.named_scope if named_layers else contextlib.nullcontext
 
@@ -127,7 +124,8 @@ def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
         compile; probed steps gain nothing.
 
     Raises:
-      ValueError: `depth` is under 1, or the block changes the shape or dtype of its input.
+      ValueError: `block` is no layer, `depth` is under 1 or no whole number, or the block changes
+        the shape or dtype of its input.
 
     >>> import jax.numpy as jnp
     >>> from vanishing.layers import dense
@@ -136,7 +134,8 @@ def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
     >>> params[999]["kernel"].shape
     (4, 4)
     """
-    _arguments.at_least("depth", depth, 1, owner="repeat")
+    require_layer("block", block)
+    _arguments.whole("depth", depth, 1, owner="repeat")
 
     def init(key, x):
         first = jax.eval_shape(block.init, key, x)

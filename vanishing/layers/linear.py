@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,21 @@ from vanishing.meanfield import Signal
 from vanishing.meanfield.signals import linear_gain, unknown
 
 Initializer = jax.nn.initializers.Initializer
+
+
+def require_initializers(owner: str, **given: Any) -> None:
+    """Refuse what cannot draw weights, such as an initialiser's name.
+
+    Args:
+      owner: the layer that got them.
+      **given: the initialisers by the names of their arguments.
+
+    Raises:
+      ValueError: with the value and what it must be.
+    """
+    for name, value in given.items():
+        what = "an initialiser, as `initializers.he_normal()` is one"
+        _arguments.function(name, value, what, owner=owner)
 
 
 def dense(
@@ -46,7 +62,8 @@ def dense(
     >>> layer.apply(params, state, jnp.ones((8, 2))).output.shape
     (8, 3)
     """
-    _arguments.at_least("features", features, 1, owner="dense")
+    _arguments.whole("features", features, 1, owner="dense")
+    require_initializers("dense", kernel_init=kernel_init, bias_init=bias_init)
 
     def init(key, x):
         if len(x.shape) < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -120,10 +137,12 @@ def conv(
     >>> layer.apply(params, state, jnp.ones((4, 28, 28, 1))).output.shape
     (4, 14, 14, 8)
     """
-    _arguments.at_least("features", features, 1, owner="conv")
-    kernel_size = tuple(kernel_size)
+    _arguments.whole("features", features, 1, owner="conv")
+    require_initializers("conv", kernel_init=kernel_init, bias_init=bias_init)
+    kernel_size = _arguments.wholes("kernel_size", kernel_size, owner="conv")
     axes = len(kernel_size)
-    steps = (strides,) * axes if isinstance(strides, int) else tuple(strides)
+    steps = (strides,) * axes if isinstance(strides, int) else strides
+    steps = _arguments.wholes("strides", steps, owner="conv")
     if not 1 <= axes <= 3 or len(steps) != axes:
         raise ValueError(
             f"conv has a kernel of size {kernel_size} and strides {strides}; both take one number "

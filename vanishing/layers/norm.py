@@ -235,7 +235,7 @@ def group_norm(groups: int, epsilon: float = 1e-6) -> Layer:
     >>> print(layer.apply(params, state, x).output.round(3))
     [[-1.  1.  1. -1.]]
     """
-    _arguments.at_least("groups", groups, 1, owner="group_norm")
+    _arguments.whole("groups", groups, 1, owner="group_norm")
     _arguments.at_least("epsilon", epsilon, 0, owner="group_norm")
 
     def init(key, x):

@@ -1,5 +1,6 @@
 """Pooling: the largest number or the mean of a window of places, or the mean of all places."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from vanishing import _arguments
 from vanishing.layers.base import Layer, stateless
 from vanishing.meanfield import Signal
 from vanishing.meanfield.signals import unknown
@@ -72,7 +74,8 @@ def avg_pool(
     >>> layer.apply({}, {}, jnp.arange(16.0).reshape(1, 4, 4, 1)).output.ravel().tolist()
     [2.5, 4.5, 10.5, 12.5]
     """
-    count = int(np.prod(tuple(window), dtype=int))
+    window = _arguments.wholes("window", window, owner="avg_pool")
+    count = math.prod(window)
     return _pool(
         "avg_pool", window, strides, padding, lambda x, *how: _reduce(x, jax.lax.add, how) / count
     )
@@ -111,10 +114,11 @@ def _pool(
     reduce: Callable[..., jax.Array],
 ) -> Layer:
     """The layer that reduces each window, after a check of all settings."""
-    window = tuple(window)
+    window = _arguments.wholes("window", window, owner=name)
     axes = len(window)
     strides = window if strides is None else strides
-    steps = (strides,) * axes if isinstance(strides, int) else tuple(strides)
+    steps = (strides,) * axes if isinstance(strides, int) else strides
+    steps = _arguments.wholes("strides", steps, owner=name)
     if not 1 <= axes <= 3 or len(steps) != axes or min(*window, *steps) < 1:
         raise ValueError(
             f"{name} has a window of size {window} and strides {strides}; both take one number of "

@@ -13,7 +13,7 @@ from vanishing import _arguments, initializers
 from vanishing._types import PyTree, Scalar
 from vanishing.layers.activations import ACTIVATIONS, Nonlinearity, facts_of
 from vanishing.layers.base import Applied, Layer, Structure, Variables
-from vanishing.layers.linear import Initializer
+from vanishing.layers.linear import Initializer, require_initializers
 
 RecurrentState = dict[str, jax.Array]  # by name, each part (*batch, units); "h" is the output
 Mark = Callable[[str, jax.Array], jax.Array]
@@ -116,6 +116,9 @@ def rnn(
     (8, 4)
     """
     facts = facts_of(activation)
+    require_initializers(
+        "rnn", kernel_init=kernel_init, recurrent_init=recurrent_init, bias_init=bias_init
+    )
     if facts is ACTIVATIONS["prelu"]:
         raise ValueError("rnn cannot learn the slope of prelu; take leaky_relu, or a function.")
 
@@ -185,6 +188,9 @@ def lstm(
     (8, 10, 4)
     """
     _require_chrono("lstm", chrono)
+    require_initializers(
+        "lstm", kernel_init=kernel_init, recurrent_init=recurrent_init, bias_init=bias_init
+    )
     inward, back = ("ii", "if", "ig", "io"), ("hi", "hf", "hg", "ho")
 
     def init(key, fan_in, dtype):
@@ -267,6 +273,9 @@ def gru(
     (8, 4)
     """
     _require_chrono("gru", chrono)
+    require_initializers(
+        "gru", kernel_init=kernel_init, recurrent_init=recurrent_init, bias_init=bias_init
+    )
     inward, back = ("ir", "iz", "in"), ("hr", "hz", "hn")
 
     def init(key, fan_in, dtype):
@@ -305,7 +314,7 @@ def gru(
 
 
 def _layer(kind: str, cell: RecurrentCell, sequence: bool) -> Layer:
-    _arguments.at_least("features", cell.features, 1, owner=kind)
+    _arguments.whole("features", cell.features, 1, owner=kind)
     over_time = Recurrent(cell, sequence)
 
     def init(key, x):

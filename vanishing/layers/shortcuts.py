@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from vanishing._types import PyTree, Scalar
-from vanishing.layers.base import Applied, Gated, Layer, Sum, Variables, output_spec
+from vanishing.layers.base import (
+    Applied,
+    Gated,
+    Layer,
+    Sum,
+    Variables,
+    output_spec,
+    require_layer,
+)
 from vanishing.layers.base import propagate as layers_propagate
 from vanishing.layers.combine import require_spec, rows_within, serial
 from vanishing.meanfield import Gain, PredictedRow, Signal
@@ -52,6 +60,7 @@ def residual(
     >>> block.apply(params, state, jnp.ones((8, 4))).output.shape
     (8, 4)
     """
+    _require_layers(branch=branch, shortcut=shortcut)
     paths = _Paths(shortcut, branch, shortcut_scale, branch_scale)
     skip, with_names = paths.skip, shortcut is not None
     scope = jax.named_scope if with_names else contextlib.nullcontext
@@ -161,6 +170,13 @@ def _leaving(before: Signal, after: Signal, gain: Gain, rows: Sequence[Predicted
     return replace(after, gain=before.gain.after(gain), walk=walk)
 
 
+def _require_layers(**parts: Any) -> None:
+    """Refuse parts that are no layers; None is a part that is not there."""
+    for name, part in parts.items():
+        if part is not None or name != "shortcut":
+            require_layer(name, part)
+
+
 def _times(scale: Scalar, x: Any) -> Any:
     return x if isinstance(scale, float) and scale == 1.0 else scale * x
 
@@ -191,6 +207,7 @@ def highway(branch: Layer, gate: Layer, *, shortcut: Layer | None = None) -> Lay
     >>> print(block.apply(params, state, jnp.ones((1, 4))).output)
     [[0.5 0.5 0.5 0.5]]
     """
+    _require_layers(branch=branch, gate=gate, shortcut=shortcut)
     parts = {"branch": branch, "gate": gate} | ({"shortcut": shortcut} if shortcut else {})
 
     def init(key, x):

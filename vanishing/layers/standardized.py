@@ -8,7 +8,7 @@ import numpy as np
 
 from vanishing import _arguments
 from vanishing._types import PyTree
-from vanishing.layers.base import Layer, Variables
+from vanishing.layers.base import Layer, Variables, require_layer
 from vanishing.layers.base import propagate as layers_propagate
 from vanishing.meanfield import Signal
 from vanishing.meanfield.signals import linear_gain
@@ -48,6 +48,7 @@ def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) 
     >>> print(jnp.abs(layer.apply(params, state, jnp.ones((1, 4))).output).max() < 1e-6)
     True
     """
+    require_layer("layer", layer)
     _arguments.over("epsilon", epsilon, 0, owner="weight_standardized")
 
     def init(key, x):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from vanishing._numerics import norm
 from vanishing._types import PyTree
-from vanishing.layers import Layer
+from vanishing.layers.base import Layer, require_layer
 from vanishing.layers.recurrent import Recurrent
 
 Loss = Callable[[jax.Array], Float[Array, ""]]
@@ -49,6 +49,7 @@ def state_cotangents(
     >>> print(state_cotangents(layer, params, jnp.ones((4, 1)), jnp.sum)["h"].ravel())
     [0.125 0.25  0.5   1.   ]
     """
+    require_layer("layer", layer)
     recurrent = layer.structure
     if not isinstance(recurrent, Recurrent):
         raise ValueError(

@@ -56,7 +56,7 @@ def block(
       ValueError: the kind is unknown, `blocks` is under 1, or fixup got a norm.
     """
     _arguments.one_of("kind", kind, BLOCKS)
-    _arguments.at_least("blocks", blocks, 1)
+    _arguments.whole("blocks", blocks, 1)
     if kind == "fixup" and norm:
         raise ValueError("kind is 'fixup' with a norm, which fixup replaces; leave it out.")
     if kind == "plain" and shortcut:
@@ -65,7 +65,7 @@ def block(
         _Parts(
             weight=weight,
             into=into or weight,
-            weights=weights or layers.facts_of(activation).weights,
+            weights=chosen(weights, layers.facts_of(activation).weights),
             nonlinearity=layers.activation(activation),
             norm={"norm": norm} if norm else {},
             shortcut=shortcut,
@@ -73,6 +73,19 @@ def block(
             gate_bias=gate_bias,
         )
     )
+
+
+def chosen(weights: Weights | None, default: Weights) -> Weights:
+    """The initialisers that a network was given, or the default.
+
+    Raises:
+      ValueError: they are something else, such as a name.
+    """
+    if weights is None:
+        return default
+    what = "`initializers.Weights`, as `initializers.by_name('he_normal')` are"
+    _arguments.instance("weights", weights, Weights, what)
+    return weights
 
 
 class Ends(NamedTuple):

@@ -9,7 +9,7 @@ from vanishing import _arguments, layers
 from vanishing.initializers import Weights, delta_orthogonal, normal
 from vanishing.layers import Layer
 from vanishing.layers.activations import Nonlinearity
-from vanishing.networks.blocks import block, ends
+from vanishing.networks.blocks import block, chosen, ends
 
 STAGES = 3  # of a residual network; each has half the places and twice the channels of the last
 
@@ -38,7 +38,7 @@ def cnn(
     >>> params["output"]["dense"]["kernel"].shape
     (6272, 10)
     """
-    weights = weights or layers.facts_of(activation).weights
+    weights = chosen(weights, layers.facts_of(activation).weights)
     return layers.serial(
         conv=layers.conv(channels, (3, 3), **weights._asdict()),
         activation=layers.activation(activation),
@@ -87,10 +87,12 @@ def resnet(
     >>> params["stage_3"]["rest"][1]["sum"]["second"]["weight"]["kernel"].shape
     (3, 3, 64, 64)
     """
+    _arguments.whole("width", width, 1, owner="resnet")
+    _arguments.whole("depth", depth, 1, owner="resnet")
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"resnet has depth {depth}; it must be 6 n + 2: 8, 14, 20, 26, 32, ...")
     per_stage = (depth - 2) // 6
-    weights = weights or layers.facts_of(activation).weights
+    weights = chosen(weights, layers.facts_of(activation).weights)
 
     def convolution(channels: int, strides: int = 1):
         return lambda weights: layers.conv(channels, (3, 3), strides=strides, **weights._asdict())
@@ -164,7 +166,7 @@ def vanilla_cnn(
       outputs: width of the output, such as the number of classes; at least 1.
       depth: of the convolutions that keep the size of the image; at least 1.
       channels: of all convolutions; at least as many as the image has.
-      reductions: how many convolutions of stride 2 come first.
+      reductions: how many convolutions of stride 2 come first; at least 0.
       activation: as for `networks.mlp`.
       weights: initialisers of the convolutions; by default delta-orthogonal at a critical point of
         tanh (sigma_w^2 = 1.05, sigma_b^2 = 2.01e-5).
@@ -183,10 +185,10 @@ def vanilla_cnn(
     >>> params["hidden"][98]["conv"]["kernel"].shape
     (3, 3, 16, 16)
     """
-    _arguments.at_least("depth", depth, 1, owner="vanilla_cnn")
-    weights = weights or Weights(
-        delta_orthogonal(math.sqrt(_SIGMA_W2)), normal(math.sqrt(_SIGMA_B2))
-    )
+    _arguments.whole("depth", depth, 1, owner="vanilla_cnn")
+    _arguments.whole("reductions", reductions, 0, owner="vanilla_cnn")
+    default = Weights(delta_orthogonal(math.sqrt(_SIGMA_W2)), normal(math.sqrt(_SIGMA_B2)))
+    weights = chosen(weights, default)
 
     def layer(strides: int, padding: str) -> Layer:
         conv = layers.conv(channels, (3, 3), strides=strides, padding=padding, **weights._asdict())

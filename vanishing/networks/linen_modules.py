@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from vanishing._types import DEPTH, PyTree
 from vanishing.layers import Layer
-from vanishing.layers.base import Variables
+from vanishing.layers.base import Variables, require_layer
 
 STATE = "batch_stats"  # the collection that holds a layer's state
 
@@ -43,8 +43,7 @@ def to_linen(layer: Layer, name: str | None = None) -> nn.Module:
     >>> module.apply(variables, x).shape
     (2, 3)
     """
-    if not isinstance(layer, Layer):
-        raise ValueError(f"layer is {layer!r}; it must be a layer, as `layers.dense(8)` is one.")
+    require_layer("layer", layer)
     return LayerModule(layer.init, layer.apply, name=name)
 
 

@@ -6,6 +6,7 @@ from vanishing import _arguments, layers
 from vanishing.initializers import Weights
 from vanishing.layers import Layer
 from vanishing.layers.activations import Nonlinearity
+from vanishing.networks.blocks import chosen
 
 
 def mlp(
@@ -46,7 +47,7 @@ def mlp(
       A layer from (batch, ...) to (batch, outputs).
 
     Raises:
-      ValueError: a size is under 1 or a name is unknown.
+      ValueError: a size is no number from 1 on, a name is unknown, or weights are no `Weights`.
 
     >>> import jax, jax.numpy as jnp
     >>> net = mlp(10, depth=30, width=64, activation="tanh")
@@ -54,11 +55,9 @@ def mlp(
     >>> params["hidden"][28]["dense"]["kernel"].shape
     (64, 64)
     """
-    _arguments.at_least("depth", depth, 1, owner="mlp")
-    _arguments.at_least("width", width, 1, owner="mlp")
-    if weights is None:
-        weights = layers.facts_of(activation).weights
-
+    _arguments.whole("depth", depth, 1, owner="mlp")
+    _arguments.whole("width", width, 1, owner="mlp")
+    weights = chosen(weights, layers.facts_of(activation).weights)
     block = layers.serial(
         dense=wrap_weights(layers.dense(width, *weights)),
         **({"norm": norm} if norm else {}),

@@ -4,7 +4,7 @@ from vanishing import _arguments, layers
 from vanishing.initializers import Weights
 from vanishing.layers import Layer
 from vanishing.layers.activations import Nonlinearity
-from vanishing.networks.blocks import block, ends
+from vanishing.networks.blocks import block, chosen, ends
 
 
 def residual_mlp(
@@ -45,9 +45,8 @@ def residual_mlp(
     >>> params["hidden"][19]["multiplier"]["scale"]
     Array(0., dtype=float32)
     """
-    _arguments.at_least("width", width, 1, owner="residual_mlp")
-    if weights is None:
-        weights = layers.facts_of(activation).weights
+    _arguments.whole("width", width, 1, owner="residual_mlp")
+    weights = chosen(weights, layers.facts_of(activation).weights)
     repeated = block(
         kind,
         lambda weights: layers.dense(width, *weights),

@@ -11,6 +11,9 @@ import numpy as np
 from vanishing.probing.lineage import Instance, RowId
 from vanishing.probing.sites import Site
 
+EQUAL = 0.999
+"""Two norms of which one is this share of the other are equal: they differ by rounding."""
+
 
 class Charge(NamedTuple):
     """What one row did to the gradient on its way back."""
@@ -30,9 +33,10 @@ class Budget(NamedTuple):
     the cotangent at the branch point is the sum of what comes back from all its users, so the
     ratio there is that sum over one contribution: it says what the gradient was worth before and
     after, not what the op's own Jacobian would do to it alone. At a point with several sources
-    the path goes on to those that lead back furthest (through time, in a recurrent network, not
-    to the input of the last step), and of them to the one whose cotangent has the largest norm
-    (the skip connection, in a residual network).
+    the path goes on to the one whose cotangent has the largest norm (the skip connection, in a
+    residual network), and of equals to the one with the longest way back. A way that only ends
+    in cotangents of 0 counts where no other leads on, and so does one that begins later than
+    another of twice its length (at the input of the last step, in a recurrent network).
     """
 
     charges: tuple[Charge, ...]  # in forward order
@@ -111,7 +115,7 @@ def _path(instances, names, rms, sizes) -> tuple[list[RowId], str]:
     """Rows from the first to the last, searched from the loss back.
 
     The last is the one with the largest norm of a cotangent among those that no row follows; a
-    single number, such as a penalty, is none where there are others.
+    single number is none where there are others.
     """
     norms = rms * np.sqrt(sizes)
     alive = [RowId(row) for row in range(len(instances)) if rms[row] > 0 and np.isfinite(rms[row])]
@@ -120,26 +124,52 @@ def _path(instances, names, rms, sizes) -> tuple[list[RowId], str]:
     followed = {parent for row in alive for parent in instances[row].parents}
     ends = [row for row in alive if row not in followed and sizes[row] > 1] or alive[-1:]
     path, row, stopped = [], max(ends, key=lambda row: norms[row]), ""
-    furthest = _furthest(instances)
-    after = [later for later, instance in enumerate(instances) if row in instance.parents]
-    if after and not np.isnan(rms[after]).all():
-        stopped = f"The gradient is not finite, or exactly 0, after {names[row]}."
+    if any(np.isinf(rms[later]) for later, i in enumerate(instances) if row in i.parents):
+        stopped = f"The gradient is not finite after {names[row]}."
+    ways = _ways(instances, rms)
     while True:
         path.append(row)
         parents = [parent for parent in instances[row].parents if not np.isnan(rms[parent])]
         if not parents:
             return path[::-1], stopped
-        first = min(furthest[parent] for parent in parents)
-        parent = max((p for p in parents if furthest[p] == first), key=lambda p: norms[p])
-        if not (rms[parent] > 0 and np.isfinite(rms[parent])):
-            reason = "exactly 0" if rms[parent] == 0 else "not finite"
-            return path[::-1], f"Before {names[row]} the gradient is {reason}: {names[parent]}."
-        row = parent
+        onward = _leading_on([parent for parent in parents if ways[parent].rows], ways)
+        if not onward:
+            reason = "exactly 0" if rms[parents[0]] == 0 else "not finite"
+            return path[::-1], f"Before {names[row]} the gradient is {reason}: {names[parents[0]]}."
+        most = max(norms[parent] for parent in onward)
+        equals = [parent for parent in onward if norms[parent] >= EQUAL * most]
+        row = max(equals, key=lambda parent: ways[parent].rows)
 
 
-def _furthest(instances: Sequence[Instance]) -> list[int]:
-    """The first row of all that each row's signal comes from."""
-    furthest: list[int] = []
+class _Way(NamedTuple):
+    """All ways back from a row, along rows with a gradient."""
+
+    leads_on: bool  # does one lead to where the network begins, and not to a gradient of 0?
+    rows: int  # of the longest; 0 of a row without a gradient
+    first: int  # the earliest row
+
+
+def _ways(instances: Sequence[Instance], rms: np.ndarray) -> list[_Way]:
+    ways: list[_Way] = []
     for row, instance in enumerate(instances):
-        furthest.append(min([row, *(furthest[parent] for parent in instance.parents)]))
-    return furthest
+        if not (rms[row] > 0 and np.isfinite(rms[row])):
+            ways.append(_Way(False, 0, row))
+            continue
+        parents = [parent for parent in instance.parents if not np.isnan(rms[parent])]
+        before = [ways[parent] for parent in _leading_on(parents, ways)]
+        ways.append(
+            _Way(
+                leads_on=not parents or any(way.leads_on for way in before),
+                rows=1 + max((way.rows for way in before), default=0),
+                first=min((way.first for way in before), default=row),
+            )
+        )
+    return ways
+
+
+def _leading_on(rows: Sequence[RowId], ways: Sequence[_Way]) -> list[RowId]:
+    """Of these rows those that no other leads on from further."""
+    rows = [row for row in rows if ways[row].leads_on] or list(rows)
+    longest = max((ways[row].rows for row in rows), default=0)
+    first = min((ways[row].first for row in rows), default=0)
+    return [row for row in rows if ways[row].first == first or 2 * ways[row].rows >= longest]

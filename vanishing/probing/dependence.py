@@ -151,10 +151,13 @@ class Dependences(NamedTuple):
                 other.kind == Kind.DATA or (other.kind == Kind.SIGNAL and other.layered)
                 for other in siblings
             ) and not any(other.kind == Kind.PARAM for other in siblings)
-        return any(
-            self.get(other).layered and self.sizes[other] > self.sizes[atom]
-            for other in node.inputs
-            if not isinstance(other, Literal)
+        return (
+            any(  # of single numbers, as of a cost and its penalty, the layered one is the signal
+                self.get(other).layered
+                and (self.sizes[other] > self.sizes[atom] or self.sizes[other] == 1)
+                for other in node.inputs
+                if not isinstance(other, Literal)
+            )
         )
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vanishing._numerics import is_cut
 from vanishing._types import PyTree
 
 # XLA takes about 2 ms for every reduction that it compiles, so that summaries of each row on its
@@ -64,7 +65,7 @@ def _groups(items, keys, limit: int) -> list[tuple[Any, list[int]]]:
     sizes: dict[tuple, int] = defaultdict(int)
     for i, (item, key) in enumerate(zip(items, keys, strict=True)):
         leaves, structure = jax.tree.flatten(item)
-        kind = (key, structure, *((leaf.shape[1:], leaf.dtype) for leaf in leaves))
+        kind = (key, structure, *map(_kind, leaves))
         size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
         if sizes[kind] + size > limit and alike[kind][-1]:
             alike[kind].append([])
@@ -72,6 +73,11 @@ def _groups(items, keys, limit: int) -> list[tuple[Any, list[int]]]:
         alike[kind][-1].append(i)
         sizes[kind] += size
     return [(kind[0], members) for kind, groups in alike.items() for members in groups]
+
+
+def _kind(leaf) -> tuple:
+    """What arrays have in common that may be concatenated."""
+    return leaf.shape[1:], leaf.dtype, jax.typeof(leaf).sharding if is_cut(leaf) else None
 
 
 def _rows(item: PyTree) -> int:

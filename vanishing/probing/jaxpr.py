@@ -103,11 +103,15 @@ class Node:
 
     @functools.cached_property
     def source(self) -> tuple[str, int] | None:
-        """File and line of the innermost code of the user's own, else of another library's."""
-        stacks = [source_info_util.user_frames(e.source_info.traceback) for e in self.places]
-        frames = [f for stack in stacks for f in stack if not f.file_name.startswith(_HERE)]
-        own = [frame for frame in frames if not _is_of_library(frame.file_name)]
-        innermost = next(iter(own or frames), None)
+        """File and line of the innermost code of the user's own, else of another library's.
+
+        Another library's counts where this one calls it. Where it calls this one, as a decorator
+        around our functions does, it is not what made the node.
+        """
+        stacks = [list(source_info_util.user_frames(e.source_info.traceback)) for e in self.places]
+        own = (frame for stack in stacks for frame in stack if is_own(frame.file_name))
+        called = (frame for stack in stacks for frame in itertools.takewhile(_is_outside, stack))
+        innermost = next(itertools.chain(own, called), None)
         return (innermost.file_name, innermost.start_line) if innermost else None
 
 
@@ -269,9 +273,18 @@ def _is_library_function(jaxpr) -> bool:
     return _is_of_library(str(getattr(jaxpr.debug_info, "func_src_info", "")).rpartition(" at ")[2])
 
 
+def is_own(file: str) -> bool:
+    """Is a file the user's own: neither of this library, nor of another, nor of Python itself?"""
+    return not file.startswith(_HERE) and not _is_of_library(file)
+
+
+def _is_outside(frame: source_info_util.Frame) -> bool:
+    return not frame.file_name.startswith(_HERE)
+
+
 def _is_of_library(file: str) -> bool:
     """Is a file of an installed library, or of Python itself?"""
-    return file.startswith(_PYTHON) or any(folder in file for folder in _LIBRARIES)
+    return file.startswith((_PYTHON, "<frozen ")) or any(folder in file for folder in _LIBRARIES)
 
 
 def _with_versions(eqn, read: Sequence[_ReadFrame]) -> tuple[tuple[int, ...], tuple[Frame, ...]]:

@@ -172,7 +172,8 @@ def _advise(error: Exception) -> None:
     if isinstance(error, jax.errors.JAXTypeError | jax.errors.JAXIndexError):
         error.add_note(
             "vanishing.probe traces the loss once, as jax.jit does: use jnp in place of np, and "
-            "jax.lax.cond or jnp.where in place of `if`, on values that depend on the parameters."
+            "jax.lax.cond or jnp.where in place of `if`, on values that depend on the parameters "
+            "or that jnp computes."
         )
 
 

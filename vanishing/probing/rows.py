@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from vanishing._numerics import is_cut, uncut
 from vanishing.probing import slopes, summary
 from vanishing.probing.groups import LIMIT, in_groups
 from vanishing.probing.jaxpr import ValueId
@@ -117,7 +118,8 @@ def _add_sizes(numbers: "_Numbers", rows: Rows, outside: Sequence[Selected], let
         for way, x in zip(WAYS, (let_out[s.value].signal, let_out[s.value].cotangent), strict=True):
             measured = [m for m in rows.measured(way, s.site.kind) if m in SIZES]
             if measured:
-                items.append(x[None] if 2 * size > limit else x.reshape(1, x.size))
+                is_kept = 2 * size > limit or is_cut(x)
+                items.append(x[None] if is_kept else x.reshape(1, x.size))
                 keys.append(together if size < SMALL else tuple(measured))
                 places.append((way, s, measured))
     if not items:
@@ -170,7 +172,7 @@ def _add_shaped(numbers: "_Numbers", rows: Rows, outside: Sequence[Selected], le
     def measure(_, x):
         return summary.complete(summary.measure(x, names), names, len(x), rows.dtype)
 
-    signals = [let_out[s.value].signal[None] for s in shaped]
+    signals = [uncut(let_out[s.value].signal)[None] for s in shaped]
     vectors, starts = in_groups(measure, signals, limit=rows.limit())
     numbers.add(
         dict(zip(names, vectors, strict=True)),

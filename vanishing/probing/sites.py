@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vanishing.probing import equations, jaxpr, row_names
+from vanishing.probing import equations, jaxpr, row_names, totals
 from vanishing.probing.axes import Index
 from vanishing.probing.dependence import Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
@@ -69,6 +69,8 @@ def choose(
     else:
         for frame in jaxpr.frames(program.frame):
             rows |= rows_of(program, dependences, leaves, frame)
+        loss = totals.of_loss(program, dependences)
+        rows = {value: row for value, row in rows.items() if value not in loss}
     rows = {value: row for value, row in rows.items() if dependences.on_path(value)}
     names = name_rows(program, dependences, leaves, rows, level)
     return [

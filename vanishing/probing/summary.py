@@ -89,8 +89,8 @@ def measure(
     """The measures of these names of every signal of a stack; those that it has not are left out.
 
     "squares" and "total" are sums after a division by a number near the largest magnitude; where
-    that is not finite the inverse is 0, and what is not finite becomes nan. In the sum of squares
-    each nan counts as `_BROKEN`, beside which all finite squares are rounding.
+    that is 0 or not finite the inverse is 0, and what is not finite becomes nan. In the sum of
+    squares each nan counts as `_BROKEN`, beside which all finite squares are rounding.
 
     Args:
       x: the signals.
@@ -104,7 +104,9 @@ def measure(
     if "largest" in measures:
         zero = jnp.zeros(x.shape[:1], x.dtype)
         largest = result["largest"] = jnp.max(jnp.abs(x), axes) if x.size else zero
-        inverse = lax.select(lax.is_finite(largest), 1 / _divisor(largest), zero)
+        # Where the largest is known to be 0, XLA would square the inverse first, which is inf.
+        usable = lax.is_finite(largest) & (largest > 0)
+        inverse = lax.select(usable, 1 / _divisor(largest), zero)
         scaled = x * lax.broadcast_in_dim(inverse, x.shape, (0,))
         if "squares" in measures:
             squares = lax.select(scaled == scaled, scaled * scaled, lax.full_like(scaled, _BROKEN))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from vanishing import _text
 from vanishing._extras import needs
-from vanishing._numerics import summary_dtype, whole
+from vanishing._numerics import is_cut, summary_dtype, uncut, whole
 from vanishing._types import PyTree
 from vanishing.probing import summary
 from vanishing.probing.budget import Budget, budget
@@ -238,25 +238,20 @@ def _flatten(trace: Trace) -> tuple[list[tuple[Any, Any]], Layout]:
 
 def _rebuild(layout: Layout, leaves: Iterable[Any]) -> Trace:
     """A trace of anything that JAX puts in the place of arrays, which `__init__` may refuse."""
-    trace = object.__new__(Trace)
-    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
-        leaves = jax.tree.map(_shown, tuple(leaves))
+    trace, leaves = object.__new__(Trace), tuple(leaves)
+    arrays = jax.tree.leaves(leaves) if layout.marked else ()
+    # Inside of a transformation the mark stays: JAX looks for nan in what leaves it.
+    if arrays and all(isinstance(x, jax.Array) and not isinstance(x, Tracer) for x in arrays):
+        with jax.debug_nans(False):
+            leaves = _marks_to_nan(leaves)
     for name, leaf in zip((*_LEAVES, "layout"), (*leaves, layout), strict=True):
         object.__setattr__(trace, name, leaf)
     return trace
 
 
-def _shown(x):
-    """An array with nan for what was not measured, once no `jit` looks for nan in it."""
-    if isinstance(x, Tracer) or not isinstance(x, jax.Array):
-        return x
-    with jax.debug_nans(False):
-        return _marks_to_nan(x)
-
-
 @jax.jit
-def _marks_to_nan(x):
-    return jnp.where(x == summary.LOWEST, jnp.nan, x)
+def _marks_to_nan(leaves):
+    return jax.tree.map(lambda x: jnp.where(x == summary.LOWEST, jnp.nan, x), leaves)
 
 
 jax.tree_util.register_pytree_with_keys(Trace, _flatten, _rebuild)
@@ -282,9 +277,7 @@ def leaf_norms(
     items = []
     for tree in trees:
         for leaf, place in zip(jax.tree.leaves(tree), leaves, strict=True):
-            leaf = whole(jnp.asarray(leaf))
-            rows = math.prod(place.lengths)
-            items.append(leaf.reshape(rows, leaf.size // max(1, rows)))
+            items.append(_as_rows(whole(jnp.asarray(leaf)), place.lengths))
     if not items:
         return [jnp.zeros(0)] * len(trees)
     names = summary.measures_of(("rms",))
@@ -297,7 +290,15 @@ def leaf_norms(
     measured = dict(zip(names, columns, strict=True))
     places = [start + row for start, x in zip(starts, items, strict=True) for row in range(len(x))]
     sizes = np.zeros(len(places))
-    sizes[places] = [x.shape[1] for x in items for _ in range(len(x))]
+    sizes[places] = [math.prod(x.shape[1:]) for x in items for _ in range(len(x))]
     norms = summary.entries(measured, sizes)["rms"] * np.sqrt(sizes).astype(dtype)
     norms = jax.lax.stop_gradient(norms)[np.array(places, int)]
     return jnp.split(norms, len(trees))
+
+
+def _as_rows(leaf: Array, lengths: tuple[int, ...]) -> Array:
+    """A leaf with one axis of layers in front."""
+    if is_cut(leaf) and not lengths:
+        return leaf[None]
+    rows = math.prod(lengths)
+    return uncut(leaf).reshape(rows, leaf.size // max(1, rows))

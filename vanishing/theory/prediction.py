@@ -12,10 +12,11 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from vanishing import _text
+from vanishing import _arguments, _text
 from vanishing._extras import needs
 from vanishing._types import DEPTH, Scalar, Spec
 from vanishing.layers import Layer, propagate
+from vanishing.layers.base import require_layer
 from vanishing.meanfield import PredictedRow, Signal, signal
 from vanishing.meanfield.signals import output_gradient
 from vanishing.theory import names
@@ -129,6 +130,9 @@ def predict(
 ) -> Prediction:
     """The signal and the gradient at every layer of a network, from mean-field theory.
 
+    For networks built of `vanishing.layers`, as those of `vanishing.networks` are; theory does not
+    read modules of Flax or Equinox.
+
     Exact for infinite width at initialisation, for any loss whose gradient at the output does not
     depend on the weights. Of one network of finite width, the logarithm of one input's squared
     gradient norm strays from its mean by about sqrt(log_variance), and that mean lies half a
@@ -152,7 +156,8 @@ def predict(
       network run under one `jax.vmap`.
 
     Raises:
-      ValueError: theory cannot follow a layer; the message names it. Or a number is out of range.
+      ValueError: theory cannot follow a layer; the message names it. Or the network is no layer,
+        `x` no batch of inputs, or a number out of range.
 
     References: Poole et al., NeurIPS 2016; Schoenholz et al., Deep information propagation, ICLR
     2017; Yang & Schoenholz, Mean field residual networks, NeurIPS 2017.
@@ -163,6 +168,9 @@ def predict(
     >>> prediction.names[-2:]
     ('hidden[48].dense/relu', 'output.dense')
     """
+    require_layer("network", network, "a layer, as `networks.mlp(...)` is one")
+    what = "an array of inputs, (batch, ...), or a jax.ShapeDtypeStruct of one"
+    _arguments.instance("x", x, (jax.Array, np.ndarray, jax.ShapeDtypeStruct), what)
     for name, value, low in (
         ("q", q, 0.0),
         ("correlation", correlation, -1.0),

@@ -197,6 +197,8 @@ def _largest(network: Network, x: Spec, local_map, start: float) -> Callable[[fl
     sums weigh as they weigh correlations. A subnetwork is the network, or one path of a sum in it.
     """
 
+    _arguments.function("network", network, "a function of an activation that returns a layer")
+
     def run(parameter):
         def get_moments(q, value):
             one = jnp.ones_like(q)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vanishing import _arguments
 from vanishing.probing import Trace
 
 
@@ -38,5 +39,6 @@ class Outcome(enum.IntEnum):
 
 def outcome(history: History) -> np.ndarray:
     """The `Outcome` of each run of a `fit`, as an int8 array with one entry a run."""
+    _arguments.instance("history", history, History, "a History of `train.fit`")
     finite = np.isfinite(history.loss).all(axis=-1)
     return np.where(finite, Outcome.FINITE, Outcome.DIVERGED).astype(np.int8)

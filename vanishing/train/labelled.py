@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from vanishing import _arguments
 from vanishing._extras import needs
 from vanishing.probing import SiteKind, Trace
 from vanishing.train.history import History, Outcome, outcome
@@ -37,6 +38,7 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
     Returns:
       Arrays with a last axis of layers, nan where a layer lacks the quantity.
     """
+    _arguments.instance("trace", trace, Trace, "a Trace of `vanishing.probe`")
     rows, names = trace.sites, trace.names
     places = {path: leaf for leaf, path in enumerate(trace.layout.param_names)}
     products = [row for row, site in enumerate(rows) if site.kind == SiteKind.MATMUL]
@@ -75,6 +77,7 @@ def trunk(trace: Trace) -> dict[str, np.ndarray]:
     Returns:
       Arrays with a last axis of blocks.
     """
+    _arguments.instance("trace", trace, Trace, "a Trace of `vanishing.probe`")
     block = [instance.indices[:1] for instance in trace.layout.instances]
     ends = [row for row in range(len(block)) if block[row : row + 1] != block[row + 1 : row + 2]]
     return {
@@ -93,6 +96,8 @@ def to_dataset(history: History) -> xr.Dataset:
       A dataset with dimensions (point, step) and (point, step, layer), where the points are the
       runs and layers count from 1; `spread` gives the runs axes of their own.
     """
+
+    _arguments.instance("history", history, History, "a History of `train.fit`")
 
     def variable(value: np.ndarray, long_name: str, unit: str) -> xr.Variable:
         dims = ("point", "step", "layer")[: value.ndim]

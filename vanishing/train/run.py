@@ -57,6 +57,9 @@ def make_run(
     Raises:
       ValueError: a value is out of range; `init` refuses a batch larger than the data.
     """
+    if not isinstance(problem, Problem):
+        what = "a train.Problem, or a function of the run's settings that returns one"
+        _arguments.function("problem", problem, what)
     recipe = steps.Recipe(
         problem=(lambda settings: problem) if isinstance(problem, Problem) else problem,
         batch_size=batch_size,
@@ -82,7 +85,7 @@ def task(run: Run, *, records: int, chunks: int = 20) -> parallel.Task:
     Raises:
       ValueError: `records` is under 1.
     """
-    _arguments.at_least("records", records, 1)
+    _arguments.whole("records", records, 1)
     length = math.ceil(records / chunks)  # of all chunks, which share one program
 
     def init(settings, data):
@@ -143,6 +146,8 @@ def fit(
     >>> print(history.at(0, 0).trace.budget().sentence())  # doctest: +ELLIPSIS
     Of the 3.6 decades lost between output.dense and first.dense, ...
     """
+    _arguments.instance("run", run, Run, "a Run of `train.make_run`")
+    _arguments.instance("data", data, Data, "train.Data(x_train, y_train, x_test, y_test)")
     work = task(run, records=records, chunks=chunks)
     history = parallel.gather(work, _by_run(settings), data, progress=progress)
     return jax.tree.map(lambda leaf: leaf[:, : records + 1], history)

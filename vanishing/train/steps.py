@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from vanishing import _arguments
 from vanishing._types import PyTree
+from vanishing.layers.base import NETWORK, require_layer
 from vanishing.probing import probe
 from vanishing.train.history import History
 from vanishing.train.problem import Data, Problem, State
@@ -31,8 +32,8 @@ class Recipe:
     precision: str = "float32"
 
     def __post_init__(self):
-        _arguments.at_least("batch_size", self.batch_size, 0, note=" (0: all examples)")
-        _arguments.at_least("record_every", self.record_every, 1)
+        _arguments.whole("batch_size", self.batch_size, 0, note=" (0: all examples)")
+        _arguments.whole("record_every", self.record_every, 1)
         _arguments.one_of("precision", self.precision, DTYPES)
         if self.dtype != jax.dtypes.canonicalize_dtype(self.dtype):
             raise ValueError("precision is 'float64', but jax_enable_x64 is off; turn it on first.")
@@ -52,7 +53,7 @@ def init(recipe: Recipe, key: PRNGKeyArray, settings: Any, data: Data) -> State:
     """The state that a run starts from.
 
     Raises:
-      ValueError: a batch is larger than the data.
+      ValueError: a batch is larger than the data, or the problem or its network is something else.
     """
     size = len(data.x_train)
     if recipe.batch_size > size:
@@ -60,6 +61,8 @@ def init(recipe: Recipe, key: PRNGKeyArray, settings: Any, data: Data) -> State:
             f"batch_size is {recipe.batch_size}, but there are {size} examples to train."
         )
     problem = recipe.problem(settings)
+    _arguments.instance("problem", problem, Problem, "a train.Problem")
+    require_layer("problem.network", problem.network, NETWORK)
     init_key, run_key = jax.random.split(key)
     example = jax.ShapeDtypeStruct((1, *data.x_train.shape[1:]), recipe.param_dtype)
     params, layer_state = problem.network.init(init_key, example)
