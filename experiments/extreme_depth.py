@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import groups, launch, training
 from experiments.common.options import new_default, option
-from vanishing import figures, initializers, layers, losses, sweep, theory, train
+from vanishing import _text, figures, initializers, layers, losses, sweep, theory, train
 from vanishing.theory.roots import root
 
 _FIRST = 100  # the depth that the learning rates are given for
@@ -160,16 +160,16 @@ def _memory(net: layers.Layer, x: jax.Array) -> float:
     return float(analysis.temp_size_in_bytes) if analysis else math.nan
 
 
+_COLUMNS = ["depth", "rate", "test accuracy", "signal left", "predicted", "memory", "checkpoint"]
+
+
 def verdict(dataset: xr.Dataset) -> str:
     """A table of the accuracy and the memory of each depth, and of its error signal."""
     best = training.best_learning_rate(dataset, last=2)
     best_runs = dataset.sel(learning_rate=best)
     accuracy = best_runs.test_accuracy.isel(step=-1)
     start = 2 * np.log(best_runs.cotangent_rms.isel(step=0))
-    lines = [
-        f"{'depth':>6}  {'rate':>8}  {'test accuracy':>15}  {'signal left':>11}  "
-        f"{'predicted':>9}  {'memory':>9}  {'checkpoint':>10}"
-    ]
+    rows = []
     for depth in dataset.depth.values:
         logs = start.sel(depth=depth, layer=slice(1, int(depth))).mean("seed")
         share = math.exp(float(logs.isel(layer=0) - logs.isel(layer=-1)) / 2)
@@ -182,11 +182,10 @@ def verdict(dataset: xr.Dataset) -> str:
         )
         rate = float(best.sel(depth=depth)) * _FIRST / int(depth)
         spread = training.mean_and_spread(float(ends.mean()), float(ends.std()), ends.sizes["seed"])
-        lines.append(
-            f"{int(depth):>6}  {rate:>8.2g}  {spread:>15}  {share:>11.3f}  {predicted:>9.3f}  "
-            f"{memory:>9}  {less:>10}"
-        )
-    lines += [
+        numbers = [f"{rate:.2g}", spread, f"{share:.3f}", f"{predicted:.3f}", memory, less]
+        rows.append([str(int(depth)), *numbers])
+    lines = [
+        _text.table(_COLUMNS, rows, texts=0),
         "",
         "signal left: the error signal of the first hidden layer over that of the last, at",
         "initialisation; predicted: the same by mean-field theory, before a weight is drawn.",

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import groups, launch
 from experiments.common.options import option
-from vanishing import comparison, figures, initializers, layers, sweep, theory
+from vanishing import _text, comparison, figures, initializers, layers, sweep, theory
 from vanishing.layers import Layer
 from vanishing.probing import Trace
 from vanishing.sweep.parallel import Task
@@ -188,6 +188,19 @@ def _with_slopes(dataset: xr.Dataset, skip: int) -> xr.Dataset:
     return dataset.assign(tables)
 
 
+_COLUMNS = [
+    "activation",
+    "block",
+    "initializer",
+    "slope",
+    "measured",
+    "error",
+    "q ratio",
+    "c error",
+    "",  # the verdict
+]
+
+
 def verdict(dataset: xr.Dataset) -> str:
     """A table of predicted and measured slopes, and of the errors of signal and correlation."""
     cells = [
@@ -199,32 +212,33 @@ def verdict(dataset: xr.Dataset) -> str:
     agreeing = [bool(cell.agrees) for cell in cells]
     return "\n".join(
         [
-            f"{'activation':<12}{'block':<16}{'initializer':<14}{'slope':>8}{'measured':>18}"
-            f"{'error':>9}{'q, ratio':>10}{'c, error':>10}  ",
-            *map(_line, cells),
+            _text.table(_COLUMNS, [_row(cell) for cell in cells], texts=3),
             "",
             f"{sum(agreeing)} of {len(agreeing)} agree: within 0.02 or 5 % of the predicted slope.",
             "slope: growth of the log mean-square gradient from a block to the one before it; over",
             "0 gradients explode, under 0 they vanish. measured: mean over seeds ± standard error.",
-            "error: measured less predicted. q, ratio: mean square of the signal after the last",
-            "block, measured over predicted. c, error: error of two inputs' correlation there.",
+            "error: measured less predicted. q ratio: mean square of the signal after the last",
+            "block, measured over predicted. c error: error of two inputs' correlation there.",
         ]
     )
 
 
-def _line(cell: xr.Dataset) -> str:
-    """The line of one kind of network in the table."""
+def _row(cell: xr.Dataset) -> list[str]:
+    """The row of one kind of network in the table."""
     error = float(cell.slope_measured - cell.slope_predicted)
     end = cell.isel(layer=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.exp(float(np.log(end.q_measured / end.q_predicted).mean("seed")))
     c_error = float((end.correlation_measured - end.correlation_predicted).mean("seed"))
-    measured = f"{float(cell.slope_measured):.4f} ± {float(cell.slope_error):.4f}"
-    return (
-        f"{cell.activation.item():<12}{cell.block.item():<16}{cell.initializer.item():<14}"
-        f"{float(cell.slope_predicted):>8.4f}{measured:>18}{error:>+9.4f}{ratio:>10.3f}"
-        f"{c_error:>+10.3f}  {cell.verdict.item()}"
-    )
+    return [
+        *(str(cell[axis].item()) for axis in ("activation", "block", "initializer")),
+        f"{float(cell.slope_predicted):.4f}",
+        f"{float(cell.slope_measured):.4f} ± {float(cell.slope_error):.4f}",
+        f"{error:+.4f}",
+        f"{ratio:.3f}",
+        f"{c_error:+.3f}",
+        str(cell.verdict.item()),
+    ]
 
 
 def figure(dataset: xr.Dataset) -> Figure:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import groups, launch
 from experiments.common.options import new_default, option
-from vanishing import comparison, figures, initializers, layers, sweep, theory
+from vanishing import _text, comparison, figures, initializers, layers, sweep, theory
 from vanishing.sweep.parallel import Task
 
 _LEVELS = (1.0, 3.0, 10.0, 30.0, 100.0)  # of the depth scale, in layers
@@ -162,8 +162,7 @@ def verdict(dataset: xr.Dataset) -> str:
         lines.append(f"  sigma_b = {sigma_b:<6g} {points}")
     if "dot" not in dataset.dims:
         return "\n".join(lines)
-    lines += ["", f"{'sigma_w':>8}{'sigma_b':>9}{'log chi_1':>11}{'measured':>20}{'error':>9}"]
-    agreeing = []
+    rows, agreeing = [], []
     for dot in range(dataset.sizes["dot"]):
         cell = dataset.isel(dot=dot)
         seeds = cell.dot_measured.values
@@ -173,12 +172,18 @@ def verdict(dataset: xr.Dataset) -> str:
             float(seeds.std(ddof=1) / len(seeds) ** 0.5),
         )
         agreeing.append(slope.agrees)
-        measured = f"{slope.measured:.4f} ± {slope.error:.4f}"
-        lines.append(
-            f"{float(cell.dot_sigma_w):>8.2f}{float(cell.dot_sigma_b):>9.2f}"
-            f"{slope.predicted:>11.4f}{measured:>20}{slope.measured - slope.predicted:>+9.4f}  "
-            f"{slope.verdict}"
+        rows.append(
+            [
+                f"{float(cell.dot_sigma_w):.2f}",
+                f"{float(cell.dot_sigma_b):.2f}",
+                f"{slope.predicted:.4f}",
+                f"{slope.measured:.4f} ± {slope.error:.4f}",
+                f"{slope.measured - slope.predicted:+.4f}",
+                slope.verdict,
+            ]
         )
+    header = ["sigma_w", "sigma_b", "log chi_1", "measured", "error", ""]
+    lines += ["", _text.table(header, rows, texts=0)]
     lines += ["", f"{sum(agreeing)} of {len(agreeing)} agree: within 0.02 or 5 % of log chi_1."]
     return "\n".join(lines)
 

@@ -276,8 +276,6 @@ def verdict(dataset: xr.Dataset) -> str:
                 answer(float(row.loss), int(row.diverged), seeds),
             ]
         )
-    longest = max(len(row[-1]) for row in rows)
-    rows = [[*row[:-1], row[-1].ljust(longest)] for row in rows]
     header = ["cell", "decades", "after", "rate ", "loss", "score", ""]
     score = {
         "adding": f"fraction of sums answered within {WITHIN:g}",

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from experiments.common import groups, launch, training
 from experiments.common.options import new_default, option
-from vanishing import figures, initializers, layers, networks, sweep, theory, train
+from vanishing import _text, figures, initializers, layers, networks, sweep, theory, train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,20 +94,20 @@ def verdict(dataset: xr.Dataset) -> str:
     """The scales at which networks of each depth train, measured and predicted."""
     trains = accuracy(dataset) >= dataset.learns_at
     predicted = dataset.multiple * dataset.depth_scale >= dataset.depth
-    lines = [f"{'depth':>5}  {'trains at sigma_w':<24}{'predicted':<24}agree"]
+    rows = []
     for depth in dataset.depth.values:
         row, predicted_row = trains.sel(depth=depth), predicted.sel(depth=depth)
         agreeing = int((row == predicted_row).sum())
-        lines.append(
-            f"{int(depth):>5}  {_spans(row):<24}{_spans(predicted_row):<24}{agreeing} of {row.size}"
-        )
+        spans = _spans(row), _spans(predicted_row)
+        rows.append([f"{int(depth):>5}", *spans, f"{agreeing} of {row.size}"])
     agree = {
         k: float((trains == (k * dataset.depth_scale >= dataset.depth)).mean())
         for k in (1, 2, 3, 4, 6, 8, 10, 15, 20)
     }
     best = max(agree, key=lambda k: agree[k])
     right = float((trains == predicted).mean())
-    lines += [
+    lines = [
+        _text.table(["depth", "trains at sigma_w", "predicted", "agree"], rows, texts=4),
         "",
         f"predicted: a network trains up to {float(dataset.multiple):g} depth scales; this is "
         f"right for {right:.0%} of the networks.",

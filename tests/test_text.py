@@ -31,6 +31,11 @@ def test_html_is_escaped():
     assert "<b>" not in _text.html_table(["a"], [["x"]], 0, "<b>")
 
 
+def test_remarks_at_the_end_of_a_table_stand_to_the_left():
+    lines = _text.table(["n", ""], [["1", "learns"], ["10", "no"]], texts=0).splitlines()
+    assert lines == [" n", " 1  learns", "10  no"]
+
+
 def test_a_reader_that_has_gone_is_no_error(monkeypatch):
     reading, writing = os.pipe()
     os.close(reading)

@@ -63,7 +63,8 @@ def percent(x: float) -> str:
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> str:
     """An aligned table, its first `texts` columns to the left and the others to the right.
 
-    A row of one cell, where others have more, is a line by itself.
+    Each column is as wide as its longest cell. One without a heading holds remarks, to the left. A
+    row of one cell, where others have more, is a line by itself.
 
     >>> print(table(("layer", "rms"), [("h[0]", "1.5"), ("h[10]", "0.25")], texts=1))
     layer   rms
@@ -77,7 +78,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], texts: int) -> s
         if len(cells) < len(header):
             return cells[0]
         return "  ".join(
-            cell.ljust(width) if i < texts else cell.rjust(width)
+            cell.ljust(width) if i < texts or not header[i] else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
 

@@ -55,9 +55,10 @@ def measure(
 def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
     """Prediction and measurement on one axis.
 
-    The rows are those that both have, in forward order; attributes name the others. A layer without
-    parameters has a name that both know if `layers.serial` gave it one. Gradients are taken
-    relative to the last row, as theory knows no loss.
+    The rows are those that both have, in forward order; the attributes `only_predicted` and
+    `only_measured`, which a dataset prints at its end, name the others. A layer without parameters
+    has a name that both know if `layers.serial` gave it one. Gradients are taken relative to the
+    last row, as theory knows no loss.
 
     Args:
       prediction: of a network.

@@ -202,8 +202,6 @@ def table(dataset: xr.Dataset, columns: Mapping[str, xr.DataArray] | None = None
         added = _texts((columns or {}).values(), place)
         signal, outcome = _row(results.sel(place), dataset)
         rows.append([*named, *signal, *added, *outcome])
-    longest = max(len(row[-1]) for row in rows)
-    rows = [[*row[:-1], row[-1].ljust(longest)] for row in rows]
     header = [*names, "signal left", "after", "a layer", *(columns or {}), "rate ", "test accuracy"]
     left = sum(dataset[name].dtype.kind not in "if" for name in names)
     return [*_text.table([*header, ""], rows, left).splitlines(), "", *_legend(dataset)]

@@ -92,3 +92,29 @@ def test_critical_weights_are_theorys():
         lambda: mean_field.network(config, "gelu", "plain", "critical"),
         "gelu has no critical scale",
     )
+
+
+def test_columns_are_as_wide_as_the_longest_name():
+    axes = ("activation", "block", "initializer")
+    names = {
+        "activation": ["bent_identity", "tanh"],
+        "block": ["plain"],
+        "initializer": ["derived"],
+    }
+    of_cells = {
+        "slope_predicted": 0.5,
+        "slope_measured": 0.51,
+        "slope_error": 0.01,
+        "agrees": True,
+        "verdict": "agrees",
+    }
+    variables = {name: (axes, np.full((2, 1, 1), value)) for name, value in of_cells.items()}
+    for name in ("q", "correlation"):
+        for kind in ("predicted", "measured"):
+            variables[f"{name}_{kind}"] = ((*axes, "layer", "seed"), np.ones((2, 1, 1, 1, 2)))
+    header, *rows = mean_field.verdict(xr.Dataset(variables, names)).splitlines()[:3]
+    assert [row.split()[:3] for row in rows] == [
+        ["bent_identity", "plain", "derived"],
+        ["tanh", "plain", "derived"],
+    ]
+    assert len({row.index("plain") for row in rows} | {header.index("block")}) == 1

@@ -44,7 +44,15 @@ SIGNATURES: Mapping[str, Callable[[jax.Array], jax.Array]] = {  # each with an e
 
 # What a loss does to a network's outputs. After an activation function, and where no layer follows,
 # it begins the loss; on its own it may be part of an activation function, such as the cube in GELU.
-LOSS_PRIMITIVES = ("sqrt", "log", "abs", "square", "integer_pow")
+# In front of a layer too one begins anew whose slope at 0 is infinite, which the row before it has
+# to show.
+LOSS_PRIMITIVES: Mapping[str, bool] = {  # is the slope at 0 infinite?
+    "sqrt": True,
+    "log": True,
+    "abs": False,
+    "square": False,
+    "integer_pow": False,
+}
 
 # Functions that are a loss where no layer follows, and an activation function where one does.
 LOSS_FUNCTIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {  # each with an example

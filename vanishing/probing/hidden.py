@@ -17,7 +17,8 @@ def notes(program: Program, dependences: Dependences) -> tuple[str, ...]:
     nodes = (node for _, node in jaxpr.walk(program.frame))
     return tuple(
         dict.fromkeys(
-            f"what is inside of {_name(node)} at {sites.line_of(node.seen_from) or 'an unknown line'}; "
+            f"what is inside of {_name(node)} at "
+            f"{sites.line_of(node.seen_from) or 'an unknown line'}; "
             "its outputs are rows at level='op'."
             for node in nodes
             if not node.frames

@@ -35,6 +35,8 @@ class Layout:
     suspects: tuple[tuple[str, ...], ...] = ()  # by site, and of the loss: see `between_rows`
     level: str = "layer"  # see `vanishing.probe`
     measured: tuple[str, ...] = ()  # the summaries that were asked for, and "params"
+    # Does the mark of `summary.unmeasured` stand inside of `jit` for what a trace shows as nan?
+    marked: bool = dataclasses.field(default=False, compare=False)
 
     def __repr__(self) -> str:
         return f"Layout({len(self.names)} rows)"

@@ -71,7 +71,7 @@ def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callabl
             backward=backward,
             params=_norms(plan, params, grads, with_params),
             value=whole(jnp.asarray(value)),
-            layout=plan.layout,
+            layout=dataclasses.replace(plan.layout, marked=not np.isnan(summary.unmeasured())),
         )
         return [value, *aux], grads, trace
 

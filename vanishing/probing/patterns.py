@@ -239,13 +239,11 @@ def _meets_again(node: Node, signal: ValueId, context: Context) -> bool:
 def _begins_loss(node: Node, context: Context) -> bool:
     """A function of losses, of a signal that a complete activation function returned.
 
-    In front of a layer a power belongs to the activation, as in the square of ReLU. A root or a
-    logarithm does not: its slope at 0 is what the row before it has to show.
+    In front of a layer a power belongs to the activation, as in the square of ReLU.
     """
-    is_singular = node.primitive in ("sqrt", "log")
     return (
         node.primitive in LOSS_PRIMITIVES
-        and (is_singular or node.outputs[0] not in context.view.before_layer)
+        and (LOSS_PRIMITIVES[node.primitive] or node.outputs[0] not in context.view.before_layer)
         and _is_elementwise(node, context)
         and context.chains[context.view.signals(node)[0]].activates
     )

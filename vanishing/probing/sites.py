@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vanishing.probing import equations, jaxpr, leaf_names, row_names
-from vanishing.probing.axes import Along, Index
+from vanishing.probing import equations, jaxpr, row_names, templates, totals
+from vanishing.probing.axes import Index
 from vanishing.probing.dependence import RESHAPES, Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
@@ -66,6 +66,8 @@ def choose(
     entrances = [row.node for row in rows.values()]
     for frame in jaxpr.frames(program.frame):
         rows |= rows_of(program, dependences, leaves, frame)
+    loss = totals.of_loss(program, dependences)
+    rows = {value: row for value, row in rows.items() if value not in loss}
     rows = {value: row for value, row in rows.items() if dependences.on_path(value)}
     names = name_rows(program, dependences, leaves, rows)
     if level == "op":
@@ -107,7 +109,7 @@ def _input(value: ValueId, leaf: LeafId) -> LayerRow:
         value=value,
         ops=("input",),
         kind=SiteKind.OTHER,
-        uses=frozenset({Use(leaf)}),
+        uses=frozenset({Use(leaf, value)}),
     )
 
 
@@ -154,11 +156,14 @@ def _site(program: Program, dependences: Dependences, row: LayerRow, name: Name)
 def _kernel(row: LayerRow, dependences: Dependences, leaves: Sequence[Leaf]) -> str:
     """The path of the one leaf that what a row takes in is multiplied with, or ""."""
     adds = row.node.primitive in ("add", "add_any", "sub")
-    weights = () if adds or dependences.is_weight(row.value) else row.node.inputs
-    uses = [use for a in weights if dependences.is_weight(a) for use in dependences.get(a).uses]
-    if len(uses) != 1 or not all(isinstance(walk.axis, Along) for walk in uses[0].walks):
+    if adds or dependences.is_weight(row.value):
         return ""
-    return leaf_names.indexed(leaves[uses[0].leaf].path, [w.template() for w in uses[0].walks])
+    weights = [atom for atom in row.node.inputs if dependences.is_weight(atom)]
+    origins = [origin for value in weights for origin in dependences.origins.of(value)]
+    if len(origins) != 1:
+        return ""
+    whole = templates.leaves_of([leaf._replace(module="") for leaf in leaves], "layer")
+    return templates.template(origins, whole, dependences.loops[row.value])
 
 
 def line_of(source: tuple[str, int] | None) -> str:
