@@ -4,6 +4,7 @@ import html
 import itertools
 import os
 import re
+import sys
 from collections.abc import Collection, Sequence
 
 import numpy as np

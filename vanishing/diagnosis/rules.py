@@ -197,12 +197,11 @@ def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
     if smallest < BRANCH_SHARE * largest:
         return  # the stream itself vanishes, which is another finding
     for row in worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
-        share = trace.backward.rms[row] / largest
+        share = float(trace.backward.rms[row] / largest)
         is_layer = trace.sites[row].kind == SiteKind.MATMUL
         if row not in stream and is_layer and 0 < share < BRANCH_SHARE:
             says = f"its gradient is {number(share)} times that of the skip connection beside it"
-            evidence = {"share_of_the_stream": float(share)}
-            found = finding("vanishing", trace.names[row], False, says, **evidence)
+            found = finding("vanishing", trace.names[row], False, says, share_of_the_stream=share)
             yield found._replace(remedies=(remedies.BRANCH,))
 
 

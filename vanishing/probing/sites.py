@@ -158,7 +158,7 @@ def _kernel(row: LayerRow, dependences: Dependences, leaves: Sequence[Leaf]) -> 
     adds = row.node.primitive in ("add", "add_any", "sub")
     if adds or dependences.is_weight(row.value):
         return ""
-    weights = [atom for atom in row.node.inputs if dependences.is_weight(atom)]
+    weights = [a for a in row.node.inputs if isinstance(a, int) and dependences.is_weight(a)]
     origins = [origin for value in weights for origin in dependences.origins.of(value)]
     if len(origins) != 1:
         return ""

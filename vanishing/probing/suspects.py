@@ -95,8 +95,8 @@ def _is_safe(node: Node) -> bool:
     if node.primitive == "integer_pow":
         return node.equation.params["y"] > 0
     divisor = node.inputs[-1]
-    is_number = node.primitive == "div" and isinstance(divisor, Literal)
-    return is_number and bool(divisor.value != 0)
+    is_number = isinstance(divisor, Literal) and bool(divisor.value != 0)
+    return node.primitive == "div" and is_number
 
 
 def _union(found: Sequence[int]) -> int:
