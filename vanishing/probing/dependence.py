@@ -134,7 +134,7 @@ class Dependences(NamedTuple):
             return frozenset()
         depths = dict.fromkeys(self.of[atom].leaves, 0)
         for origin in self.origins.of(atom):
-            depths[origin.leaf] = max(depths[origin.leaf], len(origin.index))
+            depths[origin.leaf] = max(depths[origin.leaf], len(origin.indices))
         return frozenset(Use(leaf, atom, depth) for leaf, depth in depths.items())
 
     def weights(self, node: Node) -> tuple[Atom, ...]:
