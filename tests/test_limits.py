@@ -1,6 +1,7 @@
 """The limits matrix of vanishing/README.md, cell by cell: what is recorded where."""
 
 import functools
+import io
 import re
 from pathlib import Path
 
@@ -205,6 +206,13 @@ def chooses(p):
     return jnp.sum(p**2) if p[0] > 0 else jnp.sum(p)
 
 
+DATA = jnp.ones(3)
+
+
+def chooses_by_data(p):
+    return jnp.sum(p**2) if DATA.mean() > 0 else jnp.sum(p)
+
+
 @jax.custom_jvp
 def constant(x):
     return np.zeros(x.shape, x.dtype)
@@ -213,7 +221,9 @@ def constant(x):
 constant.defjvp(lambda primals, tangents: (constant(primals[0]), tangents[0]))
 
 
-@pytest.mark.parametrize("loss", [chooses, lambda p: jnp.sum(jax.vmap(constant)(p))])
+@pytest.mark.parametrize(
+    "loss", [chooses, chooses_by_data, lambda p: jnp.sum(jax.vmap(constant)(p))]
+)
 def test_what_is_refused_is_refused_by_jit_too(loss):
     params = jnp.linspace(1, 2, 3)
     jax.value_and_grad(loss)(params)
@@ -237,18 +247,42 @@ def test_a_loss_runs_when_it_is_traced_and_sees_arrays():
     assert not any(calls)
 
 
-def test_a_change_inside_of_an_object_is_not_seen_as_by_jit():
-    factors = np.array([2.0], np.float32)
+def test_what_no_variable_holds_is_not_seen_to_change_as_by_jit():
+    factors, name = io.StringIO("23"), "".join(["fac", "tor"])
+    model = type("Model", (), {})()
 
-    def loss(p):
-        return jnp.sum(p**2) * jnp.asarray(factors)[0]
+    def read(p):
+        return jnp.sum(p**2) * int(factors.read(1))
 
-    jitted, params = jax.jit(loss), jnp.ones(3)
-    values = []
-    for factor in (2.0, 3.0):
-        factors[0] = factor
-        values.append((float(probe(loss)(params).value), float(jitted(params))))
-    assert values == [(6.0, 6.0), (6.0, 6.0)]
+    def computed(p):
+        return jnp.sum(p**2) * getattr(model, name)
+
+    params = jnp.ones(3)
+    for loss in (read, computed):
+        values = []
+        for factor in (2.0, 3.0):
+            setattr(model, name, factor)
+            values.append(float(probe(loss)(params).value))
+        assert values == [6.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "plain", "probed"),
+    [
+        (lambda n: isinstance(n, int), True, False),
+        (lambda n: hasattr(n, "bit_length"), True, False),
+        (lambda n: isinstance(n, bool), True, True),
+    ],
+)
+def test_a_number_among_the_other_arguments_is_an_array_and_a_flag_is_a_flag(answer, plain, probed):
+    def loss(p, n):
+        answers.append(answer(n))
+        return jnp.sum(p**2)
+
+    answers, n = [], True if probed else 3
+    jax.value_and_grad(loss)(jnp.ones(3), n)
+    probe(loss)(jnp.ones(3), n)
+    assert answers == [plain, probed]
 
 
 def test_the_readme_has_the_matrix():

@@ -36,6 +36,7 @@ SETTINGS = {
     "strict": lambda: jax.numpy_dtype_promotion("strict"),
     "jax_numpy_rank_promotion": lambda: jax.numpy_rank_promotion("raise"),
     "jax_enable_x64": lambda: jax.enable_x64(True),
+    "jax_check_tracer_leaks": jax.checking_leaks,
 }
 
 
@@ -64,6 +65,16 @@ def test_value_gradients_and_trace_are_right_under_the_setting(name):
 def test_a_check_is_right_where_jax_looks_for_nan_and_inf():
     with jax.debug_nans(True), jax.debug_infs(True):
         assert probe(loss).check(W, X).worst < 1e-5
+
+
+def test_what_was_not_measured_is_nan_in_a_trace_that_was_jitted_or_mapped_under_the_flag():
+    probed = probe(lambda p: jnp.sum(p**2), summaries=("rms",))
+    jitted = jax.jit(probed)
+    with jax.debug_nans(True):
+        traces = [jitted(X).trace, jax.vmap(probed)(X).trace]
+    for trace in (*traces, jitted(X).trace):
+        assert np.isnan(trace.params.update).all()
+        assert np.isnan(trace.forward.mean).all()
 
 
 def test_a_nan_of_the_loss_itself_is_still_an_error():

@@ -100,7 +100,7 @@ FORMS = {  # loss: the parameter and kind of each row
     variational: ["w matmul", *HEAD],
     masked: ["w matmul", *HEAD],
     chosen_by_each_example: ["v matmul", "w matmul", *HEAD],
-    experts: ["v matmul", *HEAD],
+    experts: ["v|w matmul", *HEAD],
     hypernetwork: ["make matmul", "matmul", *HEAD],
     attention: ["w matmul", "v matmul", "o matmul", "function"],
     shifted_input: ["shift op", "w matmul", "function", "sum", "function", "o matmul"],

@@ -47,6 +47,17 @@ class Structure(NamedTuple):
             positional[position] = tree
         return loss(*positional, **keywords)
 
+    def places(self) -> tuple[list[int], list[int]]:
+        """The numbers of the leaves of parameters, and of the others, among all leaves."""
+        positional, keywords = self.rest.children()
+        counts = [tree.num_leaves for tree in (*positional.children(), keywords)]
+        for position, tree in zip(self.positions, self.trees, strict=True):
+            counts[position] = tree.num_leaves
+        numbers = iter(range(sum(counts)))
+        of_argument = [[next(numbers) for _ in range(count)] for count in counts]
+        params = [i for position in self.positions for i in of_argument[position]]
+        return params, sorted({i for places in of_argument for i in places}.difference(params))
+
     def grads_like(self, grads: Sequence[Any]) -> PyTree:
         """Gradients as `jax.grad` returns them, from their leaves."""
         rebuilt = self._trees(grads)
@@ -63,8 +74,9 @@ class Structure(NamedTuple):
 class Arguments(NamedTuple):
     """The arguments of one call of a loss, as leaves.
 
-    Of the others, arrays and numbers are traced. What is neither stays as it is, and so does, once
-    tracing has shown it (see `needed`), what the loss needs as a value of Python: these are static.
+    Of the others, arrays and numbers are traced. Flags and what is neither stay as they are, and so
+    does, once tracing has shown it (see `needed`), what the loss needs as a value of Python: these
+    are static.
     """
 
     structure: Structure
@@ -81,16 +93,14 @@ class Arguments(NamedTuple):
         return [leaf if i in static else next(values) for i, leaf in enumerate(self.others)]
 
     def never_traced(self) -> frozenset[int]:
-        """The numbers of the others that are neither arrays nor numbers."""
-        return frozenset(
-            i for i, leaf in enumerate(self.others) if not isinstance(leaf, (*_ARRAYS, _REFS))
-        )
+        """The numbers of the others that stay as they are in any case."""
+        return frozenset(i for i, leaf in enumerate(self.others) if traced_as(leaf) is None)
 
     def needed(self, error: Exception, static: frozenset[int]) -> frozenset[int]:
         """What else should stay as it is, after tracing the loss ended in this error.
 
-        Either the error says on whose values it depends; or flags, then counts, then other numbers,
-        then arrays are taken. It may be any error: a jitted function refuses a traced value for a
+        Either the error says on whose values it depends; or counts, then other numbers, then arrays
+        are taken. It may be any error: a jitted function refuses a traced value for a
         static argument with a ValueError, and a shape with a TypeError.
 
         Args:
@@ -112,10 +122,20 @@ class Arguments(NamedTuple):
         named = {order[int(n)] for n in re.findall(r"\bprobed_others\[(\d+)\]", message)}
         if named & arrays.keys():
             return frozenset(named & arrays.keys())
-        for types in (_FLAGS, _COUNTS, _NUMBERS, _ARRAYS):
+        for types in (_COUNTS, _NUMBERS, _ARRAYS):
             if numbers := frozenset(i for i, leaf in arrays.items() if isinstance(leaf, types)):
                 return numbers
         return frozenset()
+
+
+def traced_as(leaf: Any) -> Any | None:
+    """The type that a leaf of the arguments is traced as; None where it stays as it is."""
+    if isinstance(leaf, _FLAGS) or not isinstance(leaf, (*_ARRAYS, _REFS)):
+        return None
+    try:
+        return jax.typeof(leaf)
+    except (TypeError, OverflowError):  # text in an array, or a number that fits in none
+        return None
 
 
 class Place(NamedTuple):

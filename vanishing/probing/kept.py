@@ -1,12 +1,12 @@
 """Keeps the programs of probed losses, as `jax.jit` keeps those of functions.
 
 A program is kept as long as its loss lives, for the structure and types of the arguments, the flags
-and counts that the loss needs as values of Python, and the settings of JAX. It is made anew where a
-variable that the loss refers to has been bound to something else; a change inside of an object, of
-a list or of a module, is not seen, as by `jax.jit`.
+and counts that the loss needs as values of Python, and the settings of JAX. It serves again where
+all that the loss refers to, and the objects among its arguments, are what they were when it was
+made (see `surroundings`); of many programs the last used ones are kept.
 """
 
-import types
+import functools
 import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
@@ -15,9 +15,15 @@ import jax
 import numpy as np
 from jax.core import Tracer
 
-from vanishing.probing.arguments import Returned, Structure
+from vanishing.probing import surroundings
+from vanishing.probing.arguments import Returned, Structure, traced_as
 from vanishing.probing.measuring import Probed
 from vanishing.probing.plan import Plan
+
+PER_LOSS, IN_ALL = 64, 256  # programs that are kept
+
+# Static leaves that are hardly met again: numbers with a fraction, and arrays.
+_NOT_MET_AGAIN = (float, complex, np.inexact, np.ndarray, jax.Array)
 
 # Settings that change what a loss is traced to; `jax.jit` looks at the same.
 _SETTINGS = (
@@ -39,11 +45,11 @@ class Program(NamedTuple):
     run: Callable[[list[Any], list[Any]], tuple]
     structure: Structure
     returned: Returned
-    params: tuple[int, ...]  # the numbers of their leaves among those of all arguments
-    others: tuple[int, ...]  # of all other leaves
-    traced: tuple[int, ...]  # of the others that the program takes
+    params: list[int]  # the numbers of their leaves among those of all arguments
+    others: list[int]  # of all other leaves
+    traced: list[int]  # of the others that the program takes
+    static: list[int]  # of the others that it does not take
     closed_over: list[Any]  # arrays that the program takes beside them
-    refers_to: tuple[Any, ...]  # see `_references`
 
     def __call__(self, leaves: Sequence[Any]) -> Probed:
         """The probed loss of the leaves of all arguments."""
@@ -54,131 +60,115 @@ class Program(NamedTuple):
         return Probed(value=value, grads=self.structure.grads_like(grads), aux=aux, trace=trace)
 
 
+class Call(NamedTuple):
+    """A call of a probed loss."""
+
+    loss: Callable
+    refers: tuple[Any, ...]  # what decides, beside the arguments, what the program is
+    leaves: list[Any]  # of all arguments
+    kind: Hashable | None  # what calls of one program have in common; None where it has no hash
+
+
+class _Entry(NamedTuple):
+    kind: Hashable
+    static: tuple[int, ...]
+    refers: list[Any]  # as `surroundings.held` gives it
+    program: Program
+
+
 class _Kept(NamedTuple):
-    """What is kept of one loss."""
+    """What is kept of one loss, the last used first."""
 
-    statics: dict[Hashable, list[frozenset[int]]]  # by options and structure of the arguments
-    programs: dict[Hashable, Program]
-
-
-# By the identity of the loss, since losses may be equal, or have no hash; gone with the loss.
-_of_loss: dict[int, tuple[weakref.ref, _Kept]] = {}
+    loss: weakref.ref
+    entries: list[_Entry]
 
 
-def program_of(plan: Plan, run: Callable, args: tuple, kwargs: dict[str, Any]) -> Program:
+# By the identity of the loss, since losses may be equal, or have no hash; gone with the loss. The
+# last used is the last.
+_of_loss: dict[int, _Kept] = {}
+
+
+def program_of(plan: Plan, run: Callable) -> Program:
     """The program of a planned loss that runs as `run` on the leaves of the plan."""
     structure = plan.arguments.structure
-    places, start = [], 0
-    for tree in (*args, kwargs):
-        count = jax.tree.structure(tree).num_leaves
-        places.append(range(start, start + count))
-        start += count
-    positions = structure.positions
-    others = [i for n, r in enumerate(places) if n not in positions for i in r]
+    params, others = structure.places()
     traced = [i for n, i in enumerate(others) if n not in plan.static]
     return Program(
         run=run,
         structure=structure,
         returned=plan.returned,
-        params=tuple(i for n in positions for i in places[n]),
-        others=tuple(others),
-        traced=tuple(traced),
+        params=params,
+        others=others,
+        traced=traced,
+        static=[i for n, i in enumerate(others) if n in plan.static],
         closed_over=plan.others[len(traced) :],
-        refers_to=(),
     )
 
 
-def find(loss: Callable, options: Hashable, leaves: Sequence[Any], tree: Any) -> Program | None:
-    """The program that was kept for a loss and these arguments, if one was.
+def call_of(refers: tuple[Any, ...], options: Hashable, args: tuple, kwargs: dict) -> Call:
+    """A call of a loss with these arguments.
 
     Args:
-      loss: that is probed.
+      refers: the loss, and other functions that decide what its program is.
       options: of the probe.
-      leaves: of all arguments of the call.
-      tree: what they are the leaves of.
+      args: of the loss.
+      kwargs: of the loss.
     """
-    kind = _kind(options, tree)
-    if id(loss) not in _of_loss or kind is None:
+    leaves, tree = jax.tree.flatten((args, kwargs))
+    settings = tuple(getattr(jax.config, name, None) for name in _SETTINGS)
+    types = tuple(traced_as(leaf) or type(leaf) for leaf in leaves)
+    kind = (options, tree, types, settings, jax.sharding.get_abstract_mesh())
+    try:
+        return Call(refers[0], refers, leaves, (hash(kind), kind))
+    except TypeError:
+        return Call(refers[0], refers, leaves, None)
+
+
+def find(call: Call) -> Program | None:
+    """The program that was kept for a call, if one was."""
+    kept = _of_loss.get(id(call.loss))
+    if kept is None or kept.loss() is not call.loss or call.kind is None:
         return None
-    _, kept = _of_loss[id(loss)]
-    for static in kept.statics.get(kind, ()):
-        key = _key(kind, leaves, static)
-        program = kept.programs.get(key) if key is not None else None
-        if program and _same(program.refers_to, _references(loss)):
-            return program
+    refers = functools.cache(lambda static: _refers(call, static))
+    for place, entry in enumerate(kept.entries):
+        if entry.kind != call.kind or (now := refers(entry.static)) is None:
+            continue
+        if surroundings.same(entry.refers, now):
+            kept.entries.insert(0, kept.entries.pop(place))
+            _of_loss[id(call.loss)] = _of_loss.pop(id(call.loss))
+            return entry.program
     return None
 
 
-def keep(
-    program: Program, loss: Callable, options: Hashable, leaves: Sequence[Any], tree: Any
-) -> None:
-    """Keep a program for the next call, where it does not depend on what may not be kept."""
+def keep(program: Program, call: Call) -> None:
+    """Keep a program for the next call like this one, where it serves such a call."""
+    leaves, static = call.leaves, tuple(program.static)
     arrays = (*(leaves[i] for i in (*program.params, *program.traced)), *program.closed_over)
-    if any(isinstance(array, Tracer) for array in arrays):
+    if call.kind is None or any(isinstance(array, Tracer) for array in arrays):
         return
-    kind = _kind(options, tree)
-    static = frozenset(program.others) - frozenset(program.traced)
-    key = None if kind is None else _key(kind, leaves, static)
+    if any(isinstance(leaves[i], _NOT_MET_AGAIN) for i in static):
+        return
+    refers = _refers(call, static)
+    if refers is None or surroundings.reach(program.returned.aux, call.loss):
+        return  # it would not be met again, or the loss would live as long as its program
     try:
-        reference = weakref.ref(loss, lambda _, key=id(loss): _of_loss.pop(key, None))
+        loss = weakref.ref(call.loss, functools.partial(_forget, id(call.loss)))
     except TypeError:  # an object without weak references
         return
-    if key is None:
-        return
-    _, kept = _of_loss.setdefault(id(loss), (reference, _Kept({}, {})))
-    statics = kept.statics.setdefault(kind, [])
-    if static not in statics:
-        statics.append(static)
-    kept.programs[key] = program._replace(refers_to=_references(loss))
+    kept = _of_loss.pop(id(call.loss), None)
+    entries = kept.entries if kept and kept.loss() is call.loss else []
+    entry = _Entry(call.kind, static, surroundings.held(refers), program)
+    _of_loss[id(call.loss)] = _Kept(loss, [entry, *entries][:PER_LOSS])
+    while sum(len(kept.entries) for kept in _of_loss.values()) > IN_ALL:
+        del _of_loss[next(iter(_of_loss))]
 
 
-def _kind(options: Hashable, tree: Any) -> Hashable | None:
-    """What programs of one kind have in common, apart from the loss; None where it has no hash."""
-    settings = tuple(getattr(jax.config, name, None) for name in _SETTINGS)
-    return _if_hashable((options, tree, settings, jax.sharding.get_abstract_mesh()))
+def _refers(call: Call, static: Sequence[int]) -> list[Any] | None:
+    """All that decides what the program of a call is, beside its kind."""
+    return surroundings.reached((*(call.leaves[i] for i in static), *call.refers))
 
 
-def _key(kind: Hashable, leaves: Sequence[Any], static: frozenset[int]) -> Hashable | None:
-    """What a program is kept under; None where it would hardly be met again.
-
-    That is where a static leaf is a number with a fraction, an array, or has no hash.
-    """
-    types_of = []
-    for i, leaf in enumerate(leaves):
-        if i not in static:
-            types_of.append(jax.typeof(leaf))
-        elif isinstance(leaf, float | complex | np.inexact | np.ndarray | jax.Array):
-            return None
-        else:
-            types_of.append((type(leaf), leaf))  # 1 and True are equal
-    return _if_hashable((kind, tuple(types_of)))
-
-
-def _if_hashable(key: tuple) -> tuple | None:
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
-
-
-def _references(loss: Callable) -> tuple[Any, ...]:
-    """What the variables are bound to that a function refers to outside of itself."""
-    function = getattr(loss, "__wrapped__", loss)
-    if not isinstance(function, types.FunctionType):
-        return ()
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _is_bound(cell)]
-    names = function.__code__.co_names
-    return (*cells, *(function.__globals__.get(name) for name in names))
-
-
-def _is_bound(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True
-
-
-def _same(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
-    return len(before) == len(now) and all(a is b for a, b in zip(before, now, strict=True))
+def _forget(number: int, loss: weakref.ref) -> None:
+    """A loss is gone."""
+    if number in _of_loss and _of_loss[number].loss is loss:
+        del _of_loss[number]

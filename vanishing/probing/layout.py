@@ -31,6 +31,8 @@ class Layout:
     leaves: tuple[LeafPlace, ...]
     notes: tuple[str, ...]  # what could not be recorded, and why
     stops: tuple[str, ...] = ()  # "file:line" of each stop_gradient on the way to the loss
+    # Does the mark of `summary.unmeasured` stand inside of `jit` for what a trace shows as nan?
+    marked: bool = dataclasses.field(default=False, compare=False)
 
     @functools.cached_property
     def instances(self) -> tuple[Instance, ...]:

@@ -4,6 +4,7 @@ Rows of the outermost frame are let out whole, signal and cotangent, and summari
 shape; rows inside of loops, branches and checkpoints are summarised in place.
 """
 
+import dataclasses
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callabl
             backward=backward,
             params=_norms(plan, params, grads, with_params),
             value=whole(jnp.asarray(value)),
-            layout=plan.layout,
+            layout=dataclasses.replace(plan.layout, marked=not np.isnan(summary.unmeasured())),
         )
         return [value, *aux], grads, trace
 

@@ -73,12 +73,20 @@ def _local(local: Local | None, env: Mapping[ValueId, Any]):
     if local is None:
         return None
 
+    own_values = {local.root, *(value for node in local.nodes for value in node.outputs)}
+    # A function may be called after the pass in which its other values were traced has ended.
+    rest = {
+        atom: env[atom]
+        for node in local.nodes
+        for atom in node.inputs
+        if not isinstance(atom, Literal) and atom not in own_values
+    }
+
     def function(root):
-        own = {local.root: root}
+        own = rest | {local.root: root}
         for node in local.nodes:
             inputs = [
-                atom.value if isinstance(atom, Literal) else own.get(atom, env.get(atom))
-                for atom in node.inputs
+                atom.value if isinstance(atom, Literal) else own[atom] for atom in node.inputs
             ]
             own.update(zip(node.outputs, run(node, inputs), strict=True))
         return own[local.nodes[-1].outputs[0]]

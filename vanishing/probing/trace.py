@@ -242,25 +242,20 @@ def _flatten(trace: Trace) -> tuple[list[tuple[Any, Any]], Layout]:
 
 def _rebuild(layout: Layout, leaves: Iterable[Any]) -> Trace:
     """A trace of anything that JAX puts in the place of arrays, which `__init__` may refuse."""
-    trace = object.__new__(Trace)
-    if jax.config.jax_debug_nans:  # pyright: ignore[reportAttributeAccessIssue]
-        leaves = jax.tree.map(_shown, tuple(leaves))
+    trace, leaves = object.__new__(Trace), tuple(leaves)
+    arrays = jax.tree.leaves(leaves) if layout.marked else ()
+    # Inside of a transformation the mark stays: JAX looks for nan in what leaves it.
+    if arrays and all(isinstance(x, jax.Array) and not isinstance(x, Tracer) for x in arrays):
+        with jax.debug_nans(False):
+            leaves = _marks_to_nan(leaves)
     for name, leaf in zip((*_LEAVES, "layout"), (*leaves, layout), strict=True):
         object.__setattr__(trace, name, leaf)
     return trace
 
 
-def _shown(x):
-    """An array with nan for what was not measured, once no `jit` looks for nan in it."""
-    if isinstance(x, Tracer) or not isinstance(x, jax.Array):
-        return x
-    with jax.debug_nans(False):
-        return _marks_to_nan(x)
-
-
 @jax.jit
-def _marks_to_nan(x):
-    return jnp.where(x == summary.LOWEST, jnp.nan, x)
+def _marks_to_nan(leaves):
+    return jax.tree.map(lambda x: jnp.where(x == summary.LOWEST, jnp.nan, x), leaves)
 
 
 jax.tree_util.register_pytree_with_keys(Trace, _flatten, _rebuild)

@@ -37,15 +37,15 @@ def probe(
     identity after each place of interest whose backward rule hands a summary of the cotangent out.
     Value and gradients are those of `jax.value_and_grad`. It works inside and outside of `jax.jit`,
     under `jax.vmap`, in a scanned training loop and in `jax.shard_map`. Outside of `jax.jit`
-    the compiled program is kept as `jax.jit` keeps it, as long as the loss lives: call it with the
-    same loss, and not with a new lambda each time.
+    the compiled program is kept as long as the loss lives, and serves again while what the loss
+    refers to is the same: call it with the same loss, and not with a new lambda each time.
 
     Args:
       loss: a function of parameters and anything else that returns a real scalar, or with `has_aux`
         a pair of it and any tree.
       argnums: which arguments hold the parameters, trees of floating-point or complex arrays. The
         others may be anything: numbers and arrays are traced, unless the loss needs them as values
-        of Python (`if train:`, `range(n)`), which a call finds out by trying.
+        of Python (`range(n)`), which a call finds out by trying; flags are not traced.
       has_aux: does the loss return a pair?
       level: "layer" for one row for each operation with parameters, for each nonlinearity that
         follows one, and for each sum of a residual stream; "op" for every floating-point operation
@@ -111,14 +111,14 @@ class Probe:
         Raises:
           TypeError: a parameter is no floating-point or complex array, or the loss no real scalar.
         """
-        leaves, tree = jax.tree.flatten((args, kwargs))
-        fields = (field.name for field in dataclasses.fields(self) if field.name != "loss")
+        fields = (f.name for f in dataclasses.fields(self) if f.name not in ("loss", "where"))
         options = tuple(getattr(self, name) for name in fields)
-        program = kept.find(self.loss, options, leaves, tree)
+        call = kept.call_of((self.loss, self.where), options, args, kwargs)
+        program = kept.find(call)
         if program is None:
-            program = self._program(self._plan(args, kwargs), args, kwargs)
-            kept.keep(program, self.loss, options, leaves, tree)
-        return program(leaves)
+            program = self._program(self._plan(args, kwargs))
+            kept.keep(program, call)
+        return program(call.leaves)
 
     def _plan(self, args: tuple, kwargs: dict) -> Plan:
         return make_plan(
@@ -131,9 +131,8 @@ class Probe:
             where=self.where,
         )
 
-    def _program(self, plan: Plan, args: tuple, kwargs: dict) -> kept.Program:
-        run = measuring(plan, self.summaries, self.params)
-        return kept.program_of(plan, run, args, kwargs)
+    def _program(self, plan: Plan) -> kept.Program:
+        return kept.program_of(plan, measuring(plan, self.summaries, self.params))
 
     def check(self, *args, rows: int | str = 8, **kwargs) -> Check:
         """Prove the trace's numbers on these arguments, against gradients of perturbations.
@@ -161,6 +160,6 @@ class Probe:
         plan = self._plan(args, kwargs)
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
-        probed = self._program(plan, args, kwargs)(jax.tree.leaves((args, kwargs)))
+        probed = self._program(plan)(jax.tree.leaves((args, kwargs)))
         expected = check.perturb(plan, check.chosen(probed.trace.names, rows))
         return check.verify(probed.trace, probed.grads, expected)
