@@ -2,14 +2,13 @@ import jax
 import jax.numpy as jnp
 
 from vanishing.probing import dependence, jaxpr
-from vanishing.probing.axes import Along, Walk
 from vanishing.probing.dependence import Dependence, Kind, Use
 
 
 def dependences_of(function, param, data):
     """Dependences of a loss of one parameter and other data, and the outputs of its primitives."""
     program, _ = jaxpr.read(function, param, data)
-    inputs = [Dependence(Kind.PARAM, True, frozenset({Use(0)})), Dependence(Kind.DATA)]
+    inputs = [Dependence(Kind.PARAM, True, frozenset({0})), Dependence(Kind.DATA)]
     dependences = dependence.gather(program, inputs, program.frame.outputs[:1])
     nodes = {node.primitive: node.outputs[0] for _, node in jaxpr.walk(program.frame)}
     return program, dependences, nodes
@@ -58,5 +57,5 @@ def test_what_a_scan_carries_reaches_the_loss_and_its_stacked_parameters_are_kno
     assert dependences.on_path(nodes["sin"])
     (scan,) = (node for node in program.frame.nodes if node.loop)
     (weight,) = (i for i in scan.frames[0].inputs if dependences.of[i].kind == Kind.PARAM)
-    assert dependences.of[weight].uses == {Use(0, (Walk(0, Along()),))}
+    assert dependences.uses(weight) == {Use(0, weight, depth=1)}
     assert dependences.loops[nodes["sin"]] == (scan,)

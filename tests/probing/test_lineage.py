@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from vanishing.probing import probe
+from vanishing.probing.plan import make_plan
 
 W = {"a": jnp.eye(3), "b": jnp.eye(3)}
 
@@ -57,3 +58,14 @@ def test_a_residual_sum_comes_from_both_and_a_branch_from_either():
     assert trace.layout.instances[rows["add"]].parents == (0, rows["tanh"])
     last = trace.layout.instances[len(ops) - 1].parents
     assert set(last) == {rows["add"], rows["sin"]}
+
+
+def test_a_map_over_nothing_has_no_rows_and_takes_no_part():
+    def loss(p, xs):
+        mapped = jax.lax.map(lambda x: jnp.tanh(x @ p["a"]), xs)
+        return jnp.sum(mapped @ p["b"]) + jnp.sum(jnp.ones((2, 3)) @ p["c"])
+
+    params = {name: jnp.eye(3) for name in "abc"}
+    layout = make_plan(loss, (params, jnp.zeros((0, 2, 3))), {}).layout
+    assert all(row.parents == () for row in layout.instances)
+    assert "a" not in layout.names

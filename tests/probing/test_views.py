@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from vanishing.probing import dependence, jaxpr, views
-from vanishing.probing.dependence import Dependence, Kind, Use
+from vanishing.probing.dependence import Dependence, Kind
 
 W = jnp.ones((3, 3))
 
@@ -9,7 +9,7 @@ W = jnp.ones((3, 3))
 def view_of(function):
     """The outermost frame of a function of one parameter and of data, and its values by name."""
     program, _ = jaxpr.read(function, W, jnp.ones((4, 3)))
-    inputs = [Dependence(Kind.PARAM, True, frozenset({Use(0, ())})), Dependence(Kind.DATA)]
+    inputs = [Dependence(Kind.PARAM, True, frozenset({0})), Dependence(Kind.DATA)]
     dependences = dependence.gather(program, inputs, program.frame.outputs[:1])
     view = views.view_of(program, dependences, program.frame)
     return view, {node.primitive: node.outputs[0] for node in view.frame.nodes}

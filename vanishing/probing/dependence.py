@@ -4,20 +4,21 @@ A value that is computed from parameters is a weight or a signal, as it is used.
 product multiplies a signal with, or what is added to one or scales it, together with all that it
 alone is computed from: a low-rank update, noise, a mask, a spectral norm, a softplus of a scale. A
 value of parameters alone that reaches the loss in no such way is a signal: a latent code, an input
-that is differentiated.
+that is differentiated. So is one that comes through a network of parameters alone: through a
+product, a function of it, and a product with further parameters, as a learned style or positions.
 """
 
 import dataclasses
 import enum
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from vanishing.probing import axes
-from vanishing.probing.axes import Along, At, Axis, Walk
 from vanishing.probing.equations import is_differentiable
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId, walk
 from vanishing.probing.leaf_names import LeafId
+from vanishing.probing.origins import Origins
 from vanishing.probing.reach import reaching
 
 # Names of JAX's primitives, by what they do to a signal.
@@ -52,6 +53,7 @@ _PASSING = (
     | {"select_n", "reduce_sum", "get", "swap", "addupdate", "freeze", "new_ref"}
 )
 _ELEMENTWISE, _MOVING = LINEAR | NONLINEAR, _PASSING - LINEAR
+_SAME = NO_GRADIENT | {"copy_p", "name", "reduce_precision", "sharding_constraint"}
 
 
 class Kind(enum.IntEnum):
@@ -64,40 +66,11 @@ class Kind(enum.IntEnum):
 
 
 class Use(NamedTuple):
-    """A parameter leaf, which loops walk along its leading axes, and what its next axis became."""
+    """A parameter leaf in a weight."""
 
     leaf: LeafId
-    walks: tuple[Walk, ...] = ()
-    axis: Axis = Along()
-
-    @property
-    def depth(self) -> int:
-        """How many leading axes of the leaf have been walked along."""
-        return sum(isinstance(walk.axis, Along) for walk in self.walks)
-
-    def stands_at(self, level: int, index: int) -> bool:
-        """Is it there at an index of a loop, which may walk along a stack?"""
-        return all(walk.level != level or walk.axis in (Along(), At(index)) for walk in self.walks)
-
-    def without(self, level: int) -> "Use":
-        """The use without the walk of a loop."""
-        return self._replace(walks=tuple(walk for walk in self.walks if walk.level != level))
-
-    def after(self, node: Node, position: int, shapes: tuple[Any, Any]) -> "Use":
-        """The use after an operation that takes the value in at a position."""
-        index = axes.index(self.axis, node, shapes[0])
-        if index is not None:
-            return Use(self.leaf, (*self.walks, Walk(None, Along(index))), Along())
-        elementwise = node.primitive in _ELEMENTWISE
-        axis = axes.after(self.axis, node, position, shapes, elementwise)
-        return self._replace(axis=axis)
-
-    def walked(self, level: int) -> "Use":
-        """The use of one slice, which a loop of this level takes."""
-        if self.axis is None:
-            return self
-        axis = Along() if isinstance(self.axis, Along) else None
-        return Use(self.leaf, (*self.walks, Walk(level, self.axis)), axis)
+    value: ValueId  # the weight
+    depth: int = 0  # how many of the leaf's first axes have one index each in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +79,10 @@ class Dependence:
 
     kind: Kind = Kind.NOTHING
     sensitive: bool = False  # a change of a parameter changes it differentiably
-    uses: frozenset[Use] = frozenset()  # the leaves that it is computed from, until it is layered
+    leaves: frozenset[LeafId] = frozenset()  # that it is computed from, until it is layered
     layered: bool = False  # a SIGNAL that has come through a product or a nonlinearity
     plain: bool = True  # computed by views and linear operations alone
+    turns: int = 0  # of parameters alone: 1 after a product of them, 2 after a function of one
 
     def join(self, other: "Dependence") -> "Dependence":
         """The dependence of a value that may be either of two."""
@@ -118,9 +92,10 @@ class Dependence:
         return Dependence(
             kind=kind,
             sensitive=self.sensitive or other.sensitive,
-            uses=self.uses | other.uses,
+            leaves=self.leaves | other.leaves,
             layered=self.layered or other.layered,
             plain=self.plain and other.plain,
+            turns=max(self.turns, other.turns),
         )
 
 
@@ -136,6 +111,7 @@ class Dependences(NamedTuple):
     signals: frozenset[ValueId]  # values with a way to the loss that is no weight's
     sizes: Mapping[ValueId, int]  # how many numbers a value holds, before it was broadcast
     loops: Mapping[ValueId, tuple[Node, ...]]  # by value: the scans around it, outermost first
+    origins: Origins
     inputs: Mapping[ValueId, LeafId] = {}  # of the program: leaves that are signals, no weights
 
     def get(self, atom: Atom) -> Dependence:
@@ -149,7 +125,17 @@ class Dependences(NamedTuple):
     def is_weight(self, atom: Atom) -> bool:
         """Is a value computed from parameters alone, or used as nothing but a weight?"""
         dependence = self.get(atom)
-        return dependence.kind == Kind.PARAM or (bool(dependence.uses) and atom not in self.signals)
+        is_used = bool(dependence.leaves) and atom not in self.signals
+        return dependence.kind == Kind.PARAM or is_used
+
+    def uses(self, atom: Atom) -> frozenset[Use]:
+        """The leaves in a weight."""
+        if isinstance(atom, Literal) or not self.of[atom].leaves:
+            return frozenset()
+        depths = dict.fromkeys(self.of[atom].leaves, 0)
+        for origin in self.origins.of(atom):
+            depths[origin.leaf] = max(depths[origin.leaf], len(origin.index))
+        return frozenset(Use(leaf, atom, depth) for leaf, depth in depths.items())
 
     def weights(self, node: Node) -> tuple[Atom, ...]:
         """The inputs of a node that are weights to its other inputs."""
@@ -160,7 +146,7 @@ class Dependences(NamedTuple):
         dependence = self.get(atom)
         if isinstance(atom, Literal) or dependence.kind == Kind.PARAM:
             return dependence.kind == Kind.PARAM
-        if dependence.layered or not dependence.uses or node.primitive in _MOVING:
+        if dependence.layered or not dependence.leaves or node.primitive in _MOVING:
             return False
         siblings = [self.get(other) for other in node.inputs if other != atom]
         if node.primitive in PRODUCTS:
@@ -178,8 +164,20 @@ class Dependences(NamedTuple):
         )
 
 
-def gather(program: Program, inputs: Sequence[Dependence], losses: Sequence[Atom]) -> Dependences:
-    """The dependences of a program, given those of its inputs and the values that are the loss."""
+def gather(
+    program: Program,
+    inputs: Sequence[Dependence],
+    losses: Sequence[Atom],
+    constants: Mapping[ValueId, Any] = MappingProxyType({}),
+) -> Dependences:
+    """The dependences of a program.
+
+    Args:
+      program: to read.
+      inputs: the dependences of its inputs.
+      losses: the values that are the loss.
+      constants: the values of those inputs that never change.
+    """
     known = Dependences(
         of={},
         reaches_loss=reaching(program, losses, _has_gradient),
@@ -187,6 +185,7 @@ def gather(program: Program, inputs: Sequence[Dependence], losses: Sequence[Atom
         signals=frozenset(),
         sizes={},
         loops={},
+        origins=Origins(program, constants, _ELEMENTWISE | _SAME),
     )
     while (leaf := _input(program, first := _read(program, inputs, losses, known))) is not None:
         known = known._replace(inputs={**known.inputs, program.frame.inputs[leaf]: leaf})
@@ -202,21 +201,26 @@ def _read(program: Program, inputs, losses: Sequence[Atom], known: Dependences) 
     pairs = zip(program.frame.inputs, inputs, strict=True)
     own = [signal if value in known.inputs else dependence for value, dependence in pairs]
     reading.frame(program.frame, own, ())
-    known = known._replace(of=reading.of, sizes=reading.sizes, loops=reading.loops)
+    origins = known.origins.among(
+        {value: dependence.leaves for value, dependence in reading.of.items()}, reading.loops
+    )
+    known = known._replace(of=reading.of, sizes=reading.sizes, loops=reading.loops, origins=origins)
     return known._replace(signals=_signals(program, known, losses))
 
 
 def _input(program: Program, known: Dependences) -> LeafId | None:
     """A parameter that is no weight but an input of the network, if one is left.
 
-    Where a product multiplies two parameters, and is no part of a weight, one of them is a signal.
-    The last such product is looked at first, since its weight may contain others.
+    Where a product multiplies two parameters, and is no part of a weight or is of a network of
+    parameters alone, one of them is a signal. The last such product is looked at first, since its
+    weight may contain others.
     """
+    signals = known.signals | _networks(program, known)
     for _, node in reversed(list(walk(program.frame))):
-        if node.primitive not in PRODUCTS or known.signals.isdisjoint(node.outputs):
+        if node.primitive not in PRODUCTS or signals.isdisjoint(node.outputs):
             continue
         pair = [known.get(atom) for atom in node.inputs[:2]]
-        leaves = [frozenset(use.leaf for use in dependence.uses) for dependence in pair]
+        leaves = [dependence.leaves for dependence in pair]
         signal = _signal_of(node)
         is_leaf = (
             pair[signal].kind == Kind.PARAM and pair[signal].plain and len(leaves[signal]) == 1
@@ -224,6 +228,22 @@ def _input(program: Program, known: Dependences) -> LeafId | None:
         if is_leaf and leaves[1 - signal] and leaves[0].isdisjoint(leaves[1]):
             return min(leaves[signal])
     return None
+
+
+def _networks(program: Program, known: Dependences) -> frozenset[ValueId]:
+    """The values in networks of parameters alone: what a second layer multiplies with weights.
+
+    A second product with the same parameters makes no layer: norms of weights are made of such.
+    """
+    seconds = []
+    for _, node in walk(program.frame):
+        if node.primitive in PRODUCTS and not known.reaches_loss.isdisjoint(node.outputs):
+            first, second = node.inputs[:2]
+            for one, other in ((first, second), (second, first)):
+                more = known.get(other).leaves - known.get(one).leaves
+                if known.get(one).kind == Kind.PARAM and known.get(one).turns == 2 and more:
+                    seconds.append(one)
+    return reaching(program, seconds, _has_gradient) if seconds else frozenset()
 
 
 def _signal_of(node: Node) -> int:
@@ -261,6 +281,14 @@ def _signals(program: Program, known: Dependences, losses: Sequence[Atom]) -> fr
         return not any(other.layered for other in others)
 
     return reaching(program, losses, passes)
+
+
+def _turns(node: Node, inputs: Sequence[Dependence]) -> int:
+    """How far a value of parameters alone has come in a network of them."""
+    turns = max(dependence.turns for dependence in inputs)
+    if node.primitive in PRODUCTS:
+        return max(turns, 1)
+    return 2 if turns and node.primitive not in _PASSING else turns
 
 
 class _Reading:
@@ -338,19 +366,11 @@ class _Reading:
         return Dependence(
             kind=kind,
             sensitive=sensitive,
-            uses=frozenset() if layered else self.uses(node, atoms, results),
+            leaves=frozenset() if layered else frozenset().union(*(f.leaves for f in inputs)),
             layered=layered,
-            plain=node.primitive in _PASSING and all(dependence.plain for dependence in inputs),
-        )
-
-    def uses(self, node: Node, atoms: Sequence[Atom], results: Sequence[ValueId]) -> frozenset[Use]:
-        """The leaves that what a node makes is computed from."""
-        after = self.shape(results[0]) if len(results) == 1 else ()
-        return frozenset(
-            use.after(node, position, (self.shape(atom), after))
-            for position, atom in enumerate(atoms)
-            if not isinstance(atom, Literal)
-            for use in self.of[atom].uses
+            plain=kind < Kind.PARAM
+            or (node.primitive in _PASSING and all(dependence.plain for dependence in inputs)),
+            turns=_turns(node, inputs) if sensitive and kind == Kind.PARAM else 0,
         )
 
     def is_layered(self, node: Node, atoms: Sequence[Atom]) -> bool:
@@ -365,14 +385,7 @@ class _Reading:
     def scan(self, node: Node, inputs: list[Dependence], loops) -> list[Dependence]:
         loop = node.loop
         assert loop is not None
-        first_x = loop.consts + loop.carry
-        level = len(loops)
-        inputs = inputs[:first_x] + [
-            dataclasses.replace(
-                dependence, uses=frozenset(use.walked(level) for use in dependence.uses)
-            )
-            for dependence in inputs[first_x:]
-        ]
+        inputs = list(inputs)
         while True:  # what is carried may become more after a turn, never less
             results = self.frame(node.frames[0], inputs, (*loops, node))
             before = list(inputs)

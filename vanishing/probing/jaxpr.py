@@ -73,6 +73,11 @@ class Node:
         return (*self.outputs, *self.versions)
 
     @property
+    def slices(self) -> tuple[ValueId, ...]:
+        """The inputs of a scan's body that each iteration takes a slice of."""
+        return self.frames[0].inputs[self.loop.consts + self.loop.carry :] if self.loop else ()
+
+    @property
     def turns(self) -> tuple[tuple[int, int], ...]:
         """What an iteration of a scan hands to the next: positions of an input and of a result."""
         first, count = (self.loop.consts, self.loop.carry) if self.loop else (0, 0)

@@ -7,6 +7,7 @@ from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from vanishing._types import DEPTH
 
+_FEW = 3  # leaves of a joint name; of more it has the first and the last
 _WRAPPERS = (".value", ".raw_value")  # of Flax NNX's variables
 
 
@@ -74,6 +75,15 @@ def indexed(name: str, indices: Iterable[str]) -> str:
         index = f"[{template}]"
         label = label.replace(DEPTH, index, 1) if DEPTH in label else label + index
     return label
+
+
+def joined(paths: Sequence[str]) -> str:
+    """The name of one of some leaves, where nothing says which it is.
+
+    >>> joined(["a", "b"]), joined(["[0]", "[1]", "[2]", "[3]"])
+    ('a|b', '[0]|..|[3]')
+    """
+    return "|".join(paths if len(paths) <= _FEW else (paths[0], "..", paths[-1]))
 
 
 LeafId = NewType("LeafId", int)  # counts the leaves of all parameters

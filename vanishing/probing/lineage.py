@@ -117,7 +117,7 @@ class _Series(NamedTuple):
 
     def last_rows(self) -> RowIds:
         """The rows of the value used all at once: the longest way back is through what ran last."""
-        return self.entries[self.last]
+        return self.entries[self.last] if self.entries else frozenset()
 
 
 def unroll(flow: Flow) -> tuple[Instance, ...]:

@@ -1,17 +1,15 @@
 """Naming: which layer each row of a program follows, and so what it is called."""
 
 import itertools
-import math
-from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
-from vanishing.probing import leaf_names, row_names
-from vanishing.probing.axes import At, Walk
+from vanishing.probing import row_names, templates
 from vanishing.probing.dependence import Dependences, Kind, Use
 from vanishing.probing.grouping import LayerRow
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
 from vanishing.probing.leaf_names import Leaf
+from vanishing.probing.origins import Origin
 from vanishing.probing.patterns import SiteKind
 
 
@@ -64,11 +62,8 @@ class _Naming:
         rows: Mapping[ValueId, LayerRow],
         level: str,
     ):
-        self.dependences, self.leaves, self.rows, self.level = dependences, leaves, rows, level
-        self.model = row_names.shared([leaf.path for leaf in leaves]) if len(leaves) > 1 else ""
-        self.leaves_in = Counter(  # by path, of a leaf or of anything that holds it
-            path for leaf in leaves for path in itertools.accumulate(row_names.steps(leaf.path))
-        )
+        self.dependences, self.rows, self.level = dependences, rows, level
+        self.leaves = templates.leaves_of(leaves, level)
         self.layers: list[_Layer] = []
         self.taken: set[str] = set()
         self.names: dict[ValueId, Name] = {}
@@ -135,7 +130,7 @@ class _Naming:
             call.name for call in row.node.calls if call.name[:1].isalpha()
         )
         uses, op = self._uses(row), "+".join(row.ops)
-        param, base = self.param(uses)[0], self.named(uses, loops)
+        param, base = self.named(uses, loops)
         is_alone = self.dependences.of[value].kind == Kind.PARAM
         follows = ""
         if not param:
@@ -143,7 +138,7 @@ class _Naming:
             base = row_names.following(follows, op)
         elif is_alone or (self.level == "op" and row.kind != SiteKind.MATMUL):
             base = row_names.following(base, op)
-        base, suffix = self._placed(base, loops, (base, op, row.node.source))
+        base, suffix = self._placed(base, loops, (base, op, row.node.source), bool(param))
         lengths = [node.loop.length for node in loops if node.loop]
         base = row_names.unique(base, lengths, self.taken, suffix)
         self.names[value] = Name(base + suffix, param, scope)
@@ -153,7 +148,9 @@ class _Naming:
             return 1 << self._add(follows, scope)
         return 0
 
-    def _placed(self, base: str, loops: Sequence[Node], key: Hashable) -> tuple[str, str]:
+    def _placed(
+        self, base: str, loops: Sequence[Node], key: Hashable, has_param: bool
+    ) -> tuple[str, str]:
         """A label with the indices of the loops along its parameters, and a suffix with the others.
 
         A loop whose iterations hand nothing on is a map over batches. What is left over of it
@@ -165,7 +162,7 @@ class _Naming:
         for level, node in enumerate(loops):
             if row_names.has_index(base, level):
                 continue
-            if self.walks_parameters(node):
+            if not has_param and self.walks_parameters(node):
                 base += f"[{{{level}}}]"
             elif _hands_on(node) or not node.loop:
                 suffix += f"[t={{{level}}}]"
@@ -188,7 +185,7 @@ class _Naming:
         elif loops and (
             inside := self._layers_of(frame, loops)
         ):  # at the beginning of a loop's body
-            path = row_names.branch(inside, self.model)
+            path = row_names.branch(inside, self.leaves.model)
         else:
             return self.layers[history.bit_length() - 1].base if history else ""
         for level, node in enumerate(loops):
@@ -198,7 +195,7 @@ class _Naming:
 
     def _of_sum(self, bits: Sequence[int], scope: str) -> str:
         """The path of the layers of a branch, or of the module that a sum's scope says it is in."""
-        path = row_names.branch([self.layers[bit].base for bit in bits], self.model)
+        path = row_names.branch([self.layers[bit].base for bit in bits], self.leaves.model)
         if not scope or "#" in path:
             return path
         module = row_names.steps(self.layers[bits[-1]].base)
@@ -215,51 +212,34 @@ class _Naming:
         rows = [
             self.rows[value] for outputs in node_outputs for value in outputs if value in self.rows
         ]
-        return [self.named(uses, loops) for row in rows if (uses := self._uses(row))]
+        return [self.named(uses, loops)[1] for row in rows if (uses := self._uses(row))]
 
     def _uses(self, row: LayerRow) -> frozenset[Use]:
         if row.uses:
             return row.uses
         weights = self.dependences.weights(row.node)
-        return frozenset().union(*(self.dependences.get(atom).uses for atom in weights))
+        return frozenset().union(*map(self.dependences.uses, weights))
 
-    def named(self, uses: frozenset[Use], loops: Sequence[Node]) -> str:
-        """A template of what a row is called: a parameter, or one at each index of a stack."""
-        param, walks = self.param(uses)
-        stacked = next((walk.level for walk in walks if isinstance(walk.axis, At)), None)
-        if stacked is None:
-            return leaf_names.indexed(param, [walk.template() for walk in walks])
-        loop = loops[stacked].loop
-        assert loop is not None
-        at = [
-            frozenset(use.without(stacked) for use in uses if use.stands_at(stacked, index))
-            for index in range(loop.length)
-        ]
-        return f"{{{stacked}:{'|'.join(self.named(one, loops) for one in at)}}}"
-
-    def param(self, uses: frozenset[Use]) -> tuple[str, tuple[Walk, ...]]:
-        """The path that leaves used together share, and the loops that walk along them."""
+    def named(self, uses: frozenset[Use], loops: Sequence[Node]) -> tuple[str, str]:
+        """The path of a row's parameters, and a template of what the row is called."""
         if not uses:
-            return "", ()
-        walks = max((use.walks for use in uses), key=lambda walks: (len(walks), str(walks)))
-        own = [self.leaves[leaf] for leaf in sorted({use.leaf for use in uses})]
-        if len(own) == 1:
-            module, path = own[0].module, own[0].path
-            alone = self.leaves_in[module] == 1
-            return (module if module and (alone or self.level == "op") else path), walks
-        widest = max(own, key=lambda leaf: math.prod(leaf.shape))
-        return row_names.shared([leaf.path for leaf in own]) or widest.path, walks
+            return "", ""
+        values = sorted({use.value for use in uses})
+        origins = [origin for value in values for origin in self.dependences.origins.of(value)]
+        if not origins:  # an input that is differentiated
+            origins = [Origin(use.leaf) for use in sorted(uses)]
+        origins = templates.settled(origins)
+        path = templates.path_of(origins, self.leaves)
+        return path, templates.template(origins, self.leaves, loops)
 
     def walks_parameters(self, node: Node) -> bool:
         """Does a loop go along parameters? If not, it goes over time."""
-        loop = node.loop
-        assert loop is not None
-        xs = node.inputs[loop.consts + loop.carry :]
+        level = len(self.dependences.loops[node.slices[0]]) - 1 if node.slices else 0
+        weights = filter(self.dependences.is_weight, node.slices)
         return any(
-            use.axis is not None
-            for atom in xs
-            if self.dependences.is_weight(atom)
-            for use in self.dependences.get(atom).uses
+            level in origin.levels
+            for value in weights
+            for origin in templates.settled(self.dependences.origins.of(value))
         )
 
 

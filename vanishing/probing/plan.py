@@ -11,7 +11,7 @@ import numpy as np
 
 from vanishing.probing import arguments, dependence, hidden, jaxpr, leaf_names, sites
 from vanishing.probing.arguments import Arguments, LossError, Returned
-from vanishing.probing.dependence import Dependence, Dependences, Kind, Use
+from vanishing.probing.dependence import Dependence, Dependences, Kind
 from vanishing.probing.jaxpr import Program, ValueId
 from vanishing.probing.layout import STOPPED, UNUSED, USED, Layout, LeafPlace
 from vanishing.probing.leaf_names import Leaf, LeafId
@@ -51,7 +51,7 @@ def make_plan(
     program, closed_over = jaxpr.lift_constants(traced.program)
     params = [leaf.value for leaf in given.params]
     others = given.traced(traced.static)
-    dependences = _dependences(program, len(params))
+    dependences = _dependences(program, len(params), closed_over)
     leaves = [
         Leaf(path=n.name, module=leaf_names.parent(n.path, n.name), shape=np.shape(n.value))
         for n in given.params
@@ -94,14 +94,15 @@ def tapped(plan: Plan, tap: Tap, absent: float = math.nan) -> Callable:
     return run
 
 
-def _dependences(program: Program, params: int) -> Dependences:
-    """The dependences of a program whose first inputs are parameters."""
+def _dependences(program: Program, params: int, closed_over: Sequence[Any]) -> Dependences:
+    """The dependences of a program: its first inputs are parameters, its last ones constants."""
     param = [
-        Dependence(kind=Kind.PARAM, sensitive=True, uses=frozenset({Use(LeafId(i))}))
+        Dependence(kind=Kind.PARAM, sensitive=True, leaves=frozenset({LeafId(i)}))
         for i in range(params)
     ]
     data = [Dependence(kind=Kind.DATA)] * (len(program.frame.inputs) - params)
-    return dependence.gather(program, [*param, *data], program.frame.outputs[:1])
+    constants = dict(zip(reversed(program.frame.inputs), reversed(closed_over), strict=False))
+    return dependence.gather(program, [*param, *data], program.frame.outputs[:1], constants)
 
 
 def _layout(
@@ -180,10 +181,11 @@ def _leaf_places(
     program: Program, dependences: Dependences, leaves: Sequence[Leaf]
 ) -> tuple[LeafPlace, ...]:
     levels = [0] * len(leaves)
-    for value in filter(dependences.is_weight, dependences.of):
-        for use in dependences.of[value].uses:
-            if any(walk.level is not None for walk in use.walks):
-                levels[use.leaf] = max(levels[use.leaf], use.depth)
+    slices = (value for _, node in jaxpr.walk(program.frame) for value in node.slices)
+    for weight in filter(dependences.is_weight, slices):
+        for origin in dependences.origins.of(weight):
+            if origin.levels:
+                levels[origin.leaf] = max(levels[origin.leaf], len(origin.index))
     return tuple(
         LeafPlace(
             label=leaf_names.indexed(leaf.path, map("{{{}}}".format, range(depth))),

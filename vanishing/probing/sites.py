@@ -108,7 +108,7 @@ def _input(value: ValueId, leaf: LeafId) -> LayerRow:
         value=value,
         ops=("input",),
         kind=SiteKind.OTHER,
-        uses=frozenset({Use(leaf)}),
+        uses=frozenset({Use(leaf, value)}),
     )
 
 

@@ -54,7 +54,7 @@ class FrameView(NamedTuple):
 
     def uses(self, node: Node) -> frozenset[Use]:
         """The parameter leaves that a node takes in."""
-        return frozenset().union(*(self.dependences.get(a).uses for a in self.params(node)))
+        return frozenset().union(*map(self.dependences.uses, self.params(node)))
 
 
 def view_of(program: Program, dependences: Dependences, frame: Frame) -> FrameView:
