@@ -8,7 +8,7 @@ import numpy as np
 
 from vanishing import _arguments
 from vanishing._text import number
-from vanishing.diagnosis import remedies
+from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.remedies import REMEDIES, Remedy
 from vanishing.probing import Budget, SiteKind, Trace
 from vanishing.probing.layout import STOPPED, UNUSED
@@ -118,10 +118,11 @@ def diagnose(trace: Trace) -> Diagnosis:
     findings = [*_non_finite(single), *_dead_gradient(single)]
     if not any(finding.kind == "non_finite" for finding in findings):
         budget = single.budget()
-        explained = [*_dead_units(single), *_lost_or_gained(single, budget)]
+        dead_units = list(_dead_units(single))
         findings += [
-            *explained,
-            *(_cut(single, budget) if not explained else ()),  # units off, or an underflow
+            *dead_units,
+            *_lost_or_gained(single, budget),
+            *_cut(single, dead_units),
             *_saturated(single),
             *_lost_branch(single, budget),
             *_drift(single, budget),
@@ -130,8 +131,8 @@ def diagnose(trace: Trace) -> Diagnosis:
         ]
     return Diagnosis(
         findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
-        rows=int(single.ran().sum()),
-        notes=trace.notes,
+        rows=int(zeros.measured(single).sum()),
+        notes=(*trace.notes, *zeros.unmeasured(single)),
     )
 
 
@@ -164,7 +165,6 @@ def _dead_gradient(trace: Trace) -> Iterator[Finding]:
             if leaf.reach == reach
         ]
         if names:
-            tail = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             evidence: dict[str, Any] = {
                 "parameters": len(names),
                 "of": len(leaves),
@@ -173,27 +173,28 @@ def _dead_gradient(trace: Trace) -> Iterator[Finding]:
             if reach == STOPPED and trace.layout.stops:
                 evidence["stop_gradient_at"] = ", ".join(trace.layout.stops[:_NAMED])
             many = reach == UNUSED or len(names) > len(leaves) / 2
-            finding = _finding("dead_gradient", ", ".join(names[:_NAMED]) + tail, many, **evidence)
+            finding = _finding("dead_gradient", _listed(names), many, **evidence)
             fixes = (remedies.USE,) if reach == UNUSED else (remedies.UNSTOP, remedies.SLOPE)
             yield finding._replace(remedies=fixes)
 
 
-def _cut(trace: Trace, budget: Budget) -> Iterator[Finding]:
-    """A nonlinearity without a slope at any of its inputs, before which parameters stay put."""
-    rms = trace.backward.rms
-    if (trace.params.gradient != 0).all():
-        return
-    if not budget.first:
-        where, cut = "every row", bool((rms == 0).any())
-    else:
-        where, row = budget.first, trace.names.index(budget.first)
-        before = rms[list(trace.layout.instances[row].parents)]
-        cut = (
-            trace.sites[row].kind == SiteKind.NONLINEARITY and before.size > 0 and not before.any()
-        )
-    if cut:
-        finding = _finding("dead_gradient", where, True, gradient_on_the_way_back=0.0)
-        yield finding._replace(remedies=(remedies.SCALE, remedies.SLOPE))
+def _listed(names: Sequence[str]) -> str:
+    tail = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + tail
+
+
+def _cut(trace: Trace, explained: Sequence[Finding]) -> Iterator[Finding]:
+    """A place that lets no gradient back to parameters, unless its units are off."""
+    site_of = dict(zip(trace.names, (i.site for i in trace.layout.instances), strict=True))
+    known = {site_of[finding.where] for finding in explained}
+    for cut in zeros.cuts(trace):
+        if site_of.get(cut.where) in known:
+            continue
+        many = bool(cut.where) or len(cut.parameters) > len(trace.layout.param_names) / 2
+        where = cut.where or _listed(cut.parameters)
+        finding = _finding("dead_gradient", where, many, gradient_on_the_way_back=0.0)
+        fixes = (remedies.SCALE if cut.where else remedies.UNSTOP, remedies.SLOPE)
+        yield finding._replace(remedies=fixes)
 
 
 def _dead_units(trace: Trace) -> Iterator[Finding]:
@@ -294,10 +295,11 @@ def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
     smallest = min(trace.backward.rms[row] for row in stream)
     if smallest < BRANCH_SHARE * largest:
         return  # the stream itself vanishes, which is another finding
+    hidden = zeros.rounding(trace).union(stream)
     for row in _worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
         share = trace.backward.rms[row] / largest
         is_layer = trace.sites[row].kind == SiteKind.MATMUL
-        if row not in stream and is_layer and 0 < share < BRANCH_SHARE:
+        if row not in hidden and is_layer and 0 < share < BRANCH_SHARE:
             evidence = {"share_of_the_stream": float(share)}
             yield _finding("vanishing", trace.names[row], False, **evidence)
 
