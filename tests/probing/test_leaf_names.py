@@ -3,6 +3,7 @@ import jax.numpy as jnp
 
 from vanishing import layers
 from vanishing.probing import leaf_names
+from vanishing.probing.plan import make_plan
 
 
 def test_a_name_reaches_the_leaf_in_python():
@@ -29,3 +30,11 @@ def test_the_container_and_the_axes_of_depth():
     assert leaf_names.parent(path, name) == "hidden[:].dense"
     assert leaf_names.indexed(name, ["{0}"]).format(2) == "hidden[2].dense.bias"
     assert leaf_names.indexed("a{b}", ["{0}", "{1}"]).format(4, 5) == "a{b}[4][5]"
+
+
+def test_no_two_leaves_have_one_name():
+    params = {"mlp": {"linear": jnp.ones(2)}, "mlp/linear": jnp.ones(2)}
+    layout = make_plan(
+        lambda p: jnp.sum(p["mlp"]["linear"] * p["mlp/linear"]), (params,), {}
+    ).layout
+    assert layout.param_names == ("mlp.linear", "['mlp/linear']")

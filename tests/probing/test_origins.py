@@ -26,8 +26,8 @@ def test_each_leaf_stands_where_a_join_put_it():
     a, b = sorted(origins_of_the_slices(loss, jnp.ones((2, 2)), jnp.ones(2)))
     assert a.here.tolist() == [True, True, False]
     assert b.here.tolist() == [False, False, True]
-    assert a.index[0].index[:2].tolist() == [1, 0]
-    assert b.index == ()
+    assert a.indices[0].numbers[:2].tolist() == [1, 0]
+    assert b.indices == ()
     assert a.levels == b.levels == {0}
 
 

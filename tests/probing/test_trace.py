@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import assert_refuses
 from vanishing.probing import (
     SUMMARIES,
     BackwardSummary,
@@ -169,3 +170,17 @@ def test_every_column_is_explained_in_the_legend_and_where_users_look(trace):
     for column in _COLUMNS:
         assert f"`{column}`" in readme
         assert f"`{column.partition(' ')[0]}" in Trace.__doc__.replace("not finite", "not")
+
+
+def test_updates_that_are_not_like_the_parameters_are_refused():
+    def loss(p, x):
+        h = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["w"])[0]
+        return jnp.mean(h @ p["o"])
+
+    probed = probe(loss)({"w": jnp.ones((3, 2, 2)), "o": jnp.eye(2)}, jnp.ones((2, 2)))
+    updates = probed.trace.with_updates
+    assert_refuses(lambda: updates(()), "updates is 0; it must be 2", "o, w[:]")
+    assert_refuses(lambda: updates((probed.grads, probed.grads)), "is 4; it must be 2")
+    wrong = {"o": jnp.eye(2), "w": jnp.eye(2)}
+    assert_refuses(lambda: updates(wrong), "shape (2, 2) for w[:]", "begin with (3,)")
+    assert updates(probed.grads).params.update.shape == (4,)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import assert_refuses, real_data
+from tests.helpers import assert_refuses, real_data, unchecked
 from tests.zoo import ZOO
 from vanishing import data, initializers, layers, losses, networks
 from vanishing.probing import SUMMARIES, probe
@@ -397,6 +397,9 @@ def test_what_cannot_be_probed_is_refused_with_a_reason():
     with pytest.raises(TypeError, match="argnums has 2, but the loss got 2 positional"):
         probe(loss, argnums=2)(params, x)
     assert_refuses(lambda: probe(loss, level="net"), "'net'", "layer, op")
+    wrong = unchecked(probe)
+    assert_refuses(lambda: wrong(loss, where=None), "where is None", "a function of a site")
+    assert_refuses(lambda: wrong(loss, where=["a"]), "where is ['a']", "pattern")
     assert_refuses(lambda: probe(loss, summaries=("rsm",)), "'rsm'", "rms")
     assert_refuses(lambda: probe(loss, summaries="rms"), "summaries is the text 'rms'", "('rms',)")
 

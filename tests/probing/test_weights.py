@@ -170,3 +170,43 @@ def test_an_input_that_is_differentiated_has_exact_numbers():
     assert probed.check(PARAMS, X, rows=0).worst < 1e-5
     layout = probed(PARAMS, X).trace.layout
     assert [row.parents for row in layout.instances] == [(), (0,), (1,), (2,)]
+
+
+def learned_positions(p, x):
+    return head(p, x @ p["v"] + jnp.tanh(p["shift"] @ p["w"]) @ p["square"])
+
+
+def learned_style(p, x):
+    style = jax.nn.sigmoid(p["scale"] @ p["w"])
+    return head(p, (x @ p["v"]) * (style @ p["square"])[None])
+
+
+def embedding(p, x):
+    rows = jnp.take(p["shift"], jnp.arange(6), axis=0)
+    return head(p, x + jnp.tanh(rows @ p["w"]) @ p["v"])
+
+
+def norm_of_a_product(p, x):
+    u = p["scale"] @ p["w"]
+    v = p["w"] @ (u / jnp.linalg.norm(u))
+    return head(p, x @ (p["w"] / (u @ p["w"] @ (v / jnp.linalg.norm(v)))))
+
+
+def activated_low_rank(p, x):
+    return head(p, x @ (BASE + jnp.tanh(p["a"]) @ p["b"]))
+
+
+NETWORKS = {  # loss: names of the products' rows
+    learned_positions: ["w", "square", "o"],  # of one module, as of a recurrent cell
+    learned_style: ["w", "v", "square", "o"],
+    embedding: ["w", "v", "o"],
+    norm_of_a_product: ["w", "o"],
+    activated_low_rank: ["a", "o"],
+}
+
+
+@pytest.mark.parametrize("loss", NETWORKS, ids=lambda loss: loss.__name__)
+def test_a_network_of_parameters_alone_has_rows_and_a_weight_made_of_them_has_none(loss):
+    params = {**PARAMS, "square": BASE}
+    layout = make_plan(lambda p: jnp.mean(loss(p, X) ** 2), (params,), {}).layout
+    assert [site.param for site in layout.sites if site.kind == "matmul"] == NETWORKS[loss]

@@ -1,14 +1,14 @@
 """Rules for what is broken: numbers that are not finite, and parameters without a gradient."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from vanishing._text import english
-from vanishing.diagnosis import remedies
+from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.findings import Finding, finding
-from vanishing.probing import Budget, SiteKind, Trace
+from vanishing.probing import Trace
 from vanishing.probing.layout import STOPPED, UNUSED
 
 _OVERFLOWS = ("cosh", "exp", "exp2", "expm1", "sinh")  # before anything else goes wrong with them
@@ -145,27 +145,25 @@ def dead_gradient(trace: Trace) -> Iterator[Finding]:
         yield found._replace(remedies=fixes)
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     """Names, the first few of many."""
     tail = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return ", ".join(names[:_NAMED]) + tail
 
 
-def cut(trace: Trace, budget: Budget) -> Iterator[Finding]:
-    """A nonlinearity without a slope at any of its inputs, before which parameters stay put."""
-    rms = trace.backward.rms
-    if (trace.params.gradient != 0).all():
-        return
-    if not budget.first:
-        where, is_cut = "every row", bool((rms == 0).any())
-    else:
-        where, row = budget.first, trace.names.index(budget.first)
-        before = rms[list(trace.layout.instances[row].parents)]
-        is_nonlinear = trace.sites[row].kind == SiteKind.NONLINEARITY
-        is_cut = is_nonlinear and before.size > 0 and not before.any()
-    if is_cut:
-        says = "the gradient before it is exactly 0: its slope is 0 at every input"
-        if not budget.first:
-            says = "the gradient is exactly 0 everywhere"
-        found = finding("dead_gradient", where, True, says, gradient_on_the_way_back=0.0)
-        yield found._replace(remedies=(remedies.SCALE, remedies.SLOPE))
+def cut(trace: Trace, explained: Sequence[Finding]) -> Iterator[Finding]:
+    """A place that lets no gradient back to parameters, unless its units are off."""
+    site_of = dict(zip(trace.names, (i.site for i in trace.layout.instances), strict=True))
+    known = {site_of[found.where] for found in explained}
+    for place in zeros.cuts(trace):
+        if site_of.get(place.where) in known:
+            continue
+        many = bool(place.where) or len(place.parameters) > len(trace.layout.param_names) / 2
+        where = place.where or _listed(place.parameters)
+        if place.where in site_of:
+            says = "the gradient before it is exactly 0: its slope is 0 at every input"
+        else:
+            says = "the gradient is exactly 0" + (" everywhere" if place.where else "")
+        found = finding("dead_gradient", where, many, says, gradient_on_the_way_back=0.0)
+        fixes = (remedies.SCALE if place.where else remedies.UNSTOP, remedies.SLOPE)
+        yield found._replace(remedies=fixes)

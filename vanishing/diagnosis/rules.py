@@ -8,7 +8,7 @@ import numpy as np
 
 from vanishing import _arguments
 from vanishing._text import number, percent
-from vanishing.diagnosis import remedies
+from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.breaks import cut, dead_gradient, non_finite
 from vanishing.diagnosis.collapse import FEWEST_EXAMPLES, collapse, dead_units
 from vanishing.diagnosis.findings import Diagnosis, Finding, finding
@@ -69,10 +69,12 @@ def diagnose(trace: Trace) -> Diagnosis:
     findings = [*non_finite(single), *dead_gradient(single)]
     if not any(found.kind == "non_finite" for found in findings):
         budget = single.budget()
-        explained = [*collapse(single), *dead_units(single), *_lost_or_gained(single, budget)]
+        dead = list(dead_units(single))
         findings += [
-            *explained,
-            *(cut(single, budget) if not explained else ()),  # units off, or an underflow
+            *collapse(single),
+            *dead,
+            *_lost_or_gained(single, budget),
+            *cut(single, dead),
             *_saturated(single),
             *_lost_branch(single, budget),
             *_drift(single, budget),
@@ -80,8 +82,8 @@ def diagnose(trace: Trace) -> Diagnosis:
         ]
     return Diagnosis(
         findings=tuple(sorted(findings, key=lambda found: found.severity)),
-        rows=int(single.ran().sum()),
-        notes=trace.notes,
+        rows=int(zeros.measured(single).sum()),
+        notes=(*trace.notes, *zeros.unmeasured(single)),
         unjudged=tuple(_unjudged(single)),
     )
 
@@ -92,7 +94,6 @@ def _unjudged(trace: Trace) -> Iterator[str]:
     examples = [math.prod(site.shape[:-1]) for site in units]
     nonlinear = [site.kind == SiteKind.NONLINEARITY for site in units]
     needed = {
-        "vanishing": ("rms", bool(units)),
         "non_finite": ("non_finite", bool(units)),
         "saturated": ("saturated", any(nonlinear)),
         "dead_units": (
@@ -196,10 +197,11 @@ def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
     smallest = min(trace.backward.rms[row] for row in stream)
     if smallest < BRANCH_SHARE * largest:
         return  # the stream itself vanishes, which is another finding
+    hidden = zeros.rounding(trace).union(stream)
     for row in worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
         share = float(trace.backward.rms[row] / largest)
         is_layer = trace.sites[row].kind == SiteKind.MATMUL
-        if row not in stream and is_layer and 0 < share < BRANCH_SHARE:
+        if row not in hidden and is_layer and 0 < share < BRANCH_SHARE:
             says = f"its gradient is {number(share)} times that of the skip connection beside it"
             found = finding("vanishing", trace.names[row], False, says, share_of_the_stream=share)
             yield found._replace(remedies=(remedies.BRANCH,))

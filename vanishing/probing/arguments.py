@@ -3,6 +3,7 @@
 import inspect
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -217,13 +218,18 @@ def read(
     """
     positions, single = _positions(argnums, len(args))
     names = _argument_names(loss, len(args))
+    places = [
+        (position, "" if single else names[position], path, value)
+        for position in positions
+        for path, value in jax.tree_util.tree_leaves_with_path(args[position])
+    ]
+    count = Counter(leaf_names.join(prefix, path) for _, prefix, path, _ in places)
     params = []
-    for position in positions:
-        prefix = "" if single else names[position]
-        for path, value in jax.tree_util.tree_leaves_with_path(args[position]):
-            name = leaf_names.join(prefix, path) or names[position]
-            _require_inexact(name, value)
-            params.append(NamedLeaf(name=name, path=path, value=value))
+    for position, prefix, path, value in places:
+        is_shared = count[leaf_names.join(prefix, path)] > 1
+        name = leaf_names.join(prefix, path, as_written=is_shared) or names[position]
+        _require_inexact(name, value)
+        params.append(NamedLeaf(name=name, path=path, value=value))
     rest = (tuple(None if i in positions else arg for i, arg in enumerate(args)), kwargs)
     leaves, tree = jax.tree.flatten(rest)
     structure = Structure(

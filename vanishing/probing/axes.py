@@ -26,7 +26,7 @@ class Extent(enum.Enum):
 class At(NamedTuple):
     """The index of a part along an axis."""
 
-    index: np.ndarray  # one for each place of the loops around, or one for all
+    numbers: np.ndarray  # one for each place of the loops around, or one for all
     levels: frozenset[int] = frozenset()  # the loops that it depends on
 
 
@@ -83,7 +83,7 @@ def sources(operation: Operation, elementwise: bool) -> list[Source] | None:
 
 def known(axis: Axis, compute: Callable[[np.ndarray], np.ndarray]) -> Axis:
     """The index that is computed from that of an axis."""
-    return At(compute(axis.index), axis.levels) if isinstance(axis, At) else axis
+    return At(compute(axis.numbers), axis.levels) if isinstance(axis, At) else axis
 
 
 def _with(axes: Axes, dimensions: Sequence[int], axis: Axis) -> Axes:
@@ -143,7 +143,7 @@ def _regrouped(op: Operation, ins: list[int], outs: list[int]) -> Sequence[Axis]
         return own
     if all(axis is Extent.WHOLE for axis in own):
         return [Extent.WHOLE] * len(ins)
-    indices = [axis.index for axis in own if isinstance(axis, At)]
+    indices = [axis.numbers for axis in own if isinstance(axis, At)]
     if len(indices) < len(own):
         return [Extent.UNKNOWN] * len(ins)
     flat = np.ravel_multi_index(np.broadcast_arrays(*indices), [op.shape[k] for k in outs])
@@ -176,8 +176,8 @@ def _cut(axis: Axis, start: At | None, size: int, before: int, stride: int = 1) 
         return axis
     if start is None:
         return Extent.UNKNOWN
-    index = start.index if stride > 1 else np.clip(start.index, 0, before - size)
-    return At(index + stride * axis.index, start.levels | axis.levels)
+    index = start.numbers if stride > 1 else np.clip(start.numbers, 0, before - size)
+    return At(index + stride * axis.numbers, start.levels | axis.levels)
 
 
 def _split(op: Operation) -> list[Source]:
@@ -198,9 +198,9 @@ def _joined(op: Operation, axis: Axis, sizes: Sequence[int]) -> list[tuple[Axis,
         source = Source(position, (), mixed=axis is Extent.UNKNOWN)
         own = axis
         if isinstance(axis, At):
-            here = (axis.index >= start) & (axis.index < start + sizes[position])
+            here = (axis.numbers >= start) & (axis.numbers < start + sizes[position])
             source = source._replace(here=here, levels=axis.levels)
-            own = At(np.where(here, axis.index - start, 0), axis.levels)
+            own = At(np.where(here, axis.numbers - start, 0), axis.levels)
         result.append((own, source))
     return result
 
@@ -232,7 +232,7 @@ def _pad(op: Operation) -> list[Source]:
         op.axes, op.params["padding_config"], op.shapes[0], strict=True
     ):
         if isinstance(axis, At):
-            index, rest = np.divmod(axis.index - low, inside + 1)
+            index, rest = np.divmod(axis.numbers - low, inside + 1)
             stands = (rest == 0) & (index >= 0) & (index < size)
             here, levels = here & stands, levels | axis.levels
             axis = At(np.where(stands, index, 0), axis.levels)
@@ -269,10 +269,10 @@ def _chosen(op: Operation, batch: Sequence[Axis], component: int) -> At | None:
     table = op.number(op.node.inputs[1])
     if table is None:
         return None
-    places = np.arange(len(table.index)) if len(table.index) > 1 else 0
-    at = (axis.index for axis in batch if isinstance(axis, At))
+    places = np.arange(len(table.numbers)) if len(table.numbers) > 1 else 0
+    at = (axis.numbers for axis in batch if isinstance(axis, At))
     levels = frozenset().union(*(axis.levels for axis in batch if isinstance(axis, At)))
-    return At(np.atleast_1d(table.index[(places, *at, component)]), table.levels | levels)
+    return At(np.atleast_1d(table.numbers[(places, *at, component)]), table.levels | levels)
 
 
 def _dot_general(op: Operation) -> list[Source]:

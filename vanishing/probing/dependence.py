@@ -4,7 +4,8 @@ A value that is computed from parameters is a weight or a signal, as it is used.
 product multiplies a signal with, or what is added to one or scales it, together with all that it
 alone is computed from: a low-rank update, noise, a mask, a spectral norm, a softplus of a scale. A
 value of parameters alone that reaches the loss in no such way is a signal: a latent code, an input
-that is differentiated.
+that is differentiated. So is one that comes through a network of parameters alone: through a
+product, a function of it, and a product with further parameters, as a learned style or positions.
 """
 
 import dataclasses
@@ -81,6 +82,7 @@ class Dependence:
     leaves: frozenset[LeafId] = frozenset()  # that it is computed from, until it is layered
     layered: bool = False  # a SIGNAL that has come through a product or a nonlinearity
     plain: bool = True  # computed by views and linear operations alone
+    turns: int = 0  # of parameters alone: 1 after a product of them, 2 after a function of one
 
     def join(self, other: "Dependence") -> "Dependence":
         """The dependence of a value that may be either of two."""
@@ -93,6 +95,7 @@ class Dependence:
             leaves=self.leaves | other.leaves,
             layered=self.layered or other.layered,
             plain=self.plain and other.plain,
+            turns=max(self.turns, other.turns),
         )
 
 
@@ -131,7 +134,7 @@ class Dependences(NamedTuple):
             return frozenset()
         depths = dict.fromkeys(self.of[atom].leaves, 0)
         for origin in self.origins.of(atom):
-            depths[origin.leaf] = max(depths[origin.leaf], len(origin.index))
+            depths[origin.leaf] = max(depths[origin.leaf], len(origin.indices))
         return frozenset(Use(leaf, atom, depth) for leaf, depth in depths.items())
 
     def weights(self, node: Node) -> tuple[Atom, ...]:
@@ -208,11 +211,13 @@ def _read(program: Program, inputs, losses: Sequence[Atom], known: Dependences) 
 def _input(program: Program, known: Dependences) -> LeafId | None:
     """A parameter that is no weight but an input of the network, if one is left.
 
-    Where a product multiplies two parameters, and is no part of a weight, one of them is a signal.
-    The last such product is looked at first, since its weight may contain others.
+    Where a product multiplies two parameters, and is no part of a weight or is of a network of
+    parameters alone, one of them is a signal. The last such product is looked at first, since its
+    weight may contain others.
     """
+    signals = known.signals | _networks(program, known)
     for _, node in reversed(list(walk(program.frame))):
-        if node.primitive not in PRODUCTS or known.signals.isdisjoint(node.outputs):
+        if node.primitive not in PRODUCTS or signals.isdisjoint(node.outputs):
             continue
         pair = [known.get(atom) for atom in node.inputs[:2]]
         leaves = [dependence.leaves for dependence in pair]
@@ -223,6 +228,22 @@ def _input(program: Program, known: Dependences) -> LeafId | None:
         if is_leaf and leaves[1 - signal] and leaves[0].isdisjoint(leaves[1]):
             return min(leaves[signal])
     return None
+
+
+def _networks(program: Program, known: Dependences) -> frozenset[ValueId]:
+    """The values in networks of parameters alone: what a second layer multiplies with weights.
+
+    A second product with the same parameters makes no layer: norms of weights are made of such.
+    """
+    seconds = []
+    for _, node in walk(program.frame):
+        if node.primitive in PRODUCTS and not known.reaches_loss.isdisjoint(node.outputs):
+            first, second = node.inputs[:2]
+            for one, other in ((first, second), (second, first)):
+                more = known.get(other).leaves - known.get(one).leaves
+                if known.get(one).kind == Kind.PARAM and known.get(one).turns == 2 and more:
+                    seconds.append(one)
+    return reaching(program, seconds, _has_gradient) if seconds else frozenset()
 
 
 def _signal_of(node: Node) -> int:
@@ -260,6 +281,14 @@ def _signals(program: Program, known: Dependences, losses: Sequence[Atom]) -> fr
         return not any(other.layered for other in others)
 
     return reaching(program, losses, passes)
+
+
+def _turns(node: Node, inputs: Sequence[Dependence]) -> int:
+    """How far a value of parameters alone has come in a network of them."""
+    turns = max(dependence.turns for dependence in inputs)
+    if node.primitive in PRODUCTS:
+        return max(turns, 1)
+    return 2 if turns and node.primitive not in _PASSING else turns
 
 
 class _Reading:
@@ -339,7 +368,9 @@ class _Reading:
             sensitive=sensitive,
             leaves=frozenset() if layered else frozenset().union(*(f.leaves for f in inputs)),
             layered=layered,
-            plain=node.primitive in _PASSING and all(dependence.plain for dependence in inputs),
+            plain=kind < Kind.PARAM
+            or (node.primitive in _PASSING and all(dependence.plain for dependence in inputs)),
+            turns=_turns(node, inputs) if sensitive and kind == Kind.PARAM else 0,
         )
 
     def is_layered(self, node: Node, atoms: Sequence[Atom]) -> bool:

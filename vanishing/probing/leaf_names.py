@@ -39,13 +39,23 @@ def _parts(name: str) -> list[str]:
     return parts if all(map(str.isidentifier, parts)) else []
 
 
-def join(prefix: str, path: Sequence[Any]) -> str:
+def join(prefix: str, path: Sequence[Any], *, as_written: bool = False) -> str:
     """The name of a leaf at a tree path below a prefix.
+
+    Args:
+      prefix: what the name begins with.
+      path: of the leaf.
+      as_written: leave keys that are paths as they are.
 
     >>> join("", (DictKey("layers"), SequenceKey(0), DictKey("kernel")))
     'layers[0].kernel'
+    >>> join("", (DictKey("mlp/linear"),)), join("", (DictKey("mlp/linear"),), as_written=True)
+    ('mlp.linear', "['mlp/linear']")
     """
-    steps = [step(key) for key in path]
+    steps = [
+        f"[{key.key!r}]" if as_written and "/" in str(getattr(key, "key", "")) else step(key)
+        for key in path
+    ]
     if len(steps) > 1 and steps[-1] in _WRAPPERS:
         steps.pop()
     return (prefix + "".join(steps)).removeprefix(".")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from vanishing.probing import axes
 from vanishing.probing.axes import EVERYWHERE, At, Axes, Extent, Operation
@@ -21,7 +22,7 @@ class Origin(NamedTuple):
     """A leaf, or a part of one, that a weight is computed from."""
 
     leaf: LeafId
-    index: tuple[At, ...] = ()  # along its first axes, at each place of the loops
+    indices: tuple[At, ...] = ()  # along its first axes, at each place of the loops
     here: np.ndarray = EVERYWHERE  # at which places of the loops
     levels: frozenset[int] = frozenset()  # the loops that choose this leaf or its index
     mixed: bool = False  # or another leaf: nothing says which
@@ -45,7 +46,7 @@ class _Part(NamedTuple):
     def key(self):
         """Equal for equal parts."""
         own = (
-            (axis.index.tobytes(), axis.levels) if isinstance(axis, At) else axis
+            (axis.numbers.tobytes(), axis.levels) if isinstance(axis, At) else axis
             for axis in self.axes
         )
         return self.value, tuple(own), self.here.tobytes(), self.levels, self.mixed
@@ -212,7 +213,7 @@ class Origins:
         if len(own) < len(inputs):
             return None
         params, shape = node.equation.params, self._shape(atom)
-        index = compute(params, shape, *(one.index for one in own))
+        index = compute(params, shape, *(one.numbers for one in own))
         return At(index, frozenset().union(*(one.levels for one in own)))
 
     def _number_around(self, value: ValueId, body: _Body, grid: np.ndarray) -> At | None:
@@ -225,22 +226,22 @@ class Origins:
         place = loop.length - 1 - grid[level] if loop.reverse else grid[level]
         levels = outer.levels | {level}
         if port >= loop.consts + loop.carry:
-            first = np.arange(len(grid[level])) if len(outer.index) > 1 else 0
-            return At(outer.index[first, grid[level]], levels)
+            first = np.arange(len(grid[level])) if len(outer.numbers) > 1 else 0
+            return At(outer.numbers[first, grid[level]], levels)
         turn = self.makers.get(result) if isinstance(result := _result(body), int) else None
         if turn is None or turn.primitive != "add" or value not in turn.inputs:
             return None
         steps = [atom.value for atom in turn.inputs if isinstance(atom, Literal)]
         return (
-            At(outer.index + steps[0] * place, levels)
-            if steps and not outer.index[0].shape
+            At(outer.numbers + steps[0] * place, levels)
+            if steps and not outer.numbers[0].shape
             else None
         )
 
 
 def _constant(value: Any) -> At | None:
     dtype = getattr(value, "dtype", None)
-    if isinstance(value, jax.core.Tracer) or dtype is None:
+    if isinstance(value, Tracer) or dtype is None:
         return None
     is_number = jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.bool_)
     return At(np.asarray(jax.device_get(value))[None]) if is_number else None

@@ -198,7 +198,7 @@ def _leaf_places(
     for weight in filter(dependences.is_weight, slices):
         for origin in dependences.origins.of(weight):
             if origin.levels:
-                levels[origin.leaf] = max(levels[origin.leaf], len(origin.index))
+                levels[origin.leaf] = max(levels[origin.leaf], len(origin.indices))
     return tuple(
         LeafPlace(
             label=leaf_names.indexed(leaf.path, map("{{{}}}".format, range(depth))),

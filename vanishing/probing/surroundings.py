@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import dis
 import functools
+import itertools
 import sys
 import types
 import weakref
@@ -28,6 +29,7 @@ MOST = 10_000  # things that are followed
 _PLAIN = frozenset(
     {type(None), bool, int, float, complex, str, bytes, type(...), range, types.CodeType}
 )
+_READS_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS")
 _ABSENT = object()
 _SEQUENCES = (list, tuple, set, frozenset, collections.deque)
 _MAPPINGS = (dict, types.MappingProxyType)
@@ -202,25 +204,29 @@ def _walk(roots: Iterable[Any]) -> _Walk | None:
 
 
 class _Names(NamedTuple):
-    """The names in a piece of code and in the functions in it."""
+    """The names that a piece of code, and the functions in it, read."""
 
     globals: tuple[str, ...]
     imports: tuple[str, ...]
-    attributes: tuple[str, ...]  # and all else that may name one
+    attributes: tuple[str, ...]  # that are read, and all else that may name one
 
 
 @functools.lru_cache(maxsize=4096)
 def _names(code: types.CodeType) -> _Names:
     codes = list(_codes(code))
-    found: dict[str, dict[str, None]] = {"GLOBAL": {}, "IMPORT": {}}
-    for instruction in (i for c in codes for i in dis.get_instructions(c)):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
-            found["GLOBAL"][instruction.argval] = None
-        elif instruction.opname == "IMPORT_NAME":
-            found["IMPORT"][instruction.argval] = None
-    texts = (text for c in codes for text in (*c.co_names, *c.co_consts) if isinstance(text, str))
-    attributes = dict.fromkeys(text for text in texts if text.isidentifier())
-    return _Names(tuple(found["GLOBAL"]), tuple(found["IMPORT"]), tuple(attributes))
+    instructions = [i for c in codes for i in dis.get_instructions(c) if i.opcode in dis.hasname]
+    read = [i for i in instructions if not i.opname.startswith(("STORE_", "DELETE_"))]
+    constants = (constant for c in codes for constant in c.co_consts)
+    texts = (text for text in constants if isinstance(text, str) and text.isidentifier())
+    return _Names(
+        globals=_distinct(i.argval for i in read if i.opname in _READS_GLOBAL),
+        imports=_distinct(i.argval for i in read if i.opname == "IMPORT_NAME"),
+        attributes=_distinct(itertools.chain((i.argval for i in read), texts)),
+    )
+
+
+def _distinct(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:

@@ -49,8 +49,8 @@ def settled(origins: Sequence[Origin]) -> list[Origin]:
 def _contradict(one: Origin, other: Origin) -> bool:
     """Are two parts of one leaf at different indices, at some place?"""
     both = one.here & other.here
-    pairs = zip(one.index, other.index, strict=False)
-    return any((both & (a.index != b.index)).any() for a, b in pairs)
+    pairs = zip(one.indices, other.indices, strict=False)
+    return any((both & (a.numbers != b.numbers)).any() for a, b in pairs)
 
 
 def path_of(origins: Sequence[Origin], leaves: Leaves) -> str:
@@ -64,7 +64,7 @@ def path_of(origins: Sequence[Origin], leaves: Leaves) -> str:
 
 def _named(origins: Sequence[Origin], leaves: Leaves) -> tuple[str, Sequence[Origin]]:
     """A path, and the origins whose index stands for that of the path."""
-    depths = {o.leaf: len(o.index) for o in sorted(origins, key=lambda o: len(o.index))}
+    depths = {o.leaf: len(o.indices) for o in sorted(origins, key=lambda o: len(o.indices))}
     own = {leaf: leaves.all[leaf] for leaf in sorted(depths)}
     if len(own) == 1:
         (leaf,) = own.values()
@@ -110,20 +110,20 @@ def template(origins: Sequence[Origin], leaves: Leaves, loops: Sequence[Node]) -
 
 def _deepest(origins: Sequence[Origin]) -> tuple[At, ...]:
     """The longest index of some origins, unless others of its length differ from it."""
-    longest = max((origin.index for origin in origins), key=len, default=())
-    same = (o.index for o in origins if len(o.index) == len(longest))
+    longest = max((origin.indices for origin in origins), key=len, default=())
+    same = (o.indices for o in origins if len(o.indices) == len(longest))
     pairs = [pair for index in same for pair in zip(index, longest, strict=True)]
-    return longest if all(np.array_equal(a.index, b.index) for a, b in pairs) else ()
+    return longest if all(np.array_equal(a.numbers, b.numbers) for a, b in pairs) else ()
 
 
 def _index_of(axis: At, grid: np.ndarray, lengths: Sequence[int]) -> str | None:
     """A leaf's index, as a template of one loop's index, if it is a multiple of it."""
     if not axis.levels:
-        return str(axis.index[0])
+        return str(axis.numbers[0])
     if len(axis.levels) > 1:
         return None
     (level,) = axis.levels
-    index, loop = np.broadcast_arrays(axis.index, grid[level])
+    index, loop = np.broadcast_arrays(axis.numbers, grid[level])
     start = index[0]
     step = index[loop == 1][0] - start if lengths[level] > 1 else 1
     if (index != start + step * loop).any() or step == 0:
@@ -157,13 +157,13 @@ def _text(origins: Sequence[Origin], leaves: Leaves, place: int) -> str:
 
     here = [
         origin._replace(
-            index=tuple(At(at(a.index)[None]) for a in origin.index), here=np.ones(1, bool)
+            indices=tuple(At(at(a.numbers)[None]) for a in origin.indices), here=np.ones(1, bool)
         )
         for origin in origins
         if at(origin.here)
     ]
     path, indexed = _named(here or [origin.anywhere for origin in origins], leaves)
-    text = leaf_names.indexed(path, (str(axis.index[0]) for axis in _deepest(indexed)))
+    text = leaf_names.indexed(path, (str(axis.numbers[0]) for axis in _deepest(indexed)))
     return text.replace("{{", "{").replace("}}", "}")
 
 

@@ -146,7 +146,11 @@ class Trace:
 
         Args:
           updates: what `optimizer.update` returned, a tree like the parameters.
+
+        Raises:
+          ValueError: it has not one array, with the same axes of depth, for each parameter.
         """
+        _check_updates(updates, self.layout.leaves)
         (norms,) = leaf_norms([updates], self.layout.leaves)
         return dataclasses.replace(self, params=self.params._replace(update=norms))
 
@@ -324,6 +328,24 @@ def _sizes(values, non_finite) -> list[str]:
     """Numbers as text: nan where a signal held it, nothing where there was no signal."""
     pairs = zip(values, non_finite, strict=True)
     return [_text.number(value) or "nan" * bool(count > 0) for value, count in pairs]
+
+
+def _check_updates(updates: PyTree, places: Sequence[LeafPlace]) -> None:
+    shapes = list(map(np.shape, jax.tree.leaves(updates)))
+    own = "pass the updates of optimizer.update, a tree like the parameters"
+    if len(shapes) != len(places):
+        names = ", ".join(place.label.format(*":" * len(place.lengths)) for place in places[:4])
+        more = ", ..." if len(places) > 4 else ""
+        raise ValueError(
+            f"the number of arrays in updates is {len(shapes)}; it must be {len(places)}, one for "
+            f"each of the parameters ({names}{more}): {own}."
+        )
+    for shape, place in zip(shapes, places, strict=True):
+        if shape[: len(place.lengths)] != place.lengths:
+            name = place.label.format(*":" * len(place.lengths))
+            raise ValueError(
+                f"updates has shape {shape} for {name}; it must begin with {place.lengths}: {own}."
+            )
 
 
 def leaf_norms(

@@ -64,7 +64,7 @@ def probe(
       A `Probe`: call it for a `Probed`; its `check` proves the numbers on the same arguments.
 
     Raises:
-      ValueError: `loss` is no function, or `level` or one of `summaries` is unknown.
+      ValueError: `loss` or `where` is no function, or `level` or one of `summaries` is unknown.
 
     >>> import jax, jax.numpy as jnp
     >>> from vanishing import probe
@@ -78,6 +78,8 @@ def probe(
     """
     _arguments.function("loss", loss, "a function of the parameters: probe(loss)(params)")
     _arguments.one_of("level", level, LEVELS)
+    if not isinstance(where, str):
+        _arguments.function("where", where, "a function of a site, or a pattern of names as text")
     if isinstance(summaries, str):
         raise ValueError(f"summaries is the text {summaries!r}; give a tuple: ({summaries!r},).")
     if unknown := sorted(set(summaries) - set(SUMMARIES)):
