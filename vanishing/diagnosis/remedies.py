@@ -100,7 +100,7 @@ CHECK_STEP = Remedy(
     "Pascanu et al. 2013",
 )
 RANDOM = Remedy(
-    "draw it at random",
+    "draw that parameter at random",
     "a layer that multiplies by 0 returns the same for every input",
     "Glorot & Bengio 2010",
 )
