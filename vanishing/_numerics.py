@@ -39,7 +39,12 @@ def is_cut(x: Shaped[Array, "..."]) -> bool:
 
     It does with a mesh whose axes are `Explicit`; an operation that merges such axes is refused.
     """
-    spec = getattr(jax.typeof(x).sharding, "spec", None) or ()
+    return is_cut_type(jax.typeof(x))
+
+
+def is_cut_type(aval: Any) -> bool:
+    """The same of an array's type."""
+    spec = getattr(getattr(aval, "sharding", None), "spec", None) or ()
     return any(axis is not None for axis in spec)
 
 

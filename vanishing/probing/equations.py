@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax.ref import AbstractRef
 from jax.sharding import NamedSharding, PartitionSpec
 
+from vanishing._numerics import is_cut_type
+
 CALLS = {  # the primitives that only call a function, and the parameter that holds it
     "jit": "jaxpr",
     "pjit": "jaxpr",
@@ -175,9 +177,9 @@ def varying_as(x, spec):
 
 def zeros_of(spec) -> jax.Array:
     """Zeros of a spec, in float64 also where the loss alone has enabled it."""
-    partition = getattr(getattr(spec, "sharding", None), "spec", None) or ()
-    cut = any(axis is not None for axis in partition)
-    sharding = NamedSharding(spec.sharding.mesh, PartitionSpec(*partition)) if cut else None
+    sharding = None
+    if is_cut_type(spec):
+        sharding = NamedSharding(spec.sharding.mesh, PartitionSpec(*spec.sharding.spec))
     with jax.enable_x64(True):
         zeros = jnp.zeros(spec.shape, spec.dtype, out_sharding=sharding)
     return varying_as(zeros, spec)

@@ -75,6 +75,11 @@ class Node:
         return (*self.outputs, *self.versions)
 
     @property
+    def operands(self) -> tuple[Atom, ...]:
+        """What its frames are given: all inputs, but of a `cond` the number of the branch."""
+        return self.inputs[1:] if self.primitive == "cond" else self.inputs
+
+    @property
     def slices(self) -> tuple[ValueId, ...]:
         """The inputs of a scan's body that each iteration takes a slice of."""
         return self.frames[0].inputs[self.loop.consts + self.loop.carry :] if self.loop else ()

@@ -50,10 +50,8 @@ def reaching(
             frame_back(frame)
             if node.loop:
                 add(frame.results[o] for i, o in node.turns if frame.inputs[i] in reached)
-        is_cond = node.primitive == "cond"
-        operands = node.inputs[1:] if is_cond else node.inputs
-        add(atom for i, atom in zip(frame.inputs, operands, strict=True) if i in reached)
-        if is_cond and not differentiably:
+        add(atom for i, atom in zip(frame.inputs, node.operands, strict=True) if i in reached)
+        if node.primitive == "cond" and not differentiably:
             add(node.inputs[:1])
 
     frame_back(program.frame)
@@ -88,8 +86,7 @@ def following(
                 inner_on(node, inner)
 
     def inner_on(node: Node, frame: Frame) -> None:
-        operands = node.inputs[1:] if node.primitive == "cond" else node.inputs
-        add(zip(operands, frame.inputs, strict=True))
+        add(zip(node.operands, frame.inputs, strict=True))
         before = -1
         while before != len(reached):  # a carry that depends on them hands that to the next turn
             before = len(reached)

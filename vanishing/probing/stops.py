@@ -20,11 +20,11 @@ def cutting(program: Program, dependences: Dependences, params: int) -> tuple[st
     """
     leaves = dependences.used.intersection(program.frame.inputs[:params])
     nodes = [node for _, node in jaxpr.walk(program.frame) if node.primitive == "stop_gradient"]
-    found: dict[Node, None] = {}
+    cutting_nodes: dict[Node, None] = {}
 
     def passes(atom: Atom, node: Node) -> bool:
         del atom
-        return node.primitive not in NO_GRADIENT or node in found
+        return node.primitive not in NO_GRADIENT or node in cutting_nodes
 
     reached = dependences.reaches_loss
     while nodes and (dead := leaves - reached):
@@ -32,12 +32,14 @@ def cutting(program: Program, dependences: Dependences, params: int) -> tuple[st
         new = [
             node
             for node in nodes
-            if node not in found and reached.intersection(node.outputs) and node.inputs[0] in below
+            if node not in cutting_nodes
+            and reached.intersection(node.outputs)
+            and node.inputs[0] in below
         ]
         if not new:
             break
-        found |= dict.fromkeys(new)
+        cutting_nodes |= dict.fromkeys(new)
         reached = reaching(program, program.frame.outputs[:1], passes)
     return tuple(
-        dict.fromkeys(sites.line_of(node.seen_from) or "an unknown line" for node in found)
+        dict.fromkeys(sites.line_of(node.seen_from) or "an unknown line" for node in cutting_nodes)
     )

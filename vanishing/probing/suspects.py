@@ -51,10 +51,10 @@ class _Search:
                 results = self.inner(node, operands)
             else:
                 results = [_union([*operands, self.bit(node)])] * len(node.results)
-            for value, found in zip(node.results, results, strict=True):
-                since[value] = found
+            for value, suspect_bits in zip(node.results, results, strict=True):
+                since[value] = suspect_bits
                 if value in self.rows:
-                    self.before[value] = self.before.get(value, 0) | found
+                    self.before[value] = self.before.get(value, 0) | suspect_bits
                     since[value] = 0
         return [of(atom) for atom in frame.results]
 
@@ -75,12 +75,12 @@ class _Search:
             return 0
         return self.suspects.setdefault(node, 1 << len(self.suspects))
 
-    def places(self, found: int) -> tuple[str, ...]:
+    def places(self, suspect_bits: int) -> tuple[str, ...]:
         """Where the suspects of a set are."""
-        if not found:
+        if not suspect_bits:
             return ()
         nodes = list(self.suspects)
-        bits = (bit for bit in range(found.bit_length()) if found >> bit & 1)
+        bits = (bit for bit in range(suspect_bits.bit_length()) if suspect_bits >> bit & 1)
         return tuple(dict.fromkeys(_place(nodes[bit]) for bit in bits))
 
 
@@ -99,8 +99,8 @@ def _is_safe(node: Node) -> bool:
     return node.primitive == "div" and is_number
 
 
-def _union(found: Sequence[int]) -> int:
+def _union(suspect_bits: Sequence[int]) -> int:
     result = 0
-    for bits in found:
+    for bits in suspect_bits:
         result |= bits
     return result

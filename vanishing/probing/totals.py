@@ -48,10 +48,9 @@ def _links(program: Program) -> Iterator[_Link]:
             for result in node.results:
                 yield _Link(result, _values(node.sources(result)), node)
         for frame in node.frames:
-            operands = node.inputs[1:] if node.primitive == "cond" else node.inputs
             turns = ((frame.inputs[i], frame.results[o]) for i, o in node.turns)
             for result, source in (
-                *zip(frame.inputs, operands, strict=True),
+                *zip(frame.inputs, node.operands, strict=True),
                 *zip(node.results, frame.results, strict=True),
                 *turns,
             ):
@@ -68,8 +67,8 @@ def _kind(value: ValueId, dependences: Dependences) -> Kind:
 
 def _wide(links: Sequence[_Link], dependences: Dependences) -> set[ValueId]:
     """The values that are more than totals, and what is computed of them."""
-    made = {link.result for link in links}
-    wide = {v for v, d in dependences.of.items() if v not in made and d.kind > Kind.DATA}
+    results = {link.result for link in links}
+    wide = {v for v, d in dependences.of.items() if v not in results and d.kind > Kind.DATA}
     while more := {
         link.result
         for link in links
