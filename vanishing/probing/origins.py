@@ -183,7 +183,7 @@ class Origins:
     def _around(self, part: _Part, body: _Body, grid: np.ndarray) -> Iterator[Origin | _Part]:
         """The part of a node's input that a part of an input of its frame is."""
         node, port = body.node, body.port
-        atom = node.inputs[port + 1 if node.primitive == "cond" else port]
+        atom = node.operands[port]
         loop = node.loop
         if isinstance(atom, Literal):
             return
@@ -219,7 +219,7 @@ class Origins:
     def _number_around(self, value: ValueId, body: _Body, grid: np.ndarray) -> At | None:
         node, port = body.node, body.port
         loop = node.loop
-        outer = self._number(node.inputs[port + 1 if node.primitive == "cond" else port], grid)
+        outer = self._number(node.operands[port], grid)
         if outer is None or not loop or port < loop.consts or _is_handed_on(body):
             return outer
         level = len(self.loops[value]) - 1
