@@ -54,7 +54,7 @@ def test_what_holds_a_trace_is_no_trace_and_the_message_says_where_it_is(probed,
 def test_prediction_and_trace_in_the_other_order_are_refused_with_the_order(probed, prediction):
     assert_refuses(
         lambda: vanishing.compare(probed.trace, prediction),
-        "prediction is a value of type Trace",
+        "prediction is Trace(loss ",
         "a Prediction, the first of compare(prediction, trace).",
     )
 
@@ -89,12 +89,12 @@ def test_prediction_and_trace_in_the_other_order_are_refused_with_the_order(prob
         ),
         (
             lambda: train.make_run(NET, batch_size=2),
-            ["problem is a value of type Layer; it must be a train.Problem, or a function"],
+            ["problem is Layer(dense); it must be a train.Problem, or a function"],
         ),
-        (lambda: train.fit(NET, {}, None, records=1), ["run is a value of type Layer"]),
+        (lambda: train.fit(NET, {}, None, records=1), ["run is Layer(dense)"]),
         (
             lambda: theory.tailor("tanh", NET, X),
-            ["network is a value of type Layer; it must be a function of an activation"],
+            ["network is Layer(dense); it must be a function of an activation"],
         ),
     ],
 )

@@ -35,6 +35,15 @@ def english(words: Sequence[str], last: str = "and") -> str:
     return f"{', '.join(most)} {last} {end}" if most else end
 
 
+def count(number: int, noun: str) -> str:
+    """A number of things, in the plural unless it is one.
+
+    >>> count(1, "row"), count(3, "row")
+    ('1 row', '3 rows')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def one_line(error: BaseException) -> str:
     """An error's message on one line; its type where it has none.
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vanishing import _text
 from vanishing.probing.axes import Index
 from vanishing.probing.lineage import Flow, Instance, unroll
 from vanishing.probing.sites import Site
@@ -39,7 +40,7 @@ class Layout:
     marked: bool = dataclasses.field(default=False, compare=False)
 
     def __repr__(self) -> str:
-        return f"Layout({len(self.names)} rows)"
+        return f"Layout({_text.count(len(self.names), 'row')})"
 
     @functools.cached_property
     def instances(self) -> tuple[Instance, ...]:

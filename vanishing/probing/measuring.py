@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vanishing import _text
 from vanishing._numerics import whole
 from vanishing._types import PyTree
 from vanishing.probing import equations, jaxpr, slopes, summary, tap
@@ -33,7 +34,7 @@ class Probed(NamedTuple):
     trace: Trace
 
     def __repr__(self) -> str:
-        grads = f"gradients of {len(jax.tree.leaves(self.grads))} arrays"
+        grads = f"gradients of {_text.count(len(jax.tree.leaves(self.grads)), 'array')}"
         return f"Probed({grads}, {'' if self.aux is None else 'aux, '}{self.trace!r})"
 
 

@@ -195,7 +195,7 @@ class Trace:
 
     def __repr__(self) -> str:
         has_numbers = isinstance(self.value, jax.Array | np.ndarray)
-        without = f"{len(self)} rows, without numbers"
+        without = f"{_text.count(len(self), 'row')}, without numbers"
         is_traced = isinstance(self.value, Tracer)
         return f"Trace({self._title() if has_numbers and not is_traced else without})"
 
@@ -206,7 +206,8 @@ class Trace:
           every_row: also those in the middle of long repeats, which `print` only counts.
         """
         if isinstance(self.value, Tracer):
-            return f"a trace of {len(self)} rows, without numbers inside of jit, vmap or scan"
+            rows = _text.count(len(self), "row")
+            return f"a trace of {rows}, without numbers inside of jit, vmap or scan"
         header, rows = self._cells()
         shown = rows if every_row else self._elided(rows)
         hint = [] if len(shown) == len(rows) else ["All rows: print(trace.table(every_row=True))"]
@@ -240,7 +241,7 @@ class Trace:
         loss = _text.number(float(self.single().value), 4) or "nan"
         absent = int(np.sum(~self._shown()))
         note = f" of {len(self)}; the others are steps that did not run" if absent else ""
-        return f"loss {loss}{of}, {len(self) - absent} rows{note}"
+        return f"loss {loss}{of}, {_text.count(len(self) - absent, 'row')}{note}"
 
     def _cells(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         single = self.single()

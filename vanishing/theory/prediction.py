@@ -75,8 +75,8 @@ class Prediction:
         return self.table()
 
     def __repr__(self) -> str:
-        ends = f", {self.names[0]} to {self.names[-1]}" if self.names else ""
-        return f"Prediction({len(self)} rows{ends})"
+        ends = f", {self.names[0]} to {self.names[-1]}" if len(self) > 1 else ""
+        return f"Prediction({_text.count(len(self), 'row')}{ends})"
 
     def table(self, every_row: bool = False) -> str:
         """The prediction as a table, as `print` shows it.
@@ -85,7 +85,8 @@ class Prediction:
           every_row: also those in the middle of long repeats, which `print` only counts.
         """
         if isinstance(self.q, Tracer):
-            return f"a prediction of {len(self)} rows, without numbers inside of jit, vmap or scan"
+            rows = _text.count(len(self), "row")
+            return f"a prediction of {rows}, without numbers inside of jit, vmap or scan"
         header, rows = self._cells()
         shown = rows if every_row else _text.elided(rows)
         hint = (
