@@ -11,6 +11,17 @@ import numpy as np
 import pytest
 
 
+def slow(*cases):
+    """Cases of a parametrized test that only `scripts/test --slow` runs.
+
+    Those that stay beside them show the same on every run of `scripts/test`.
+    """
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else [case]), marks=pytest.mark.slow)
+        for case in cases
+    ]
+
+
 def unchecked(function):
     """The function without the shape checks that the tests put around it, as users call it."""
     return inspect.unwrap(function)

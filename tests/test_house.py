@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,16 @@ def test_importing_the_library_loads_nothing_that_it_could_do_without():
     )
     process = run(program)
     assert process.stdout.strip() == "[]", process.stdout + process.stderr
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if path.parts[0] == "vanishing"], ids=str
+)
+def test_calls_are_checked_where_shapes_are_written(path):
+    """The tests check types and shapes of the calls of every module that has any."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    (option,) = (o for o in options["addopts"] if o.startswith("--jaxtyping-packages="))
+    *packages, _ = option.partition("=")[2].split(",")
+    if "\nfrom jaxtyping import" in (ROOT / path).read_text():
+        module = ".".join(path.with_suffix("").parts)
+        assert any(f"{module}.".startswith(f"{package}.") for package in packages)
