@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses, unchecked
+from tests.helpers import assert_refuses, slow, unchecked
 from vanishing import comparison, initializers, networks, probe, surrogate, theory
 
 BOTH = [(f, s) for f in surrogate.STEPS for s in surrogate.SURROGATES]
@@ -56,9 +56,8 @@ def test_the_facts_of_an_activation_are_true_of_its_slope(function, name):
 @pytest.mark.parametrize(
     ("function", "name"),
     [
-        pytest.param(f, s, marks=[pytest.mark.slow] if f == "sign" else [])
-        for f, s in BOTH
-        if s != "none"
+        ("step", "sigmoid"),
+        *slow(*((f, s) for f, s in BOTH if s != "none" and (f, s) != ("step", "sigmoid"))),
     ],
 )
 def test_theory_predicts_the_gradient_of_a_network_of_steps(function, name, key):

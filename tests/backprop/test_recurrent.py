@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.backprop.proof import assert_equal, over_random_shapes, small
-from tests.helpers import assert_refuses, unchecked
+from tests.helpers import assert_refuses, slow, unchecked
 from vanishing import backprop, initializers, layers
 from vanishing.layers import through_time
 
@@ -48,7 +48,7 @@ def test_through_time_equals_grad_of_the_layer(rng, name, batch, time, features,
     assert_equal(by_hand(params, x, delta), automatic(params, x, delta))
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", ["lstm", *slow("rnn", "gru")])
 def test_errors_of_the_states_are_the_cotangents_that_perturbations_find(name, x64, key):
     make, _, gradient = CELLS[name]
     layer = make(3, sequence=True)
@@ -62,6 +62,7 @@ def test_errors_of_the_states_are_the_cotangents_that_perturbations_find(name, x
         assert_equal(result[part], jnp.moveaxis(cotangents, 0, 1))
 
 
+@pytest.mark.slow
 @over_random_shapes(examples=4, name=st.sampled_from(["relu", "softplus", "sine", "identity"]))
 def test_a_plain_network_takes_any_activation(rng, name):
     layer = layers.rnn(3, activation=name, sequence=True)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing import data
 
 EXAMPLES = 100_000
@@ -18,7 +18,7 @@ def frequencies_are_even(indices, low, high):
     assert np.abs(counts / len(indices) - p).max() <= 5 * (p * (1 - p) / len(indices)) ** 0.5
 
 
-@pytest.mark.parametrize("length", [10, 7])
+@pytest.mark.parametrize("length", [*slow(10), 7])
 def test_adding_sums_the_two_marked_numbers(length, key):
     x, y = map(np.asarray, data.adding(key, EXAMPLES, length))
     values, marks = x[..., 0], x[..., 1]
@@ -35,7 +35,7 @@ def test_adding_sums_the_two_marked_numbers(length, key):
     assert abs(errors.mean() - data.ADDING_MEMORYLESS) < 5 * errors.std() / EXAMPLES**0.5
 
 
-@pytest.mark.parametrize("blanks", [1, 30])
+@pytest.mark.parametrize("blanks", [*slow(1), 30])
 def test_copy_memory_asks_for_what_it_has_shown(blanks, key):
     examples = 5_000
     x, y = map(np.asarray, data.copy_memory(key, examples, blanks))
@@ -57,7 +57,7 @@ def test_copy_memory_without_memory(blanks, nats):
     assert data.copy_memoryless(blanks) == pytest.approx(nats, abs=5e-6)
 
 
-@pytest.mark.parametrize("length", [10, 57])
+@pytest.mark.parametrize("length", [*slow(10), 57])
 def test_temporal_order_names_the_order(length, key):
     examples = 20_000
     x, y = map(np.asarray, data.temporal_order(key, examples, length))

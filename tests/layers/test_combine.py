@@ -56,6 +56,7 @@ def test_repeat_equals_the_unrolled_network_and_its_gradients(x64, key):
         chex.assert_trees_all_close(grads[i], expected[i], rtol=1e-11)
 
 
+@pytest.mark.slow
 def test_gradients_of_a_composed_network_equal_finite_differences(x64, key):
     x = jax.random.normal(key, (2, 3))
     net = serial(first=block(3), hidden=repeat(residual(block(3)), 3), output=dense(2))

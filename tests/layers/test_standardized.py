@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_gradient, assert_refuses
+from tests.helpers import assert_gradient, assert_refuses, slow
 from vanishing import initializers, layers, losses
 from vanishing.layers import conv, dense, serial, weight_standardized
 from vanishing.meanfield import signal
@@ -30,7 +30,7 @@ def standardized(kernel, scale, gain, epsilon):
 
 @pytest.mark.parametrize(
     ("inner", "shape"),
-    [(dense(2, *initializers.scaled(1.0, 1.0)), (5, 3)), (conv(2, (3, 2)), (2, 4, 3, 2))],
+    [*slow((dense(2, *initializers.scaled(1.0, 1.0)), (5, 3))), (conv(2, (3, 2)), (2, 4, 3, 2))],
     ids=["dense", "conv"],
 )
 def test_weights_are_standardized_by_the_formula(x64, key, inner, shape):
@@ -72,10 +72,8 @@ def measured(net, key, x):
     return jnp.mean(y**2), jnp.mean((y[0] - y[1]) ** 2) / 2, gain
 
 
-@pytest.mark.parametrize(
-    "gain",
-    [pytest.param(RELU, id="signal"), pytest.param(2**0.5, id="gradient", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("gain", [RELU, 2**0.5], ids=["signal", "gradient"])
 def test_theory_of_standardized_weights_is_what_drawn_networks_do(key, gain):
     width, depth, networks = 512, 6, 8
     weights = initializers.scaled(0.7, 0.3)

@@ -88,6 +88,7 @@ def test_a_scalar_network_multiplies_its_factors_where_their_square_would_underf
     np.testing.assert_allclose(logs, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_irnn_keeps_the_norm_while_its_units_are_active(x64, key):
     layer = networks.recurrent_layer("irnn", 20)
     x = jnp.ones((1, 50, 2))
@@ -97,6 +98,7 @@ def test_irnn_keeps_the_norm_while_its_units_are_active(x64, key):
     np.testing.assert_allclose(logs, np.full(50, np.log(20) / 2), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_they_run_in_a_batch_of_networks_and_in_jit(key):
     layer = layers.lstm(4)
     x = jax.random.normal(key, (3, 6, 2))
@@ -153,6 +155,7 @@ def left_along_c(key, scale, steps, **options):
     return gain.mean(), gain.std() / units**0.5, sigma
 
 
+@pytest.mark.slow
 def test_gate_gain_is_what_a_time_leaves_of_the_mean_gradient_along_the_cell(key):
     gain, _, sigma = left_along_c(key, scale=2.0, steps=5)
     predicted = float(theory.gate_gain(5, 1.0, sigma))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing import layers, networks
 from vanishing.networks.convolutional import subsample
 
@@ -42,7 +42,7 @@ def weights_of(depth, kind):
     return sum(counts), sum(int(np.prod(shape)) for shape in shapes)
 
 
-@pytest.mark.parametrize(("depth", "million"), [(20, 0.27), (56, 0.85), (110, 1.7)])
+@pytest.mark.parametrize(("depth", "million"), [(20, 0.27), *slow((56, 0.85)), (110, 1.7)])
 def test_residual_networks_have_the_published_layers_and_parameters(depth, million):
     """He et al., CVPR 2016, table 6; their plain twins have as many, as option A has none."""
     layers_with_weights, parameters = weights_of(depth, "post_activation")
@@ -51,16 +51,13 @@ def test_residual_networks_have_the_published_layers_and_parameters(depth, milli
     assert weights_of(depth, "plain") == (layers_with_weights, parameters)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["fixup", *(pytest.param(k, marks=pytest.mark.slow) for k in networks.BLOCKS if k != "fixup")],
-)
+@pytest.mark.parametrize("kind", ["fixup", *slow(*(k for k in networks.BLOCKS if k != "fixup"))])
 def test_every_kind_of_block_makes_one_with_finite_gradients(key, kind):
     norm = None if kind == "fixup" else layers.group_norm(2)
     net = networks.resnet(3, depth=8, width=4, kind=kind, norm=norm)
     x = jax.random.normal(key, (2, 8, 8, 1))
-    params, state = net.init(key, x)
-    grads = jax.grad(lambda p: jnp.sum(jnp.sin(1 + net.apply(p, state, x).output)))(params)
+    params, state = jax.jit(net.init)(key, x)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(1 + net.apply(p, state, x).output))))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grads))
     assert grads["output"]["dense"]["bias"].all()
 

@@ -14,7 +14,7 @@ import xarray as xr
 from flax import nnx
 
 import vanishing
-from tests.helpers import assert_refuses, unchecked
+from tests.helpers import assert_refuses, slow, unchecked
 from vanishing import layers, losses, networks, optimizers, sweep, theory, train
 
 FEATURES, CLASSES, BATCH = 6, 3, 8
@@ -55,6 +55,7 @@ class NNX(nnx.Module):
 
 MODULES = {"linen": Linen(), "nnx": NNX}
 BOTH = pytest.mark.parametrize("kind", MODULES)
+NNX_FIRST = pytest.mark.parametrize("kind", ["nnx", *slow("linen")])
 
 
 @functools.cache
@@ -170,7 +171,7 @@ def test_dropout_has_its_law_and_follows_the_key(kind, key):
     )
 
 
-@BOTH
+@NNX_FIRST
 def test_layers_run_under_the_transformations_of_jax(kind, x):
     layer = layer_of(kind)
     keys = jax.random.split(jax.random.key(3), 4)
@@ -235,7 +236,7 @@ def data():
     return train.Data(*map(jnp.asarray, (x[:40], y[:40], x[40:], y[40:])))
 
 
-@BOTH
+@NNX_FIRST
 def test_sweeps_over_seeds_train_it_and_the_diagnosis_reads_it(kind, data, tmp_path):
     run = train.make_run(problem_of(kind), batch_size=BATCH, record_every=2)
     task = train.task(run, records=3, chunks=2)

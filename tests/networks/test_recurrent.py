@@ -3,11 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing import networks
 
+FEW = ["rnn", "chrono_lstm", "gru"]
 
-@pytest.mark.parametrize("cell", networks.CELLS)
+
+@pytest.mark.parametrize("cell", [*FEW, *slow(*(c for c in networks.CELLS if c not in FEW))])
 def test_a_network_reads_out_its_layer_at_the_end_or_at_every_time(cell, x64, key):
     x = jax.random.normal(key, (3, 6, 2))
     net = networks.rnn(4, cell=cell, width=5, chrono=20, sequence=True)

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing import initializers, layers, networks, theory
 
 
-@pytest.mark.parametrize("kind", ["plain", "pre_activation", "fixup"])
+@pytest.mark.parametrize("kind", [*slow("plain"), "pre_activation", "fixup"])
 def test_a_residual_mlp_is_its_parts(x64, key, kind):
     x = jax.random.normal(key, (3, 2, 4))
     net = networks.residual_mlp(2, kind=kind, blocks=2, width=16)
@@ -31,7 +31,9 @@ def test_a_residual_mlp_is_its_parts(x64, key, kind):
     assert bool(output.any()) == (kind != "fixup")  # its read-out starts at zero
 
 
-@pytest.mark.parametrize(("kind", "growth"), [("pre_activation", 2.0), ("scaled", 1 + 1 / 20)])
+@pytest.mark.parametrize(
+    ("kind", "growth"), [*slow(("pre_activation", 2.0)), ("scaled", 1 + 1 / 20)]
+)
 def test_theory_says_how_the_signal_grows_from_block_to_block(kind, growth):
     """Each adds a branch of the same mean square, or of that over the number of blocks."""
     weights = initializers.scaled(1.0)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.helpers import slow
 from vanishing import initializers, layers, theory
 
 WIDTH, DEPTH = 300, 16
@@ -60,9 +61,11 @@ def test_the_largest_of_a_linear_gaussian_network_is_known(depth):
 @pytest.mark.parametrize(
     ("name", "scales", "orthogonal", "rtol"),
     [
-        ("tanh", (1.05**0.5, 2.01e-5**0.5), True, 0.1),
-        ("tanh", (1.05**0.5, 2.01e-5**0.5), False, 0.35),
-        pytest.param("identity", (1.0, 0.0), False, 0.35, marks=pytest.mark.slow),
+        *slow(
+            ("tanh", (1.05**0.5, 2.01e-5**0.5), True, 0.1),
+            ("tanh", (1.05**0.5, 2.01e-5**0.5), False, 0.35),
+            ("identity", (1.0, 0.0), False, 0.35),
+        ),
         ("relu", (2**0.5, 0.0), True, 0.35),
     ],
 )
@@ -76,6 +79,7 @@ def test_measured_singular_values_are_the_predicted_ones(name, scales, orthogona
     assert top == pytest.approx(float(predicted.largest) / of_mean, rel=max(rtol, 0.1))
 
 
+@pytest.mark.slow
 def test_delta_orthogonal_convolution_is_an_isometry(key):
     """Xiao et al., ICML 2018: all singular values of the linear operator are sigma_w."""
     weights = initializers.by_name("delta_orthogonal", initializers.Scales(scale=1.3))

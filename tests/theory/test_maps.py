@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.helpers import slow
 from vanishing import theory
 from vanishing.layers import ACTIVATIONS
 
@@ -131,7 +132,7 @@ def test_tanh_has_the_depth_scales_of_schoenholz(sigma_w2, scale):
     assert float(scales.correlation) == pytest.approx(scale, rel=0.01)
 
 
-@pytest.mark.parametrize("sigma_w", [1.0, 2.0])
+@pytest.mark.parametrize("sigma_w", [*slow(1.0), 2.0])
 def test_depth_scales_are_a_gradient_away_on_both_sides_of_the_line(x64, sigma_w):
     scales = jax.jit(lambda sigma_w: jnp.stack(theory.depth_scales("tanh", sigma_w, 0.3)))
     step = 1e-5

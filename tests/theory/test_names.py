@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.helpers import slow
 from vanishing import layers, networks, predict
 from vanishing.probing import probe
 
@@ -29,7 +30,10 @@ NETS = {
 }
 
 
-@pytest.mark.parametrize("net", NETS)
+FEW = ["activation before and after a loop", "activation first"]
+
+
+@pytest.mark.parametrize("net", [*FEW, *slow(*(name for name in NETS if name not in FEW))])
 def test_predicted_rows_are_called_as_measured_ones(net, key):
     net, x = NETS[net], jax.random.normal(key, (4, 8))
     params, state = net.init(key, x)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing import initializers, layers, networks, probe, theory
 from vanishing.meanfield import signal
 from vanishing.meanfield.signals import Gain
@@ -122,15 +122,17 @@ def test_a_repeated_block_is_predicted_as_the_unrolled_one():
 @pytest.mark.parametrize(
     ("net", "shape"),
     [
-        (networks.mlp(10, depth=3, width=16, norm=layers.batch_norm()), (25,)),
-        (
-            layers.serial(
-                c1=layers.conv(4, (3, 3), strides=2),
-                act=layers.activation("relu"),
-                flat=layers.flatten(),
-                out=layers.dense(2),
+        *slow(
+            (networks.mlp(10, depth=3, width=16, norm=layers.batch_norm()), (25,)),
+            (
+                layers.serial(
+                    c1=layers.conv(4, (3, 3), strides=2),
+                    act=layers.activation("relu"),
+                    flat=layers.flatten(),
+                    out=layers.dense(2),
+                ),
+                (5, 5, 1),
             ),
-            (5, 5, 1),
         ),
         (
             layers.serial(
@@ -172,8 +174,14 @@ def test_a_gain_that_no_float_could_hold_stays_a_number():
     assert float(2 * slope) == pytest.approx(float(jnp.log(chi)), rel=1e-3)
 
 
-@pytest.mark.parametrize("wrap", [lambda block: block, layers.residual])
-@pytest.mark.parametrize("sigma_w", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("sigma_w", "wrap"),
+    [
+        (1.0, lambda block: block),
+        (2.0, layers.residual),
+        *slow((2.0, lambda block: block), (1.0, layers.residual)),
+    ],
+)
 def test_a_signal_that_no_float_could_hold_spoils_nothing(sigma_w, wrap):
     """ReLU multiplies mean squares by sigma_w^2 / 2, a thousand times over."""
     weights = initializers.scaled(sigma_w)
@@ -202,7 +210,7 @@ def test_a_prediction_lives_inside_jit_vmap_and_grad():
     assert float(jax.grad(slope)(1.5)) == pytest.approx(float(expected), rel=1e-3)
 
 
-@pytest.mark.parametrize(("name", "factor"), [("glorot_normal", 0.5), ("he_normal", 1.0)])
+@pytest.mark.parametrize(("name", "factor"), [("glorot_normal", 0.5), *slow(("he_normal", 1.0))])
 def test_xavier_halves_both_signals_of_relu_where_he_keeps_them(name, factor):
     """He et al. 2015, sec. 2.2: standard deviations shrink by sqrt(1/2) a layer, or not at all."""
     net = networks.mlp(
@@ -215,8 +223,17 @@ def test_xavier_halves_both_signals_of_relu_where_he_keeps_them(name, factor):
     np.testing.assert_allclose(back[:-2] / back[1:-1], factor, rtol=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32, jnp.float64, jnp.uint8])
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "wide"),
+    [
+        (jnp.bfloat16, False),
+        (jnp.uint8, True),
+        *slow(
+            *((dtype, True) for dtype in (jnp.bfloat16, jnp.float32, jnp.float64)),
+            *((dtype, False) for dtype in (jnp.float32, jnp.float64, jnp.uint8)),
+        ),
+    ],
+)
 def test_inputs_of_any_dtype_are_predicted(dtype, wide):
     with jax.enable_x64(wide):
         x = (np.arange(48).reshape(4, 12) * 5).astype(dtype)
@@ -259,6 +276,7 @@ def test_circular_convolutions_are_predicted_as_they_measure(key):
     assert means[2] == pytest.approx(float(after.gain.log_of(gradient)), abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_spread_of_relu_is_hanins():
     """Hanin & Nica 2018: log |gradient|^2 has a variance of 5 / n a layer, of one input."""
     depth, width, seeds = 10, 50, 400

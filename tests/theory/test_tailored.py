@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing import layers, networks, theory
 from vanishing.initializers import by_name
 
@@ -69,13 +69,8 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "method"),
-    [
-        next(iter(GOLDEN)),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in list(GOLDEN)[1:]),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "method"), GOLDEN)
 def test_parameters_are_the_published_ones(name, method):
     targets = {"slope": 1.2, "correlation": 0.75, "curvature": 0.2}
     result = theory.tailor(name, modified_resnet, X, method=method, **targets)
@@ -112,7 +107,7 @@ def test_shifted_relu_solves_its_equations_where_the_published_digits_do_not():
 
 
 # published.json, recomputed from C^L(0) = 0.9: the negative slope of a plain network of depth L
-@pytest.mark.parametrize(("depth", "slope"), [(20, 0.1814), (100, 0.5704), (1000, 0.8444)])
+@pytest.mark.parametrize(("depth", "slope"), [(20, 0.1814), *slow((100, 0.5704)), (1000, 0.8444)])
 def test_plain_networks_get_the_leaky_relu_of_their_depth(depth, slope):
     result = theory.tailor("leaky_relu", functools.partial(plain, depth), X, method="tat")
     assert result.negative_slope == pytest.approx(slope, abs=6e-5)
@@ -123,7 +118,7 @@ def test_a_shallow_network_keeps_plain_relu():
     assert (result.negative_slope, result.output_scale) == (0.0, pytest.approx(2**0.5))
 
 
-@pytest.mark.parametrize("name", ["tanh", "gelu"])
+@pytest.mark.parametrize("name", ["tanh", *slow("gelu")])
 def test_dks_meets_its_four_conditions(x64, name):
     """Q(1) = 1, Q'(1) = 1, C(0) = 0, C'(1) = 1.5^(1/50), by the moments of the whole activation."""
     result = theory.tailor(name, functools.partial(plain, 50), X)

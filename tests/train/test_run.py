@@ -71,6 +71,7 @@ def test_a_run_equals_a_plain_loop_with_optax(x64):
         params = optax.apply_updates(params, updates)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_bit_for_bit(plain):
     chex.assert_trees_all_equal(fit(), plain)
 
@@ -82,6 +83,7 @@ def test_cutting_a_run_into_chunks_changes_nothing():
         chex.assert_trees_all_equal(fit(records=6, record_every=7, chunks=chunks), unbroken)
 
 
+@pytest.mark.slow
 def test_recording_less_often_does_not_change_the_training(plain):
     often = fit(records=20, record_every=1)
     assert plain.step[0].tolist() == [0, 5, 10, 15, 20]
@@ -118,6 +120,7 @@ def test_it_learns():
     assert history.loss[0, -1] < 0.2 * history.loss[0, 0]
 
 
+@pytest.mark.slow
 def test_batch_size_0_is_gradient_descent_on_all_examples():
     run = train.make_run(problem, batch_size=0)
     data = examples()
@@ -143,6 +146,7 @@ def test_a_diverged_run_is_a_result_and_leaves_the_others_alone():
     np.testing.assert_allclose(history.loss[0], alone.loss[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_penalty_is_added_to_the_loss_and_shrinks_the_weights(plain):
     def problem_with_penalty(settings):
         return problem(settings)._replace(penalty=lambda params: 0.5 * losses.l2(params))
@@ -224,6 +228,7 @@ def test_nothing_crosses_to_the_host_inside_a_chunk():
         jax.block_until_ready(advance(state, settings, data, 2))
 
 
+@pytest.mark.slow
 def test_a_run_without_test_examples_has_no_test_results(plain):
     data = examples()
     history = fit(data=data._replace(x_test=data.x_test[:0], y_test=data.y_test[:0]))

@@ -1,3 +1,5 @@
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -68,7 +70,8 @@ def test_the_score_of_outputs_with_a_nan_is_nan():
 def after_a_step():
     recipe, state = start()
     batch = jnp.arange(10, 20)
-    return state, batch, steps.step(recipe, state, SETTINGS, examples(), batch)
+    step = jax.jit(functools.partial(steps.step, recipe))
+    return state, batch, step(state, SETTINGS, examples(), batch)
 
 
 def test_a_step_is_that_of_the_optimizer(after_a_step):
@@ -83,7 +86,8 @@ def test_a_step_is_that_of_the_optimizer(after_a_step):
 def test_a_recorded_step_is_the_same_step_and_records_what_was_before_it(after_a_step):
     state, batch, after = after_a_step
     data = examples()
-    next_state, record = steps.recorded_step(start()[0], state, SETTINGS, data, batch)
+    recorded_step = jax.jit(functools.partial(steps.recorded_step, start()[0]))
+    next_state, record = recorded_step(state, SETTINGS, data, batch)
     chex.assert_trees_all_close(
         next_state._replace(key=jax.random.key_data(next_state.key)),
         after._replace(key=jax.random.key_data(after.key)),
@@ -98,6 +102,7 @@ def test_a_recorded_step_is_the_same_step_and_records_what_was_before_it(after_a
     assert record.trace.forward.rms.ndim == 1
 
 
+@pytest.mark.slow
 def test_advancing_takes_its_batches_in_order_and_records_the_first_of_every_few():
     recipe, state = start(record_every=2)
     data = examples()
