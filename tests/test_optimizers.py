@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -192,8 +193,8 @@ def test_adaptive_clipping_equals_optax_on_a_plain_network(key, threshold):
     }
     grads = jax.tree.map(lambda p: jnp.cos(3 * p) * 0.7, params)
     optax_agc = optax.adaptive_grad_clip(threshold)
-    expected = optax_agc.update(grads, optax_agc.init(params), params)[0]
-    result = clipped("adaptive", threshold, grads, params)
+    expected = jax.jit(optax_agc.update)(grads, optax_agc.init(params), params)[0]
+    result = jax.jit(functools.partial(clipped, "adaptive", threshold))(grads, params)
     for name in params:
         np.testing.assert_allclose(result[name], expected[name], rtol=1e-5)
 
@@ -204,9 +205,10 @@ def test_every_repeated_layer_is_clipped_by_itself(key, clipping):
     params, _ = net.init(key, jnp.ones((1, 3)))
     scale = 10.0 ** jnp.arange(-2, 2)
     grads = jax.tree.map(lambda p: scale.reshape(-1, *[1] * (p.ndim - 1)) * jnp.cos(p + 1), params)
-    together = clipped(clipping, 0.5, grads, params)
+    clip = jax.jit(functools.partial(clipped, clipping, 0.5))
+    together = clip(grads, params)
     for i in range(4):
-        alone = clipped(clipping, 0.5, grads[i], params[i])
+        alone = clip(grads[i], params[i])
         for leaf in ("kernel", "bias"):
             np.testing.assert_allclose(together[i][leaf], alone[leaf], rtol=1e-6)
 

@@ -49,7 +49,7 @@ def test_penalties_equal_grad(rng, rows, columns):
         (backprop.l1_gradient, losses.l1),
         (backprop.l2_gradient, losses.l2),
     ):
-        automatic = jax.grad(lambda kernel, penalty=penalty: penalty({"kernel": kernel}))
+        automatic = jax.jit(jax.grad(lambda kernel, penalty=penalty: penalty({"kernel": kernel})))
         assert_equal(by_hand(kernel), automatic(kernel))
 
 

@@ -1,5 +1,7 @@
 """Closed forms against quadrature, and quadrature against sampling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,21 +68,30 @@ def test_small_angles_keep_their_digits_in_float32(name):
     np.testing.assert_allclose(narrow.difference, wide.difference, rtol=1e-5)
 
 
+FORMS = [Leaky(0.0), moments.erf, moments.sine, by_quadrature(jax.nn.gelu)]
+
+
+@functools.partial(jax.jit, static_argnames="get")
+def slopes_of_the_difference(get, q, difference, share):
+    """By its size alone; by Price; with q, along the share; and that by differences."""
+    of_difference = jax.grad(lambda d: get(q, d).difference)(difference)
+    of_both = jax.grad(lambda q, d: get(q, d).difference, (0, 1))(q, difference)
+    step = 1e-6
+    numeric = (
+        get(q + step, difference + step * share).difference
+        - get(q - step, difference - step * share).difference
+    ) / (2 * step)
+    along = of_both[0] + share * of_both[1]
+    return of_difference, get(q, difference).slope_product, along, numeric
+
+
 @pytest.mark.parametrize("share", [0.0, 1e-3, 0.7])
 def test_the_slope_of_the_difference_is_that_of_price(x64, share):
     """Price 1958: d E[f f'] / d cov = E[slope slope'], also where the inputs meet."""
-    for form in (Leaky(0.0), moments.erf, moments.sine, by_quadrature(jax.nn.gelu)):
-        get = jax.jit(lambda q, d, form=form: form(q, d))
-        q, difference = 0.8, jnp.asarray(0.8 * share)
-        slope = jax.grad(lambda d, get=get, q=q: get(q, d).difference)(difference)
-        assert float(slope) == pytest.approx(float(get(q, difference).slope_product), rel=1e-6)
-        step = 1e-6
-        numeric = (
-            get(q + step, difference + step * share).difference
-            - get(q - step, difference - step * share).difference
-        ) / (2 * step)
-        slopes = jax.grad(lambda q, d, get=get: get(q, d).difference, (0, 1))(q, difference)
-        assert float(slopes[0] + share * slopes[1]) == pytest.approx(float(numeric), abs=1e-7)
+    for get in FORMS:
+        slope, price, along, numeric = slopes_of_the_difference(get, 0.8, 0.8 * share, share)
+        assert float(slope) == pytest.approx(float(price), rel=1e-6)
+        assert float(along) == pytest.approx(float(numeric), abs=1e-7)
 
 
 def test_a_dead_signal_has_the_slopes_of_the_limit():

@@ -74,15 +74,15 @@ def test_a_vanilla_network_keeps_every_direction_of_its_gradient(x64, key):
     """Delta-orthogonal kernels: all singular values of a circular convolution are equal."""
     net = networks.vanilla_cnn(3, depth=3, channels=4, reductions=0, activation="identity")
     x = jax.random.normal(key, (1, 4, 4, 1))
-    params, state = net.init(key, x)
+    params, state = jax.jit(net.init)(key, x)
     conv = layers.conv(4, (3, 3), padding="CIRCULAR")
 
     def circular_conv(h):
         return conv.apply(params["hidden"][0]["conv"], {}, h.reshape(1, 4, 4, 4)).output.ravel()
 
-    singular = np.linalg.svd(jax.jacobian(circular_conv)(jnp.zeros(64)), compute_uv=False)
+    singular = np.linalg.svd(jax.jit(jax.jacobian(circular_conv))(jnp.zeros(64)), compute_uv=False)
     np.testing.assert_allclose(singular, 1.05**0.5, rtol=1e-6)  # sigma_w of the default
-    assert net.apply(params, state, x).output.shape == (1, 3)
+    assert jax.jit(net.apply)(params, state, x).output.shape == (1, 3)
 
 
 @pytest.mark.parametrize(
