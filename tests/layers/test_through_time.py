@@ -122,6 +122,7 @@ def test_a_network_is_refused_and_its_recurrent_part_is_not(key):
     )
 
 
+@pytest.mark.slow
 def test_rnn_chi_is_the_factor_of_a_step_of_a_wide_network(key):
     sigma_x, steps = 0.7, 20
     layer = layers.rnn(512, kernel_init=initializers.scaled(sigma_x).kernel_init)
@@ -163,6 +164,7 @@ def test_gate_gain_is_what_a_time_leaves_of_the_mean_gradient_along_the_cell(key
     assert gain ** (1 / 5) == pytest.approx(predicted ** (1 / 5), rel=0.03)
 
 
+@pytest.mark.slow
 def test_chrono_gain_is_the_same_for_chrono_gates(key):
     # inputs so weak that the gates stay at their biases
     gain, error, _ = left_along_c(key, scale=0.1, steps=40, chrono=100)

@@ -42,7 +42,7 @@ def weights_of(depth, kind):
     return sum(counts), sum(int(np.prod(shape)) for shape in shapes)
 
 
-@pytest.mark.parametrize(("depth", "million"), [(20, 0.27), *slow((56, 0.85)), (110, 1.7)])
+@pytest.mark.parametrize(("depth", "million"), [*slow((20, 0.27), (56, 0.85)), (110, 1.7)])
 def test_residual_networks_have_the_published_layers_and_parameters(depth, million):
     """He et al., CVPR 2016, table 6; their plain twins have as many, as option A has none."""
     layers_with_weights, parameters = weights_of(depth, "post_activation")

@@ -55,7 +55,6 @@ class NNX(nnx.Module):
 
 MODULES = {"linen": Linen(), "nnx": NNX}
 BOTH = pytest.mark.parametrize("kind", MODULES)
-NNX_FIRST = pytest.mark.parametrize("kind", ["nnx", *slow("linen")])
 
 
 @functools.cache
@@ -171,7 +170,8 @@ def test_dropout_has_its_law_and_follows_the_key(kind, key):
     )
 
 
-@NNX_FIRST
+@pytest.mark.slow
+@BOTH
 def test_layers_run_under_the_transformations_of_jax(kind, x):
     layer = layer_of(kind)
     keys = jax.random.split(jax.random.key(3), 4)
@@ -236,7 +236,7 @@ def data():
     return train.Data(*map(jnp.asarray, (x[:40], y[:40], x[40:], y[40:])))
 
 
-@NNX_FIRST
+@pytest.mark.parametrize("kind", ["nnx", *slow("linen")])
 def test_sweeps_over_seeds_train_it_and_the_diagnosis_reads_it(kind, data, tmp_path):
     run = train.make_run(problem_of(kind), batch_size=BATCH, record_every=2)
     task = train.task(run, records=3, chunks=2)

@@ -208,6 +208,7 @@ def test_layer_state_and_randomness_reach_the_network():
     assert record.loss[0] != record.loss[1]
 
 
+@pytest.mark.slow
 def test_a_step_keeps_its_carry_and_is_traced_once():
     run = train.make_run(problem, batch_size=10, record_every=2)
     data, settings = examples(), {"learning_rate": 0.1}

@@ -14,6 +14,7 @@ from vanishing.train import steps
 SETTINGS = {"learning_rate": 0.1}
 
 
+@functools.cache
 def start(**options):
     recipe = steps.Recipe(problem, **{"batch_size": 10, **options})
     return recipe, steps.init(recipe, jax.random.key(3), SETTINGS, examples())
@@ -25,6 +26,7 @@ def batches(batch_size, records, record_every):
     return numbers.reshape(records * record_every, -1)
 
 
+@jax.jit
 def cross_entropy(params, state, x, y):
     logits = problem(SETTINGS).network.apply(params, state.layer_state, x).output
     return -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y])
@@ -52,7 +54,8 @@ def test_the_loss_is_that_of_the_outputs_and_the_penalty():
     data = examples()
     x, y = data.x_train[:7], data.y_train[:7]
     task = problem(SETTINGS)._replace(penalty=lambda params: jnp.float32(0.25))
-    loss, (score, layer_state) = steps.loss_of(recipe, task, state, x, y, train=True)(state.params)
+    loss_of_params = jax.jit(steps.loss_of(recipe, task, state, x, y, train=True))
+    loss, (score, layer_state) = loss_of_params(state.params)
     np.testing.assert_allclose(loss, cross_entropy(state.params, state, x, y) + 0.25, rtol=1e-6)
     logits = task.network.apply(state.params, state.layer_state, x).output
     np.testing.assert_allclose(score, np.mean(np.argmax(logits, -1) == y), rtol=1e-6)
