@@ -33,14 +33,14 @@ def test_gradients_equal_finite_differences(x64, name):
     def loss(z):
         return losses.LOSSES[name](z, jnp.asarray(LABELS))
 
-    gradient = jax.grad(loss)(jnp.asarray(Z))
+    gradient = jax.jit(jax.grad(loss))(jnp.asarray(Z))
     np.testing.assert_allclose(gradient, gradient_by_differences(loss, Z), rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["softmax_cross_entropy", "binary_cross_entropy"])
 def test_sure_logits_lose_no_gradient_to_rounding(name):
     z = jnp.array([[0.0, 200.0]])  # sure and wrong: the error is -1 at the label, 1 beside it
-    value, gradient = jax.value_and_grad(losses.LOSSES[name])(z, jnp.array([0]))
+    value, gradient = jax.jit(jax.value_and_grad(losses.LOSSES[name]))(z, jnp.array([0]))
     assert np.isfinite(value)
     assert value > 100
     assert gradient[0, 1] == pytest.approx(1, rel=1e-6)
@@ -58,7 +58,7 @@ def test_penalties_are_over_the_weights_only(key):
     assert float(losses.l1(params)) == pytest.approx(np.abs(flat).sum(), rel=1e-6)
     assert float(losses.l2(params)) == pytest.approx((flat**2).sum() / 2, rel=1e-6)
 
-    gradient = jax.grad(losses.l2)(params)
+    gradient = jax.jit(jax.grad(losses.l2))(params)
     np.testing.assert_array_equal(gradient["a"]["kernel"], params["a"]["kernel"])
     assert not gradient["a"]["bias"].any()
     assert not gradient["act"]["negative_slope"].any()

@@ -18,8 +18,13 @@ def assert_equals_flax(layer, flax, key, x, rtol):
     def squares(apply):
         return lambda params, x: jnp.sum(jnp.sin(apply(params, x)))
 
-    gradient = jax.value_and_grad(squares(lambda p, x: layer.apply(p, state, x).output), (0, 1))
-    flax_gradient = jax.value_and_grad(squares(lambda p, x: flax.apply({"params": p}, x)), (0, 1))
+    gradient, flax_gradient = (
+        jax.jit(jax.value_and_grad(squares(apply), (0, 1)))
+        for apply in (
+            lambda p, x: layer.apply(p, state, x).output,
+            lambda p, x: flax.apply({"params": p}, x),
+        )
+    )
     chex.assert_trees_all_close(gradient(params, x), flax_gradient(params, x), rtol=rtol)
 
 

@@ -127,7 +127,8 @@ def test_an_nnx_model_computes_what_flax_computes(key, x):
         output = model(x)
         return square(output), output
 
-    (value, output), grads = nnx.value_and_grad(flax_loss, has_aux=True)(model, x)
+    gradient = nnx.jit(nnx.value_and_grad(flax_loss, has_aux=True))
+    (value, output), grads = gradient(model, x)
     stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
     expected = (value, (output, stats)), nnx.to_pure_dict(grads)
     actual = value_and_grad(loss_of(layer, x, state, key))(params)
@@ -377,8 +378,8 @@ def test_state_keeps_its_dtype(x64, key):
     x = jax.random.normal(key, (BATCH, FEATURES))
     assert x.dtype == jnp.float64
     layer = layer_of("linen")
-    params, state = layer.init(key, x)
-    after = layer.apply(params, state, x, key, train=True).state
+    params, state = jax.jit(layer.init)(key, x)
+    after = jax.jit(lambda *args: layer.apply(*args, train=True).state)(params, state, x, key)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
 
 

@@ -30,8 +30,8 @@ FEW = ["relu", "prelu", "sine"]
 def test_every_activation_makes_a_network_with_finite_gradients(activation, key):
     net = networks.mlp(3, depth=3, width=5, activation=activation)
     x = jax.random.normal(key, (4, 6))
-    params, state = net.init(key, x)
-    grads = jax.grad(lambda p: jnp.sum(net.apply(p, state, x).output ** 2))(params)
+    params, state = jax.jit(net.init)(key, x)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(net.apply(p, state, x).output ** 2)))(params)
     kernels = grads["first"]["dense"]["kernel"], grads["hidden"].layers["dense"]["kernel"]
     assert all(np.isfinite(kernel).all() and kernel.any() for kernel in kernels)
 

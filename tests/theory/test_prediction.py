@@ -363,12 +363,13 @@ def test_a_batch_is_needed():
 def test_the_dataset_has_a_label_for_every_number(key):
     net = networks.mlp(10, depth=3, width=8)
     x = jax.random.normal(key, (16, 8))
-    prediction = theory.predict(net, x)
+    prediction = jax.jit(lambda x: theory.predict(net, x))(x)
     rows = prediction.to_xarray()
     assert rows.row.values.tolist() == list(prediction.names)
     np.testing.assert_allclose(rows["log_factor"].values[:-1], -np.diff(rows["log_gain"].values))
     # 10 units at the output share what 8 units of a hidden layer do
     last = rows["log_gain"].values[-2] - np.log(8 / 10)
     np.testing.assert_allclose(rows["log_backward"].values[-2], last, rtol=1e-5)
-    dataset = jax.vmap(lambda q: theory.predict(net, x, q=q))(jnp.ones(2)).to_xarray()
+    many = jax.jit(jax.vmap(lambda q: theory.predict(net, x, q=q)))(jnp.ones(2))
+    dataset = many.to_xarray()
     assert dataset["q"].dims == ("batch_0", "row")

@@ -65,7 +65,8 @@ def test_the_loss_is_that_of_the_outputs_and_the_penalty():
 def test_the_score_of_outputs_with_a_nan_is_nan():
     recipe, state = start()
     x, y = examples().x_train[:7].at[2, 0].set(jnp.nan), examples().y_train[:7]
-    _, (score, _) = steps.loss_of(recipe, problem(SETTINGS), state, x, y, train=False)(state.params)
+    loss_of_params = jax.jit(steps.loss_of(recipe, problem(SETTINGS), state, x, y, train=False))
+    _, (score, _) = loss_of_params(state.params)
     assert np.isnan(score)
 
 
