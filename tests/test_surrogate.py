@@ -77,6 +77,7 @@ def test_theory_predicts_the_gradient_of_a_network_of_steps(function, name, key)
     assert float(abs(off).max()) < 0.25, off.values
 
 
+@pytest.mark.slow
 def test_without_a_surrogate_the_gradient_stops_at_the_last_step(key):
     x = jax.random.normal(key, (16, 8))
     for name, has_gradient in (("none", False), ("triangular", True)):

@@ -61,6 +61,7 @@ def test_the_window_is_as_wide_as_published_found_by_halving_and_nowhere_else(
     np.testing.assert_array_equal(reaches, inside)
 
 
+@pytest.mark.slow
 def test_the_widest_window_is_the_textbook_s(x64):
     widest = backprop.widest_window()
     assert float(widest.width) == pytest.approx(0.447743, abs=1e-6)

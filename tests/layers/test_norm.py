@@ -97,6 +97,7 @@ def test_theory_of_a_norm_is_what_it_does_to_many_units(key, norm):
     np.testing.assert_allclose(measured, predicted, atol=0.028)
 
 
+@pytest.mark.slow
 def test_a_small_group_multiplies_the_gradient_by_n_minus_2_over_n_minus_3(key):
     n, norm = 10, layers.group_norm(1, epsilon=0.0)
     x, g = jax.random.normal(key, (2, 100_000, n))

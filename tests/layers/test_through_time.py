@@ -62,6 +62,7 @@ def test_cotangents_equal_differences_of_the_formulas(name, x64, key):
         np.testing.assert_allclose(cotangents / scale, expected / scale, atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_an_orthogonal_linear_network_keeps_the_norm_for_ever(x64, key):
     layer = layers.rnn(8, activation="identity", sequence=True)
     x = jax.random.normal(key, (3, 1000, 2))

@@ -85,6 +85,7 @@ def test_random_compositions_are_predicted_as_wide_networks_measure(blocks, q, c
     assert means[3] == pytest.approx(float(after.gain.correlation_of(gradient)), abs=0.06)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, derandomize=True)
 @given(BLOCKS, BLOCKS)
 def test_a_chain_is_predicted_as_its_parts_one_after_the_other(first, second):
@@ -122,20 +123,19 @@ def test_a_repeated_block_is_predicted_as_the_unrolled_one():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "shape"),
     [
-        *slow(
-            (networks.mlp(10, depth=3, width=16, norm=layers.batch_norm()), (25,)),
-            (
-                layers.serial(
-                    c1=layers.conv(4, (3, 3), strides=2),
-                    act=layers.activation("relu"),
-                    flat=layers.flatten(),
-                    out=layers.dense(2),
-                ),
-                (5, 5, 1),
+        (networks.mlp(10, depth=3, width=16, norm=layers.batch_norm()), (25,)),
+        (
+            layers.serial(
+                c1=layers.conv(4, (3, 3), strides=2),
+                act=layers.activation("relu"),
+                flat=layers.flatten(),
+                out=layers.dense(2),
             ),
+            (5, 5, 1),
         ),
         (
             layers.serial(
