@@ -350,6 +350,7 @@ def test_the_same_arguments_give_the_same_trace():
     chex.assert_trees_all_equal(probe(loss)(params, x), probe(loss)(params, x))
 
 
+@pytest.mark.slow
 def test_where_keeps_only_some_rows():
     loss, params, x = mlp_loss()
     trace = probe(loss, where=lambda site: site.kind == "nonlinearity")(params, x).trace
@@ -357,6 +358,7 @@ def test_where_keeps_only_some_rows():
     assert len(trace) == 4
 
 
+@pytest.mark.slow
 def test_several_arguments_can_be_differentiated():
     def loss(a, x, b):
         return jnp.mean(jnp.tanh(x @ a["w"]) @ b)
