@@ -30,7 +30,7 @@ def unchecked(function):
 def assert_gradient(loss, params, rtol):
     """The gradient of a loss is that of finite differences, within a relative tolerance."""
     expected = gradient_by_differences(loss, params)
-    chex.assert_trees_all_close(jax.grad(loss)(params), expected, rtol=rtol)
+    chex.assert_trees_all_close(jax.jit(jax.grad(loss))(params), expected, rtol=rtol)
 
 
 def assert_refuses(call, *fragments):

@@ -22,7 +22,7 @@ def linear():
     def trace(key):
         return measure(net, net.init(key, x), x, key)
 
-    traces = jax.vmap(trace)(jax.random.split(jax.random.key(0), 3))
+    traces = jax.jit(jax.vmap(trace))(jax.random.split(jax.random.key(0), 3))
     return compare(theory.predict(net, x), traces)
 
 

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from tests.helpers import slow
+
 ABSENT = """
 import sys
 for name in {names!r}:
@@ -16,11 +18,13 @@ import vanishing
     ("program", "absent", "extra"),
     [
         ("vanishing.compare", "xarray", "sweeps"),
-        ("vanishing.sweep.run", "orbax", "sweeps"),
-        ("vanishing.train.to_dataset", "xarray", "sweeps"),
         ("vanishing.figures.plot", "matplotlib", "figures"),
         ("vanishing.data.load('digits')", "sklearn", "experiments"),
-        ("vanishing.data.fetch('mnist')", "pooch", "experiments"),
+        *slow(
+            ("vanishing.sweep.run", "orbax", "sweeps"),
+            ("vanishing.train.to_dataset", "xarray", "sweeps"),
+            ("vanishing.data.fetch('mnist')", "pooch", "experiments"),
+        ),
     ],
 )
 def test_what_needs_an_absent_package_names_the_command_that_installs_it(program, absent, extra):

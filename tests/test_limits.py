@@ -12,6 +12,7 @@ import pytest
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec as P
 
+from tests.helpers import slow
 from vanishing.probing import probe
 
 W = {"w": jnp.linspace(-1, 1, 16).reshape(4, 4), "v": jnp.linspace(1, 2, 16).reshape(4, 4)}
@@ -155,7 +156,10 @@ INSIDE = {  # transformation: (loss, rows inside, is what is inside said to be l
 }
 
 
-@pytest.mark.parametrize("name", INSIDE)
+FEW = ("scan", "cond", "checkpoint", "vmap", "custom_vjp")
+
+
+@pytest.mark.parametrize("name", [*FEW, *slow(*(name for name in INSIDE if name not in FEW))])
 def test_what_is_recorded_is_exact_and_what_is_not_is_said(name):
     loss, inside, left_out = INSIDE[name]
     probed = probe(loss)
@@ -174,7 +178,7 @@ def test_a_branch_that_did_not_run_is_nan_and_one_that_ran_is_not():
     assert ran.sum() == 3
 
 
-@pytest.mark.parametrize("check_vma", [True, False])
+@pytest.mark.parametrize("check_vma", [True, *slow(False)])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_probe_inside_of_shard_map_measures_every_shard(devices, check_vma):
     if len(jax.devices()) < devices:

@@ -13,7 +13,7 @@ from jax.experimental.custom_partitioning import custom_partitioning
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing.probing import SUMMARIES, probe
 
 W = {"w": jnp.linspace(-1, 1, 12).reshape(3, 4), "v": jnp.linspace(-1, 2, 4)}
@@ -46,7 +46,7 @@ def usual_trace():
     return probed, probed(W, X).trace
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [*(n for n in SETTINGS if n != "strict"), *slow("strict")])
 def test_value_gradients_and_trace_are_right_under_the_setting(name):
     probed, usual = usual_trace()
     with SETTINGS[name]():
@@ -82,6 +82,7 @@ def test_a_nan_of_the_loss_itself_is_still_an_error():
         probe(lambda p: jnp.sum(jnp.log(p)))(-jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_without_jit_value_and_gradients_are_the_same():
     with jax.disable_jit():
         probed = probe(small, summaries=("rms",))(W, X)
@@ -95,7 +96,7 @@ def test_a_jitted_probe_transfers_nothing():
         probed(W, X)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float8_e4m3fn", "float4_e2m1fn"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", *slow("float16", "float4_e2m1fn")])
 def test_low_precision_is_measured_in_float32(dtype):
     def widened(p, x):
         return small(jax.tree.map(lambda leaf: leaf.astype(x.dtype), p), x)
@@ -108,7 +109,10 @@ def test_low_precision_is_measured_in_float32(dtype):
     assert probe(widened).check(params, x).worst < 2 * float(jnp.finfo(x.dtype).eps)
 
 
-@pytest.mark.parametrize("summaries", [("rms",), ("similarity", "dead_units", "saturated"), ()])
+NAMED = ("similarity", "dead_units", "saturated")
+
+
+@pytest.mark.parametrize("summaries", [NAMED, *slow((("rms",),), ((),))])
 def test_arrays_without_elements_have_zeros(summaries):
     def partly(p, x):
         return jnp.sum(jnp.tanh(x[:0] @ p["w"])) + small(p, x)
@@ -121,6 +125,7 @@ def test_arrays_without_elements_have_zeros(summaries):
     assert empty.check(W, X[:0]).worst == 0
 
 
+@pytest.mark.slow
 def test_a_probe_may_be_differentiated():
     def adapted(gradient):
         def outer(p, x):
@@ -180,7 +185,7 @@ def test_an_activation_without_a_rule_for_batches_has_its_row(hidden):
     assert len(probed.trace) == 3
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("compiled", [False, *slow(True)])
 def test_arrays_of_an_explicit_mesh_keep_their_shardings(compiled):
     """One device is enough: the types say how arrays are cut, and are checked, all the same."""
     mesh = jax.make_mesh((1,), ("model",), axis_types=(jax.sharding.AxisType.Explicit,))

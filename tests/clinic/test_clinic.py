@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from tests.clinic.patients import PATIENTS
+from tests.helpers import slow
 from vanishing.diagnosis import diagnose
 from vanishing.diagnosis.remedies import REMEDIES
 from vanishing.probing import SUMMARIES, probe
@@ -61,7 +62,11 @@ FEW = {
 }
 
 
-@pytest.mark.parametrize("kind", FEW)
+# The other kinds have fast tests of their own in tests/diagnosis.
+FIRST = ("forward_drift", "saturated", "update_ratio", "healthy, Linen")
+
+
+@pytest.mark.parametrize("kind", [*FIRST, *slow(*(kind for kind in FEW if kind not in FIRST))])
 def test_each_kind_is_found_in_one_patient_and_nothing_in_a_healthy_one(examine, kind):
     patient, findings = examine(FEW[kind])
     kind = "" if kind.startswith("healthy") else kind

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing.diagnosis import diagnose
 from vanishing.probing import probe
 
@@ -21,7 +21,7 @@ def linear(depth, factor, width=8):
     return probe(loss)({"hidden": weights, "head": head}).trace
 
 
-@pytest.mark.parametrize("factor", [0.5, 0.25, 2.0])
+@pytest.mark.parametrize("factor", [0.5, 2.0, *slow(0.25)])
 def test_the_fit_finds_the_factor_of_a_layer(factor):
     (finding,) = [
         f for f in diagnose(linear(20, factor)).findings if f.kind in ("vanishing", "exploding")
@@ -66,6 +66,7 @@ def test_the_worst_comes_first_and_remedies_name_their_source():
     assert all(remedy.source for finding in findings for remedy in finding.remedies)
 
 
+@pytest.mark.slow
 def test_a_stack_of_traces_is_judged_by_its_median():
     def loss(scale):
         w = jax.random.orthogonal(jax.random.key(0), 8, (20,))

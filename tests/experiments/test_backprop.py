@@ -15,6 +15,7 @@ def run(tmp_path_factory):
         return process.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_every_intermediate_is_that_of_grad(run):
     dataset = run[1]
     assert dataset.difference.shape == (7, 5)  # z, a, f'(z), dC/da, delta, dC/dW, dC/db
@@ -24,6 +25,7 @@ def test_every_intermediate_is_that_of_grad(run):
     assert float(dataset.rms.min()) > 0
 
 
+@pytest.mark.slow
 def test_the_error_signal_shrinks_by_the_product_of_the_factors(run):
     dataset = run[1].isel(layer=slice(None, -1))
     delta = run[1].rms_by_grad.sel(quantity="delta")
@@ -34,6 +36,7 @@ def test_the_error_signal_shrinks_by_the_product_of_the_factors(run):
     assert f"is left at the\nfirst layer: the product of the 4 factors, {product:.2e}." in run[0]
 
 
+@pytest.mark.slow
 def test_counted_operations_are_those_that_xla_reports(run):
     flops = run[1].flops
     counts = flops.sel(source="counted")
@@ -47,6 +50,7 @@ def test_counted_operations_are_those_that_xla_reports(run):
     assert (size.sel(source="XLA, by hand") >= 0.5 * size.sel(source="counted")).all()
 
 
+@pytest.mark.slow
 def test_the_table_has_every_intermediate_beside_that_of_grad(run):
     (row,) = [line.split() for line in run[0].splitlines() if line.startswith("delta      1 ")]
     assert float(row[2]) == pytest.approx(

@@ -5,7 +5,7 @@ import xarray as xr
 
 from experiments import extreme_depth
 from tests.commands import command
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_figure_shows_prediction_and_measurement(run):
     assert [len(axes.lines) for axes in drawing.axes] == [3, 3, 2]
 
 
-@pytest.mark.parametrize("depth", [100, 10_000])
+@pytest.mark.parametrize("depth", [10_000, *slow(100)])
 def test_the_variance_keeps_the_singular_values_together(depth):
     """Small q: f' = 1 - h^2 and so var[f'^2] / E[f'^2]^2 = 8 q^2, for tanh."""
     q = extreme_depth.variance("tanh", depth, 0.1)
@@ -72,6 +72,7 @@ def test_the_singular_values_of_a_drawn_network_stray_as_asked_for(key):
     assert np.std(squares) / np.mean(squares) == pytest.approx(0.5, rel=0.3)
 
 
+@pytest.mark.slow
 def test_blocks_add_up_to_the_depth():
     for depth in (2, 3, 10, 100):
         net = extreme_depth.network(extreme_depth.Config(width=4), depth, 3, checkpoint=True)

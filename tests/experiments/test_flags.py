@@ -13,6 +13,7 @@ import pytest
 
 from experiments.common import catalog, launch, machine
 from experiments.common.options import option
+from tests.helpers import slow
 
 SMALL = {  # sizes at which an experiment is read in no time, of those that it has
     "width": 4,
@@ -83,7 +84,12 @@ def unread(module, config, monkeypatch):
 CHECKS = ("__post_init__", "complete", "<dictcomp>")  # which look at every field, or only check
 
 
-@pytest.mark.parametrize("name", sorted(catalog.questions()))
+FEW = ("activation", "backprop", "clipping", "depth", "mean_field", "phase_diagram", "surrogate")
+
+
+@pytest.mark.parametrize(
+    "name", [*FEW, *slow(*sorted(name for name in catalog.questions() if name not in FEW))]
+)
 def test_every_flag_is_read(name, monkeypatch):
     module = importlib.import_module(f"experiments.{name}")
     config = module.Config()

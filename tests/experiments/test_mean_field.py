@@ -78,6 +78,7 @@ def test_bad_configurations_are_refused(change, message):
     assert_refuses(lambda: mean_field.Config(**change), message)
 
 
+@pytest.mark.slow
 def test_critical_weights_are_theorys():
     config = mean_field.Config(sigma_b=0.3)
     net = mean_field.network(config, "tanh", "pre_activation", "critical")

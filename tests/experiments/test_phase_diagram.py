@@ -18,6 +18,7 @@ def run(tmp_path_factory):
         return process.stdout, dataset.load()
 
 
+@pytest.mark.slow
 def test_the_map_parts_along_the_critical_line(run):
     """To the left of the published line chi_1 is under 1, to the right over it."""
     dataset = run[1]
@@ -28,6 +29,7 @@ def test_the_map_parts_along_the_critical_line(run):
         np.testing.assert_array_equal(row > 1, row.sigma_w > edge.sigma_w)
 
 
+@pytest.mark.slow
 def test_dots_agree_with_the_map(run):
     stdout, dataset = run
     assert "4 of 4 agree" in stdout
@@ -35,6 +37,7 @@ def test_dots_agree_with_the_map(run):
     assert np.all(np.abs(off) < np.maximum(0.02, 0.05 * np.abs(dataset.dot_predicted)))
 
 
+@pytest.mark.slow
 def test_the_figure_has_the_line_the_contours_and_the_dots(run):
     drawing = phase_diagram.figure(run[1])
     labels = {text.get_text() for text in drawing.legends[0].get_texts()}

@@ -4,7 +4,7 @@ import xarray as xr
 
 from experiments import recurrent
 from tests.commands import command
-from tests.helpers import assert_refuses
+from tests.helpers import assert_refuses, slow
 from vanishing import data
 
 
@@ -80,7 +80,7 @@ def test_the_verdict_and_the_figure_say_it(run):
     np.testing.assert_allclose(flat[0].get_ydata(), np.log(4))
 
 
-@pytest.mark.parametrize("task", ["adding", "copy_memory", "pixels"])
+@pytest.mark.parametrize("task", ["adding", *slow("copy_memory", "pixels")])
 def test_what_knows_nothing_scores_the_memoryless_loss(task):
     goal = recurrent.goal(recurrent.Config(task=task, length=20, examples=2000))
     y = goal.examples.y_train

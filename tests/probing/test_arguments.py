@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import vanishing
+from tests.helpers import slow
 from vanishing.probing import probe
 from vanishing.probing.plan import make_plan
 
@@ -171,7 +172,7 @@ def test_it_takes_and_returns_what_value_and_grad_takes_and_returns(name):
         assert "\n" not in str(outcome[1])
 
 
-@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", *slow("float64")])
 def test_dtypes_may_be_promoted_strictly(dtype):
     def loss(p):
         return jnp.sum(jnp.tanh(p["w"] * p["w"]))

@@ -1,22 +1,30 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import slow
 from vanishing import layers, networks
 from vanishing.probing import probe
 
 
-def trace_of(activation="sigmoid", depth=12, wrap=lambda block: block):
-    net = networks.mlp(3, depth=depth, width=16, activation=activation, wrap=wrap)
+def bare(block):
+    return block
+
+
+@functools.cache
+def trace_of(activation, wrap):
+    net = networks.mlp(3, depth=12, width=16, activation=activation, wrap=wrap)
     x = jax.random.normal(jax.random.key(1), (8, 16))
-    params, state = net.init(jax.random.key(0), x)
+    params, state = jax.jit(net.init)(jax.random.key(0), x)
     return probe(lambda p: jnp.mean(net.apply(p, state, x).output ** 2))(params).trace
 
 
-@pytest.mark.parametrize("wrap", [lambda block: block, layers.residual])
+@pytest.mark.parametrize("wrap", [bare, *slow(layers.residual)])
 def test_gains_add_up_to_the_whole_however_they_are_summed(wrap):
-    trace = trace_of(wrap=wrap)
+    trace = trace_of("sigmoid", wrap)
     budget = trace.budget()
     rms = trace.backward.rms
     first, last = trace.names.index(budget.first), trace.names.index(budget.last)
@@ -26,7 +34,7 @@ def test_gains_add_up_to_the_whole_however_they_are_summed(wrap):
 
 
 def test_it_charges_the_sigmoid_and_says_so():
-    budget = trace_of().budget()
+    budget = trace_of("sigmoid", bare).budget()
     assert budget.by_kind["nonlinearity"] < -12 * 0.6  # a slope of at most 1/4 a layer
     assert abs(budget.by_kind["matmul"]) < 1
     assert "decades lost between output.dense and first.dense" in budget.sentence()
@@ -35,7 +43,7 @@ def test_it_charges_the_sigmoid_and_says_so():
 
 
 def test_the_path_of_a_residual_network_is_the_skip_connection():
-    budget = trace_of("relu", wrap=layers.residual).budget()
+    budget = trace_of("relu", layers.residual).budget()
     assert {charge.name for charge in budget.charges} >= {f"hidden[{i}]/add" for i in range(11)}
     assert not any("dense" in charge.name for charge in budget.charges[1:-1])
 

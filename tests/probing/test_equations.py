@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.ad_checkpoint import checkpoint_name
 
+from tests.helpers import slow
 from vanishing.probing import equations, probe
 from vanishing.probing.plan import make_plan
 
@@ -118,7 +119,7 @@ def test_a_hidden_program_has_the_same_rows(network, hidden):
     assert rows(network) == plain[network]
 
 
-@pytest.mark.parametrize("network", [with_a_policy, rules_of_its_own], ids=lambda n: n.__name__)
+@pytest.mark.parametrize("network", [rules_of_its_own, *slow(with_a_policy)])
 def test_a_hidden_program_keeps_its_rules(network, hidden):
     def loss(p, x):
         return jnp.mean(network(p, x) ** 2)

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vanishing.probing.groups import in_groups
+from vanishing.probing.groups import MEMBERS, in_groups
 
 ITEMS = [
     jnp.full((rows, *shape), i, jnp.float32)
@@ -34,3 +34,11 @@ def test_items_of_different_keys_and_dtypes_stay_apart():
     stacks = []
     in_groups(lambda key, x: (stacks.append((key, x.dtype)), jnp.zeros(len(x)))[1], items, keys)
     assert len(stacks) == len(set(stacks)) == 3
+
+
+def test_a_stack_has_a_bounded_number_of_items_and_each_row_is_found():
+    items = [jnp.full((1, 2), i) for i in range(2 * MEMBERS + 3)]
+    stacks = []
+    first, starts = in_groups(lambda _, x: (stacks.append(len(x)), x[:, 0])[1], items)
+    assert stacks == [MEMBERS, MEMBERS, 3]
+    np.testing.assert_array_equal(first[starts], np.arange(len(items)))

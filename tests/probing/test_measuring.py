@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.helpers import slow
 from vanishing import probe
 from vanishing.probing import groups, rows
 
@@ -77,6 +78,7 @@ class Block(nnx.Module):
         return x + self.down(nnx.gelu(self.up(self.norm2(x))))
 
 
+@pytest.mark.slow
 def test_the_program_of_a_probed_transformer_block_is_short():
     """At most three times the plain program: few equations are traced and compiled quickly."""
     graph, params = nnx.split(Block(nnx.Rngs(0)))
@@ -102,6 +104,7 @@ def test_each_further_layer_adds_few_equations():
     assert counts[2] - counts[1] <= 3 * (plain[2] - plain[1])
 
 
+@pytest.mark.slow
 def test_stacks_take_a_bounded_share_of_memory():
     """Rows of 256 KB each, of which a stack of all would take 20 MB, backward as much."""
     params, x = layers(40, 256), jnp.ones((256, 256))
@@ -112,7 +115,7 @@ def test_stacks_take_a_bounded_share_of_memory():
     assert temporary[1] - temporary[0] <= 8 * groups.LIMIT
 
 
-@pytest.mark.parametrize("argument", ["value", "trace"])
+@pytest.mark.parametrize("argument", ["trace", *slow("value")])
 def test_a_probe_can_be_differentiated_through(argument):
     """The summaries are constants to the derivative; value and gradients are what they are."""
     params = layers(2)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from tests.helpers import slow
 from tests.probing.named_models import MODELS
 from vanishing.probing import naming
 from vanishing.probing.dependence import RESHAPES
@@ -14,7 +15,19 @@ def names_of(loss, *args, level="layer"):
     return make_plan(loss, args, {}, level=level).layout.names
 
 
-@pytest.mark.parametrize("model", MODELS)
+LONG = (
+    "linen_loop",
+    "linen_attention",
+    "linen_lstm",
+    "linen_resnet",
+    "nnx_transformer",
+    "nnx_rnn",
+    "equinox_conv",
+    "equinox_rnn",
+)
+
+
+@pytest.mark.parametrize("model", [*(name for name in MODELS if name not in LONG), *slow(*LONG)])
 def test_rows_are_called_as_the_author_of_a_model_would_call_them(model):
     with jax.numpy_rank_promotion("allow"):
         model_case = MODELS[model]()
@@ -25,7 +38,7 @@ def test_rows_are_called_as_the_author_of_a_model_would_call_them(model):
     assert files == {"tests/probing/named_models.py"}, "the user's own lines"
 
 
-@pytest.mark.parametrize("model", ["linen_resnet", "nnx_transformer", "linen_scan"])
+@pytest.mark.parametrize("model", ["linen_scan", *slow("linen_resnet", "nnx_transformer")])
 def test_every_operation_has_a_name_of_its_own(model):
     with jax.numpy_rank_promotion("allow"):
         model_case = MODELS[model]()

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import slow
 from tests.probing.test_jaxpr import nodes, read
 from tests.zoo import ZOO
 from vanishing.probing.replay import Callbacks, replay
@@ -10,7 +11,7 @@ from vanishing.probing.replay import Callbacks, replay
 NO_CALLBACKS = Callbacks(lambda number, x, slot, local: (x, x), {})
 
 
-@pytest.mark.parametrize("name", ["nested scans", "branching", "equinox lstm", "own mlp"])
+@pytest.mark.parametrize("name", ["nested scans", "branching", *slow("equinox lstm", "own mlp")])
 def test_a_replay_without_taps_is_the_function(x64, name):
     with jax.numpy_rank_promotion("allow"):
         model = ZOO[name]()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.helpers import assert_refuses, real_data, unchecked
+from tests.helpers import assert_refuses, real_data, slow, unchecked
 from tests.zoo import ZOO
 from vanishing import data, initializers, layers, losses, networks
 from vanishing.probing import SUMMARIES, probe
@@ -55,7 +55,7 @@ def sigmoid_net(depth):
     return networks.mlp(3, depth=depth, width=6, activation="sigmoid", weights=weights)
 
 
-@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("depth", [*slow(1, 2), 5])
 def test_rows_are_those_of_backpropagation_by_hand_in_forward_order(x64, key, depth):
     net = sigmoid_net(depth)
     params, state = net.init(key, jnp.asarray(X))
@@ -76,8 +76,8 @@ def test_parameter_norms_are_those_of_the_weights_and_gradients(x64, key):
     net = sigmoid_net(3)
     params, state = net.init(key, jnp.asarray(X))
     probed = probe(loss_of(net, state), has_aux=True)(params)
-    grads = jax.grad(loss_of(net, state), has_aux=True)(params)[0]
-    norms = probed.trace.params
+    grads = jax.jit(jax.grad(loss_of(net, state), has_aux=True))(params)[0]
+    norms = jax.tree.map(np.asarray, probed.trace.params)
 
     def pick(tree, name):
         block, leaf = name.split(".dense.")
@@ -92,6 +92,7 @@ def test_parameter_norms_are_those_of_the_weights_and_gradients(x64, key):
     np.testing.assert_allclose(trace_of_step.params.update, 0.5 * norms.weight, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_an_orthogonal_linear_network_keeps_the_cotangent(x64, key):
     weights = initializers.by_name("orthogonal")
     net = networks.mlp(6, depth=40, width=6, activation="identity", weights=weights)
@@ -121,9 +122,8 @@ PUBLISHED = {  # Nielsen 2015, ch. 5, fig/initial_gradient.json and norms_during
 }
 
 
-@pytest.mark.parametrize(
-    "depth", [pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [2, 3, 4])
 def test_the_textbooks_learning_speeds_lie_among_ours(depth):
     """784-30-...-10 sigmoid networks on the first 1,000 MNIST images, before training."""
     folder = real_data("mnist")
@@ -159,21 +159,14 @@ def test_the_textbooks_learning_speeds_lie_among_ours(depth):
 
 FEW = (
     "linen cnn with batch norm",
-    "linen gru",
-    "nnx mlp",
-    "equinox mlp",
-    "bare rnn with aux",
     "tied and unused",
     "branching",
     "nested scans",
-    "own residual mlp",
-)  # --slow has them all
+)
 
 
 @pytest.mark.filterwarnings("ignore:scatter inputs have incompatible types")
-@pytest.mark.parametrize(
-    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in ZOO]
-)
+@pytest.mark.parametrize("name", [*FEW, *slow(*(name for name in ZOO if name not in FEW))])
 def test_every_row_of_the_zoo_equals_the_gradient_of_a_perturbation(x64, name):
     with jax.numpy_rank_promotion("allow"):  # Flax and Equinox broadcast as they like
         model = ZOO[name]()
@@ -183,10 +176,9 @@ def test_every_row_of_the_zoo_equals_the_gradient_of_a_perturbation(x64, name):
     assert len(check.numbers) > 20
 
 
-OPS = ("equinox lstm", "tied and unused", "branching", "nested scans")
-
-
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize(
+    "name", ["tied and unused", "branching", *slow("equinox lstm", "nested scans")]
+)
 def test_every_operation_is_exact_too(x64, name):
     with jax.numpy_rank_promotion("allow"):
         model = ZOO[name]()
@@ -217,6 +209,7 @@ def test_a_perturbation_by_hand_says_the_same(x64):
     np.testing.assert_allclose(trace.backward.rms[jnp.array(rows)], rms, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_names_are_those_a_person_would_use(x64):
     def names(model):
         return jax.eval_shape(probe(model.loss, has_aux=model.has_aux), model.params, *model.args)
@@ -272,6 +265,7 @@ def mlp_loss(activation="tanh", dtype=jnp.float32):
     return loss, params, x
 
 
+@pytest.mark.slow
 def test_inside_jit_it_says_the_same(x64):
     loss, params, x = mlp_loss(dtype=jnp.float64)
     probed = probe(loss, summaries=SUMMARIES)
@@ -305,6 +299,7 @@ def test_a_scanned_training_loop_stacks_traces(x64):
     chex.assert_trees_all_close(last, expected, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_bfloat16_gets_float32_summaries():
     loss, params, x = mlp_loss()
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
@@ -318,8 +313,8 @@ def test_bfloat16_gets_float32_summaries():
 def test_compiling_does_not_grow_with_depth():
     def lines(depth):
         net = networks.mlp(3, depth=depth, width=4)
-        x = jnp.ones((2, 4))
-        params, state = net.init(jax.random.key(0), x)
+        x = np.ones((2, 4), np.float32)
+        params, state = jax.eval_shape(net.init, jax.random.key(0), x)
         probed = probe(lambda p: jnp.mean(net.apply(p, state, x).output))
         return len(jax.jit(probed).lower(params).as_text().splitlines())
 
@@ -349,11 +344,13 @@ def test_checkpointed_layers_are_still_not_stored():
     assert with_probe < 1.1 * plain, (with_probe, plain)
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_trace():
     loss, params, x = mlp_loss()
     chex.assert_trees_all_equal(probe(loss)(params, x), probe(loss)(params, x))
 
 
+@pytest.mark.slow
 def test_where_keeps_only_some_rows():
     loss, params, x = mlp_loss()
     trace = probe(loss, where=lambda site: site.kind == "nonlinearity")(params, x).trace
@@ -361,6 +358,7 @@ def test_where_keeps_only_some_rows():
     assert len(trace) == 4
 
 
+@pytest.mark.slow
 def test_several_arguments_can_be_differentiated():
     def loss(a, x, b):
         return jnp.mean(jnp.tanh(x @ a["w"]) @ b)

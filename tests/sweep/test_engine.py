@@ -35,8 +35,13 @@ def in_chunks(chunks, label):
         yield chunk
 
 
-def test_every_value_lands_in_its_place():
-    dataset = sweep.run(GRID, walks, shared=jnp.float32(1.0))
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return sweep.run(GRID, walks, shared=jnp.float32(1.0))
+
+
+def test_every_value_lands_in_its_place(uninterrupted):
+    dataset = uninterrupted
     assert dataset.place.dims == ("size", "kind", "x", "seed", "step")
     assert dataset.kind.values.tolist() == ["a", "b"]
     for size, kind, x, seed in ((2, "b", 0.5, 2), (3, "a", 1.0, 0)):
@@ -69,9 +74,8 @@ def test_each_cell_is_compiled_once_and_the_next_one_while_it_runs(monkeypatch):
     assert threading.get_ident() not in threads
 
 
-def test_an_interrupted_sweep_goes_on_where_it_was_and_ends_the_same(tmp_path):
+def test_an_interrupted_sweep_goes_on_where_it_was_and_ends_the_same(tmp_path, uninterrupted):
     options = {"shared": jnp.float32(1.0), "checkpoint_every": 0.0}
-    uninterrupted = sweep.run(GRID, walks, shared=jnp.float32(1.0))
     with pytest.raises(KeyboardInterrupt):
         sweep.run(GRID, walks, store=Folder(tmp_path), progress=in_chunks, **options)
     calls = []
@@ -89,8 +93,8 @@ def test_an_interrupted_sweep_goes_on_where_it_was_and_ends_the_same(tmp_path):
     xr.testing.assert_identical(again, uninterrupted)
 
 
-def test_batches_are_kept_one_by_one(tmp_path, monkeypatch):
-    uninterrupted = sweep.run(GRID, walks, shared=jnp.float32(1.0))
+@pytest.mark.slow
+def test_batches_are_kept_one_by_one(tmp_path, monkeypatch, uninterrupted):
     build = parallel.build
     monkeypatch.setattr(
         parallel,
@@ -125,7 +129,7 @@ def test_batches_are_kept_one_by_one(tmp_path, monkeypatch):
     xr.testing.assert_allclose(results, uninterrupted, rtol=1e-6)
 
 
-def test_a_failed_cell_is_recorded_and_tried_again_and_the_others_go_on(tmp_path):
+def test_a_failed_cell_is_recorded_and_tried_again_and_the_others_go_on(tmp_path, uninterrupted):
     faulty = True
 
     def cell(size, kind):
@@ -139,7 +143,6 @@ def test_a_failed_cell_is_recorded_and_tried_again_and_the_others_go_on(tmp_path
     def _refuse(output):
         raise FloatingPointError("it exploded.")
 
-    uninterrupted = sweep.run(GRID, walks, shared=jnp.float32(1.0))
     dataset = sweep.run(GRID, cell, shared=jnp.float32(1.0), store=Folder(tmp_path))
     assert dataset.failure.values.tolist() == [["", "b is too small"], ["it exploded.", ""]]
     np.testing.assert_array_equal(

@@ -34,12 +34,13 @@ def points(count):
 
 def one_by_one(task, points, shared):
     """The same, each point alone and without the code under test."""
+    init, advance = jax.jit(task.init), jax.jit(task.advance)
     outputs = []
     for x, seed in zip(points["x"], points["seed"], strict=True):
         point = {"x": x, "seed": seed}
-        state, parts = task.init(point, shared), []
+        state, parts = init(point, shared), []
         for _ in range(task.chunks):
-            state, part = task.advance(state, point, shared)
+            state, part = advance(state, point, shared)
             parts.append(part)
         outputs.append(np.concatenate(parts))
     return np.stack(outputs)
@@ -51,10 +52,8 @@ def test_points_together_give_what_each_gives_alone():
     np.testing.assert_allclose(together, one_by_one(task, points(7), shared), rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "size",
-    [pytest.param(100, id="many at once", marks=pytest.mark.slow), pytest.param(3000, id="a few")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [100, 3000], ids=["many at once", "a few"])
 def test_batches_that_fit_in_memory_lose_nothing_and_double_nothing(size, monkeypatch):
     monkeypatch.setattr(parallel, "CORE_CACHE_BYTES", 20_000)
     task, shared = walk(size=size), jnp.float32(2.0)

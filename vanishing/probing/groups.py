@@ -16,6 +16,7 @@ from vanishing._types import PyTree
 # own take several times as long to compile as the network. Rows that are stacked share theirs; but
 # a stack is a copy, which a large row is not worth and which memory bounds.
 LIMIT = 4 * 2**20  # bytes of a stack
+MEMBERS = 256  # items of a stack; to compile one takes time with the square of their number
 
 
 def in_groups(
@@ -27,7 +28,8 @@ def in_groups(
     """A function of stacks of rows, of the rows of many items, with few calls.
 
     Items whose arrays have the same shapes (but for the number of rows) and dtypes, and whose keys
-    are equal, are concatenated, in order, as long as the result is within the limit.
+    are equal, are concatenated, in order, as long as the result is within the limit and there are
+    not too many of them.
 
     Args:
       function: of a key and of a tree of arrays with a leading axis of rows; it returns a tree of
@@ -67,7 +69,8 @@ def _groups(items, keys, limit: int) -> list[tuple[Any, list[int]]]:
         leaves, structure = jax.tree.flatten(item)
         kind = (key, structure, *map(_kind, leaves))
         size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-        if sizes[kind] + size > limit and alike[kind][-1]:
+        last = alike[kind][-1]
+        if last and (sizes[kind] + size > limit or len(last) == MEMBERS):
             alike[kind].append([])
             sizes[kind] = 0
         alike[kind][-1].append(i)

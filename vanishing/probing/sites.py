@@ -73,12 +73,13 @@ def choose(
     if level == "op":
         rows = _operations(program, dependences, rows)
         names = name_rows(program, dependences, leaves, rows, given=names)
+    by_path = templates.leaves_of([leaf._replace(module="") for leaf in leaves], "layer")
     return [
         Selected(
             value=value,
             site=_site(program, dependences, rows[value], names[value]),
             local=rows[value].local,
-            kernel=_kernel(rows[value], dependences, leaves),
+            kernel=_kernel(rows[value], dependences, by_path),
         )
         for node in (*entrances, *(node for _, node in jaxpr.walk(program.frame)))
         for value in node.outputs
@@ -153,7 +154,7 @@ def _site(program: Program, dependences: Dependences, row: LayerRow, name: Name)
     )
 
 
-def _kernel(row: LayerRow, dependences: Dependences, leaves: Sequence[Leaf]) -> str:
+def _kernel(row: LayerRow, dependences: Dependences, leaves: templates.Leaves) -> str:
     """The path of the one leaf that what a row takes in is multiplied with, or ""."""
     adds = row.node.primitive in ("add", "add_any", "sub")
     if adds or dependences.is_weight(row.value):
@@ -162,8 +163,7 @@ def _kernel(row: LayerRow, dependences: Dependences, leaves: Sequence[Leaf]) -> 
     origins = [origin for value in weights for origin in dependences.origins.of(value)]
     if len(origins) != 1:
         return ""
-    whole = templates.leaves_of([leaf._replace(module="") for leaf in leaves], "layer")
-    return templates.template(origins, whole, dependences.loops[row.value])
+    return templates.template(origins, leaves, dependences.loops[row.value])
 
 
 def line_of(source: tuple[str, int] | None) -> str:

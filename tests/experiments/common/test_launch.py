@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from experiments.common import groups, launch
 from experiments.common.options import option
 from tests.commands import command
+from tests.helpers import slow
 from vanishing.sweep import run_folder
 
 
@@ -144,9 +145,11 @@ def test_failed_cells_are_said_and_tried_again(tmp_path, capsys):
         ("--steps=7", "steps is 7; it must be a multiple of record_every (10)"),
         ("--momentum=1", "momentum is 1.0; it must be under 1"),
         ("stray", "unexpected argument 'stray'"),
-        ("--data_dir=/no/such --data=mnist", "data_dir /no/such is no folder"),
-        ("--batch_size=5000", "batch_size is 5000, but there are 1437 examples"),
         ("--out=taken", "out is taken, which is a file"),
+        *slow(
+            ("--data_dir=/no/such --data=mnist", "data_dir /no/such is no folder"),
+            ("--batch_size=5000", "batch_size is 5000, but there are 1437 examples"),
+        ),
     ],
 )
 def test_a_bad_value_ends_in_one_clear_line(tmp_path, flag, fragment):
@@ -157,6 +160,7 @@ def test_a_bad_value_ends_in_one_clear_line(tmp_path, flag, fragment):
     assert fragment in process.stderr
 
 
+@pytest.mark.slow
 def test_help_is_a_view_of_the_config():
     python = [sys.executable, "-m", "experiments.activation", "--help"]  # as a person would
     process = subprocess.run(python, capture_output=True, text=True)

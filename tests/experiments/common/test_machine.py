@@ -129,6 +129,7 @@ def test_processes_that_are_not_told_apart_are_refused(tmp_path):
     assert "coordinator, num_processes and process_id belong together; give all" in process.stderr
 
 
+@pytest.mark.slow
 def test_a_second_process_in_the_same_folder_stops_and_the_first_can_be_interrupted(tmp_path):
     # long in all, but short from one chunk to the next: Ctrl-C waits for the end of a chunk
     small = ("--activations=tanh", "--depths=2", "--width=8", "--seeds=1", "--batch_size=16")

@@ -27,6 +27,7 @@ def test_the_grid_has_every_rate_and_seed_and_they_share_their_start():
     assert (end.sel(learning_rate=0.01) != end.sel(learning_rate=0.1)).all()
 
 
+@pytest.mark.slow
 def test_a_network_is_given_up_at_the_first_loss_that_is_not_finite_if_asked_for():
     config = groups.ClassifierOptions(
         learning_rates=(0.01, 1e9),
@@ -156,14 +157,8 @@ def file(tmp_path):
     return path
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("layer", marks=pytest.mark.slow),
-        pytest.param("linen", marks=pytest.mark.slow),
-        "model",
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["layer", "linen", "model"])
 def test_a_network_of_the_users_own_is_trained(name, file):
     config = optimizer.Config(
         network=f"{file}:{name}",
