@@ -123,9 +123,10 @@ def run(program):
 
 def test_the_face():
     names = """
-        probe Probe Probed Trace Budget SiteKind predict Prediction compare diagnose Diagnosis
-        Finding Layer backprop comparison data diagnosis figures initializers layers losses
-        meanfield networks optimizers probing surrogate sweep theory train
+        probe Probe Probed Trace Budget SiteKind predict Prediction compare diagnose Diagnose
+        Diagnosis assert_healthy Finding Layer backprop comparison data diagnosis figures
+        initializers layers losses meanfield networks optimizers probing surrogate sweep theory
+        train
     """.split()  # noqa: SIM905
     assert sorted(vanishing.__all__) == sorted(names)
     process = run(f"import vanishing\nprint([n for n in {names!r} if getattr(vanishing, n)])")

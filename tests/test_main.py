@@ -54,7 +54,7 @@ def test_a_verb_lists_its_flags():
 )
 def test_a_wrong_command_ends_in_one_line(flags, reason):
     process = run(*flags)
-    assert process.returncode == 1
+    assert process.returncode == 2
     (line,) = process.stderr.splitlines()
     assert reason in line
 

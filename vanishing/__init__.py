@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         train,
     )
     from vanishing.comparison import compare
-    from vanishing.diagnosis import Diagnosis, Finding, diagnose
+    from vanishing.diagnosis import Diagnose, Diagnosis, Finding, assert_healthy, diagnose
     from vanishing.layers import Layer
     from vanishing.probing import Budget, Probe, Probed, SiteKind, Trace, probe
     from vanishing.theory import Prediction, predict
@@ -34,6 +34,7 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "Budget": "probing",
+        "Diagnose": "diagnosis",
         "Diagnosis": "diagnosis",
         "Finding": "diagnosis",
         "Layer": "layers",
@@ -42,6 +43,7 @@ __getattr__, __dir__ = attach(
         "Probed": "probing",
         "SiteKind": "probing",
         "Trace": "probing",
+        "assert_healthy": "diagnosis",
         "backprop": "",
         "compare": "comparison",
         "comparison": "",
@@ -66,6 +68,7 @@ __getattr__, __dir__ = attach(
 )
 __all__ = [
     "Budget",
+    "Diagnose",
     "Diagnosis",
     "Finding",
     "Layer",
@@ -74,6 +77,7 @@ __all__ = [
     "Probed",
     "SiteKind",
     "Trace",
+    "assert_healthy",
     "backprop",
     "compare",
     "comparison",

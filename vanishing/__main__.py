@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -13,7 +14,8 @@ from vanishing import __version__
 from vanishing._text import one_line, say
 from vanishing.probing.jaxpr import is_own
 
-# Modules with `define_flags`, `run`, and the name of the flag that is usually given as USUAL.
+# Modules with `define_flags`, with `run`, which returns a text and an exit code, and with USUAL, the
+# name of the flag that is usually given.
 VERBS = {"diagnose": "vanishing.diagnosis.command"}
 
 
@@ -29,7 +31,7 @@ def main() -> None:
         say("\n".join(["usage: vanishing VERB [flags]", "", *lines, "", _HINT]))
         return
     if verb not in modules:
-        sys.exit(f"vanishing: verb is {verb!r}; it must be one of {', '.join(modules)}.")
+        _fail(f"vanishing: verb is {verb!r}; it must be one of {', '.join(modules)}.")
     modules[verb].define_flags()
     if set(rest) & set(_HELP):
         say("\n".join([*_lines(modules[verb]), "", flags.FLAGS.module_help(VERBS[verb])]))
@@ -39,14 +41,16 @@ def main() -> None:
         if argv[1:]:
             usual = modules[verb].USUAL
             flag = "flags as --name=value" if flags.FLAGS[usual].value else f"--{usual}={argv[1]}"
-            sys.exit(f"vanishing {verb}: unexpected argument {argv[1]!r}; write {flag}.")
+            _fail(f"vanishing {verb}: unexpected argument {argv[1]!r}; write {flag}.")
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.WARNING)  # at INFO, JAX lists backends that are absent
         try:
-            say(modules[verb].run(flags.FLAGS))
+            text, code = modules[verb].run(flags.FLAGS)
         except (ValueError, TypeError, ImportError, OSError) as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
-            sys.exit(f"vanishing {verb}: {one_line(error)}{_origin(error)}")
+            _fail(f"vanishing {verb}: {one_line(error)}{_origin(error)}")
+        say(text)
+        sys.exit(code)
 
     app.run(checked, argv=[sys.argv[0], *rest], flags_parser=lambda argv: _parse(verb, argv))
 
@@ -55,7 +59,13 @@ def _parse(verb: str, argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        sys.exit(f"vanishing {verb}: {one_line(error)}")
+        _fail(f"vanishing {verb}: {one_line(error)}")
+
+
+def _fail(message: str) -> NoReturn:
+    """End with a message of one line, and the exit code of what could not be done."""
+    print(message, file=sys.stderr)
+    sys.exit(2)
 
 
 def _origin(error: Exception) -> str:

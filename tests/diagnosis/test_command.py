@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from tests.commands import Running
@@ -10,6 +12,10 @@ def make_loss():
             x = jax.nn.sigmoid(x @ w)
         return jnp.mean(x)
     return loss, [jnp.eye(8)] * 12, (jnp.ones((4, 8)),)
+def healthy():
+    return lambda w: jnp.mean(jnp.tanh(jnp.eye(8) @ w) ** 2), jnp.eye(8), ()
+def unseen():
+    return lambda w: jnp.sum(jnp.linalg.slogdet(w)[1]), 2 * jnp.eye(8), ()
 def wrong():
     return 1
 def broken():
@@ -38,7 +44,7 @@ def run(*flags):
 def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path):
     picture = tmp_path / "trace.png"
     process = run(f"--model={model}:make_loss", "--annotate", "--check=3", f"--plot={picture}")
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == 1, process.stderr
     assert "decades lost between" in process.stdout
     assert "were lost in sigmoid at model.py:6" in process.stdout
     assert "vanishing at [0] (high)" in process.stdout
@@ -52,8 +58,8 @@ def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path
     [
         ("{}:absent", "has no function 'absent'"),
         ("{}:wrong", "must return (loss_fn, params, args)"),
-        ("{}:broken", "model.py:12; --verbosity=1 shows the traceback"),
-        ("{}:shapes", "model.py:16; --verbosity=1 shows the traceback"),
+        ("{}:broken", "model.py:16; --verbosity=1 shows the traceback"),
+        ("{}:shapes", "model.py:20; --verbosity=1 shows the traceback"),
         ("{}:one", "args is Array([1., 1., 1.], dtype=float32); it must be a tuple, such as (x,)"),
         ("nowhere.py:make_loss", "is no file"),
         ("nonsense", "path/to/file.py:function"),
@@ -61,14 +67,29 @@ def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path
 )
 def test_a_bad_model_ends_in_one_line(model, flag, reason):
     process = run(f"--model={flag.format(model)}")
-    assert process.returncode == 1
+    assert process.returncode == 2
     (line,) = [
         line for line in process.stderr.splitlines() if "INFO" not in line and line[:2] != "I1"
     ]
     assert reason in line
 
 
+@pytest.mark.parametrize(("name", "code"), [("make_loss", 1), ("healthy", 0), ("unseen", 2)])
+def test_a_program_gets_json_and_an_exit_code(model, name, code):
+    process = run(f"--model={model}:{name}", "--json")
+    assert process.returncode == code, process.stderr
+    result = json.loads(process.stdout)
+    assert [finding["kind"] for finding in result["findings"]] == ["vanishing"] * (code == 1)
+    assert bool(result["rows"]) == (code != 2)
+
+
+def test_json_is_no_report(model):
+    process = run(f"--model={model}:healthy", "--json", "--annotate")
+    assert process.returncode == 2
+    assert "--json prints no report; leave --annotate out." in process.stderr
+
+
 def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_looked_at():
     process = run("--model=nowhere.py:make_loss", "--plot=trace.foo")
-    assert process.returncode == 1
+    assert process.returncode == 2
     assert "plot is 'trace.foo'; it must end in one of" in process.stderr

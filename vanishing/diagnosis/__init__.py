@@ -2,6 +2,14 @@
 
 from vanishing.diagnosis.findings import Diagnosis, Finding
 from vanishing.diagnosis.remedies import REMEDIES, Remedy
-from vanishing.diagnosis.rules import diagnose
+from vanishing.diagnosis.transform import Diagnose, assert_healthy, diagnose
 
-__all__ = ["REMEDIES", "Diagnosis", "Finding", "Remedy", "diagnose"]
+__all__ = [
+    "REMEDIES",
+    "Diagnose",
+    "Diagnosis",
+    "Finding",
+    "Remedy",
+    "assert_healthy",
+    "diagnose",
+]

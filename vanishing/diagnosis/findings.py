@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vanishing._text import english
+from vanishing.diagnosis import document
 from vanishing.diagnosis.remedies import REMEDIES, Remedy, Setting, useful
+from vanishing.probing import Trace
 
 
 class Finding(NamedTuple):
@@ -35,6 +37,7 @@ class Diagnosis(NamedTuple):
     rows: int = 0  # that have numbers
     notes: tuple[str, ...] = ()  # what the trace could not record, and why
     unjudged: tuple[str, ...] = ()  # kinds of finding for which the trace lacks a summary
+    trace: Trace | None = None  # that it was made from
 
     def __str__(self) -> str:
         unseen = [f"Not recorded: {note}" for note in self.notes]
@@ -44,6 +47,17 @@ class Diagnosis(NamedTuple):
                 f"Not judged: {kinds}; they need probe(..., summaries=vanishing.probing.SUMMARIES)."
             )
         return "\n".join([*self._lines(), *unseen])
+
+    def to_json(self, indent: int | None = None) -> str:
+        """Findings, trace and budget as a document of JSON, for programs.
+
+        Its form is that of `vanishing/diagnosis/schema.json`, and has a version. What was not
+        measured, and nan, is null there; infinite numbers are "inf" and "-inf".
+
+        Args:
+          indent: spaces of an indented form; by default all is on one line.
+        """
+        return document.to_json(self, indent)
 
     def __repr__(self) -> str:
         return f"Diagnosis({', '.join(map(repr, self.findings)) or 'no findings'})"

@@ -1,4 +1,4 @@
-"""The diagnosis: faults of a network that its trace shows, with evidence and remedies."""
+"""The rules: faults of a network that its trace shows, with evidence and remedies."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vanishing import _arguments
 from vanishing._text import number, percent
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.breaks import cut, dead_gradient, non_finite
@@ -43,28 +42,8 @@ UPDATE_RANGE = (1e-7, 0.1)
 networks, 2019); over 0.1 a step replaces the weight, under 1e-7 float32 loses it."""
 
 
-def diagnose(trace: Trace) -> Diagnosis:
-    """The faults of the network that a trace was taken of.
-
-    Kinds of finding that need an optional summary (`dead_units`, and `similarity` for
-    `rank_collapse`) are looked for only where the trace has it: `unjudged` names the others, for
-    which to probe with `summaries=vanishing.probing.SUMMARIES`. `update_ratio` needs the updates
-    (`Trace.with_updates`).
-
-    Args:
-      trace: from `vanishing.probe`; of a stack of traces, the median is looked at, and every
-        element that is not finite.
-
-    Raises:
-      ValueError: it is no trace.
-
-    >>> import jax.numpy as jnp
-    >>> from vanishing import probe
-    >>> loss = lambda w: jnp.sum(jnp.tanh(5 * jnp.eye(8) @ w))
-    >>> print(diagnose(probe(loss)(jnp.eye(8) + 1).trace).findings[0].kind)
-    saturated
-    """
-    _arguments.instance("trace", trace, Trace, "a Trace of `vanishing.probe`")
+def judged(trace: Trace) -> Diagnosis:
+    """The faults of the network that a trace was taken of; see `vanishing.diagnose`."""
     single = trace.single()
     findings = [*non_finite(single), *dead_gradient(single)]
     if not any(found.kind == "non_finite" for found in findings):
@@ -85,6 +64,7 @@ def diagnose(trace: Trace) -> Diagnosis:
         rows=int(zeros.measured(single).sum()),
         notes=(*trace.notes, *zeros.unmeasured(single)),
         unjudged=tuple(_unjudged(single)),
+        trace=trace,
     )
 
 

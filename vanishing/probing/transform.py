@@ -55,8 +55,8 @@ def probe(
         instance "blocks[3].*" or "**/gelu", in which `*` stands for anything within a part of a
         name, `**` for anything across parts, and brackets for themselves.
       summaries: names of entries of `vanishing.probing.ForwardSummary` and `BackwardSummary`. The
-        usual ones are all but "dead_units" and "similarity", which `vanishing.diagnose` finds dead
-        units and inputs that become one by: `vanishing.probing.SUMMARIES` has all. `("rms",)` alone
+        usual ones are all but "dead_units" and "similarity", which a diagnosis finds dead units
+        and inputs that become one by: `vanishing.probing.SUMMARIES` has all. `("rms",)` alone
         costs the least.
       params: are the norms of each parameter and of its gradient wanted?
 

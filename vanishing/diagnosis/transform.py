@@ -1,0 +1,180 @@
+"""The diagnosis of a loss: a transformation like `vanishing.probe`, and its use in tests."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, SupportsIndex, overload
+
+import jax
+import optax
+
+from vanishing import _arguments
+from vanishing._types import PyTree
+from vanishing.diagnosis.findings import Diagnosis
+from vanishing.diagnosis.remedies import REMEDIES
+from vanishing.diagnosis.rules import judged
+from vanishing.probing import SUMMARIES, Probe, Probed, Site, Trace, probe
+
+
+@overload
+def diagnose(loss: Trace) -> Diagnosis: ...
+@overload
+def diagnose(
+    loss: Callable[..., Any],
+    argnums: SupportsIndex | Sequence[SupportsIndex] = 0,
+    has_aux: bool = False,
+    *,
+    level: str = "layer",
+    where: Callable[[Site], bool] | str = "**",
+    optimizer: optax.GradientTransformation | None = None,
+) -> "Diagnose": ...
+def diagnose(
+    loss: Trace | Callable[..., Any],
+    argnums: SupportsIndex | Sequence[SupportsIndex] = 0,
+    has_aux: bool = False,
+    *,
+    level: str = "layer",
+    where: Callable[[Site], bool] | str = "**",
+    optimizer: optax.GradientTransformation | None = None,
+) -> "Diagnosis | Diagnose":
+    """A function of the loss's arguments that finds the faults of its network.
+
+    It probes with all summaries that its rules need. Given a trace instead of a loss, it judges
+    that at once: kinds of finding for which the trace lacks a summary (`dead_units`, or
+    `similarity` for `rank_collapse`) are named by `Diagnosis.unjudged`, and `update_ratio` needs
+    the updates (`Trace.with_updates`).
+
+    Args:
+      loss: as for `vanishing.probe`; or a trace, of which no other argument is taken. Of a stack of
+        traces, the median is looked at, and every element that is not finite.
+      argnums: as for `vanishing.probe`, like the next three.
+      has_aux: see there.
+      level: see there.
+      where: see there.
+      optimizer: of Optax, whose update of the parameters is looked at too.
+
+    Returns:
+      A `Diagnose`: call it with the loss's arguments, and with `opt_state=` where the optimiser has
+      one already, for a `Diagnosis`. Of a trace, the `Diagnosis`.
+
+    Raises:
+      ValueError: an argument is not what it must be.
+
+    >>> import jax, jax.numpy as jnp
+    >>> def loss(params, x):
+    ...     for w in params:
+    ...         x = jax.nn.sigmoid(x @ w)
+    ...     return jnp.mean(x)
+    >>> diagnosis = diagnose(loss)([jnp.eye(8)] * 12, jnp.ones((4, 8)))
+    >>> diagnosis.findings[0].kind
+    'vanishing'
+    >>> diagnose(diagnosis.trace)
+    Diagnosis(Finding(vanishing at [0], high))
+    """
+    if not callable(loss):
+        _arguments.instance("trace", loss, Trace, "a Trace of `vanishing.probe`, or a loss")
+        if (argnums, has_aux, level, where, optimizer) != (0, False, "layer", "**", None):
+            raise ValueError("a trace is judged as it is: give the options to the probe.")
+        return judged(loss)
+    if optimizer is not None and not callable(getattr(optimizer, "update", None)):
+        is_not = _arguments.described(optimizer)
+        raise ValueError(f"optimizer is {is_not}; it must be one of Optax, as optax.adam(1e-3) is.")
+    probing = probe(loss, argnums, has_aux, level=level, where=where, summaries=SUMMARIES)
+    return Diagnose(probing, optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """The diagnosis of a loss; see `diagnose`."""
+
+    probe: Probe
+    optimizer: optax.GradientTransformation | None = None
+
+    def __call__(self, *args: Any, opt_state: PyTree = None, **kwargs: Any) -> Diagnosis:
+        """The faults of the network at these arguments.
+
+        Args:
+          *args: as for the loss.
+          opt_state: of the optimiser, before the update that is looked at; by default it is new.
+          **kwargs: as for the loss.
+
+        Raises:
+          TypeError, ValueError: as for a probe; or it is called inside of `jax.jit`, or `opt_state`
+            is given without an optimiser.
+        """
+        if opt_state is not None and self.optimizer is None:
+            raise ValueError("opt_state needs its optimiser: diagnose(loss, optimizer=...).")
+        probed = self.probe(*args, **kwargs)
+        trace = probed.trace
+        if self.optimizer is not None:
+            optimizer = optax.with_extra_args_support(self.optimizer)
+            trace = trace.with_updates(self._updates(optimizer, probed, opt_state, args, kwargs))
+        return judged(trace)
+
+    def _updates(
+        self,
+        optimizer: optax.GradientTransformationExtraArgs,
+        probed: Probed,
+        state: PyTree,
+        args: tuple,
+        kwargs: dict,
+    ) -> PyTree:
+        """What the optimiser adds to the parameters."""
+        numbers = self.probe.argnums
+        is_one = not isinstance(numbers, Sequence)
+        places = [range(len(args))[number] for number in ([numbers] if is_one else numbers)]
+
+        def value(params):
+            new = list(args)
+            for place, param in zip(places, [params] if is_one else params, strict=True):
+                new[place] = param
+            result = self.probe.loss(*new, **kwargs)
+            return result[0] if self.probe.has_aux else result
+
+        def update(grads, state, params):
+            state = optimizer.init(params) if state is None else state
+            extra = {"value": probed.value, "grad": grads, "value_fn": value}
+            return optimizer.update(grads, state, params, **extra)[0]
+
+        params = args[places[0]] if is_one else tuple(args[place] for place in places)
+        return jax.jit(update)(probed.grads, state, params)
+
+
+def assert_healthy(
+    loss: Callable[..., Any], *, allow: Collection[str] = (), **options: Any
+) -> Callable[..., Diagnosis]:
+    """A function of the loss's arguments that fails where the diagnosis finds a fault.
+
+    For the tests of your own model.
+
+    Args:
+      loss: as for `diagnose`.
+      allow: kinds of finding that are no failure, such as "saturated".
+      **options: of `diagnose`.
+
+    Returns:
+      A function of the loss's arguments, which returns the diagnosis. It raises an AssertionError
+      with the diagnosis where that has a finding of a kind that is not allowed, or where nothing
+      could be judged.
+
+    Raises:
+      ValueError: `allow` has a kind that there is not, or as for `diagnose`.
+
+    >>> import jax.numpy as jnp
+    >>> x = jnp.eye(8)
+    >>> assert_healthy(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(jnp.eye(8))
+    Diagnosis(no findings)
+    """
+    allowed = (allow,) if isinstance(allow, str) else tuple(allow)
+    for kind in allowed:
+        _arguments.one_of("allow", kind, tuple(REMEDIES))
+    if isinstance(loss, Trace):
+        raise ValueError("loss is a Trace; it must be a function: assert_healthy(loss)(params).")
+    diagnosed = diagnose(loss, **options)
+
+    def asserted(*args: Any, **kwargs: Any) -> Diagnosis:
+        diagnosis = diagnosed(*args, **kwargs)
+        if not diagnosis.rows or any(f.kind not in allowed for f in diagnosis.findings):
+            raise AssertionError(f"the network is not healthy.\n{diagnosis}")
+        return diagnosis
+
+    return asserted
