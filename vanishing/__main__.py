@@ -15,7 +15,7 @@ from vanishing._text import one_line, say
 from vanishing.probing.jaxpr import is_own
 
 # Modules with `define_flags`, with `run`, which returns a text and an exit code, and with USUAL, the
-# name of the flag that is usually given.
+# flag that is usually given.
 VERBS = {"diagnose": "vanishing.diagnosis.command"}
 
 
