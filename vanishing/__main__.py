@@ -14,8 +14,8 @@ from vanishing import __version__
 from vanishing._text import one_line, say
 from vanishing.probing.jaxpr import is_own
 
-# Modules with `define_flags`, with `run`, which returns a text and an exit code, and with USUAL, the
-# flag that is usually given.
+# Modules with `define_flags`, with `run`, which returns a text and an exit code, and with the name
+# of the flag that is usually given as USUAL.
 VERBS = {"diagnose": "vanishing.diagnosis.command"}
 
 
