@@ -78,3 +78,59 @@ def test_one_parameter_is_spoken_of_in_the_singular():
     assert str(finding).startswith(
         "dead gradient at v (high): 1 of 2 parameter arrays has no effect on the loss"
     )
+
+
+def normed(norm):
+    def loss(params, x):
+        return jnp.mean((jnp.tanh(x @ (params["v"] / norm(params["v"]))) @ params["w"]) ** 2)
+
+    return loss
+
+
+ROOT = lambda v: jnp.sqrt(jnp.sum(v**2, axis=0, keepdims=True)) + 1e-8  # noqa: E731
+
+
+def test_a_gradient_that_breaks_on_the_way_from_its_layer_to_the_parameter_is_found():
+    params = {"v": W.at[:, 3].set(0.0), "w": W}
+    loss = normed(ROOT)
+    finding = finding_of(loss, params, X)
+    assert finding.where == "v"
+    assert f"sqrt at {line_of(ROOT)}" in finding.evidence["made_by"]
+    value, grads = jax.value_and_grad(loss)(params, X)
+    assert jnp.isfinite(value)
+    assert [name for name, grad in grads.items() if jnp.isnan(grad).any()] == ["v"]
+    safe = normed(lambda v: jnp.sqrt(jnp.sum(v**2, axis=0, keepdims=True) + 1e-12))
+    assert diagnose(safe)(params, X).findings == ()
+
+
+def absorbed(w, x):
+    """A root whose slope at 0 meets a rectifier, whose own rule throws it away."""
+    h = jax.nn.relu(x @ w)
+    return jnp.mean(jnp.where(h > 1, jnp.sqrt(h), h) @ w)
+
+
+def masked(w, x):
+    scores = jnp.where(jnp.tri(4, dtype=bool), (x @ w) @ x.T, -jnp.inf)
+    return jnp.mean((jax.nn.softmax(scores) @ x) ** 2)
+
+
+@pytest.mark.parametrize("loss", [absorbed, masked])
+@pytest.mark.parametrize("level", ["layer", "op"])
+def test_what_reaches_neither_loss_nor_gradient_is_no_finding(loss, level):
+    diagnosis = diagnose(loss, level=level)(W, X)
+    trace = diagnosis.trace
+    assert (
+        (trace.forward.non_finite > 0).any()
+        or (trace.backward.non_finite > 0).any()
+        or (level == "layer")
+    )
+    assert jnp.isfinite(jax.grad(loss)(W, X)).all()
+    assert [f for f in diagnosis.findings if f.kind == "non_finite"] == []
+
+
+def test_a_mask_does_not_hide_where_a_nan_is_made():
+    def loss(w, x):
+        return masked(w, x) + jnp.mean(jnp.sqrt(jax.nn.relu(x @ w)) @ w)
+
+    finding = finding_of(loss, W, X, level="op")
+    assert finding.evidence["made_by"].startswith("sqrt at ")

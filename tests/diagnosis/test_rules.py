@@ -1,10 +1,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from tests.helpers import assert_refuses, slow
-from vanishing.diagnosis import diagnose
+from vanishing.diagnosis import diagnose, remedies
 from vanishing.probing import probe
 
 
@@ -143,3 +144,45 @@ def test_a_trace_says_that_it_has_no_numbers_inside_of_jit():
     assert_refuses(lambda: jax.jit(inside)(jnp.ones(3)), "return it from there")
     check = probe(lambda w: jnp.sum(jnp.tanh(w))).check
     assert_refuses(lambda: jax.jit(check)(jnp.ones(3)), "outside of jit")
+
+
+def attention(scale):
+    q, k, v, head = jax.random.normal(jax.random.key(0), (4, 64, 64)) / 8
+    x = jax.random.normal(jax.random.key(1), (2, 12, 64))
+
+    def loss(params):
+        q, k, v, head = params
+        weights = jax.nn.softmax(scale * (x @ q) @ (x @ k).swapaxes(1, 2))
+        return jnp.mean(((x + weights @ (x @ v)) @ head) ** 2)
+
+    return loss, (q, k, v, head), x
+
+
+def test_attention_that_sees_one_token_alone_is_saturated():
+    loss, params, x = attention(1.0)
+    (finding,) = diagnose(loss)(params).findings
+    assert (finding.kind, finding.remedies[0]) == ("saturated", remedies.SCORES)
+    weights = jax.nn.softmax((x @ params[0]) @ (x @ params[1]).swapaxes(1, 2))
+    expected = jnp.mean(jnp.sum(weights**2, -1))
+    assert finding.evidence["concentration"] == pytest.approx(float(expected), rel=1e-4)
+    mended, *_ = attention(1 / 8)
+    assert diagnose(mended)(params).findings == ()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_updates_that_a_narrow_dtype_rounds_away_are_found(dtype):
+    w = (jax.random.normal(jax.random.key(0), (64, 64)) / 8).astype(dtype)
+    x = jax.random.normal(jax.random.key(1), (32, 64)).astype(dtype)
+    loss = lambda w: jnp.mean(jnp.tanh(x @ w).astype(jnp.float32) ** 2)  # noqa: E731
+    optimizer = optax.adam(2e-5)
+    (finding,) = diagnose(loss, optimizer=optimizer)(w).findings
+    assert (finding.kind, finding.where) == ("precision", "w")
+    updates, _ = optimizer.update(jax.grad(loss)(w), optimizer.init(w), w)
+    assert jnp.mean(w + updates == w) > 0.9
+    wide = w.astype(jnp.float32)
+    cast = lambda w: loss(w.astype(dtype))  # noqa: E731
+    assert diagnose(cast, optimizer=optimizer)(wide).findings == ()
+    moved = optax.apply_updates(
+        wide, optimizer.update(jax.grad(cast)(wide), optimizer.init(wide))[0]
+    )
+    assert jnp.mean(moved == wide) < 0.1

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from vanishing.diagnosis import diagnose
+from vanishing.diagnosis import diagnose, remedies
 from vanishing.probing import probe
 
 X = jax.random.normal(jax.random.key(0), (8, 4))
@@ -118,3 +118,66 @@ def test_what_rounding_leaves_of_terms_that_cancel_is_no_lost_branch():
         return -jnp.mean(jnp.sum(chances, -1))
 
     assert found(entropy, {"a": A, "b": B}, "vanishing") == []
+
+
+def gate_of_two_layers(p):
+    h = jnp.tanh(X @ p["a"])
+    return cost((h + jnp.tanh(jax.nn.relu(h @ p["b"]) @ p["c"]) * h) @ p["o"])
+
+
+STUCK = {
+    "two factors": (lambda p: cost(jnp.tanh(X @ p["a"] @ p["b"]) + X), {"a": ZERO, "b": ZERO}, 0),
+    "a gate of two layers": (gate_of_two_layers, {"a": A, "b": ZERO, "c": ZERO, "o": D}, 0),
+    "a tied layer": (lambda p: cost(X @ p["a"] @ p["b"] @ p["b"] + X), {"a": A, "b": ZERO}, 1),
+    "behind a stuck branch": (
+        lambda p: cost(X + jnp.tanh(jnp.tanh(X @ p["d"]) @ p["b"]) @ p["c"]),
+        {"d": A, "b": ZERO, "c": ZERO},
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_parameters_that_keep_one_another_at_zero_are_named_and_never_move(name):
+    loss, params, behind = STUCK[name]
+    (finding,) = diagnose(loss)(params).findings
+    empty = [key for key, value in params.items() if not value.any()]
+    assert (finding.kind, finding.where) == ("dead_gradient", ", ".join(empty))
+    assert finding.evidence["zero_parameters"] == tuple(empty)
+    assert finding.evidence["behind"] == behind
+    assert finding.remedies == (remedies.ALL_BUT_ONE,)
+    step = jax.jit(lambda p: jax.tree.map(lambda w, g: w - 0.1 * g, p, jax.grad(loss)(p)))
+    trained = params
+    for _ in range(5):
+        trained = step(trained)
+    assert not any(trained[key].any() for key in empty)
+    last = empty[-1]
+    drawn = params | {key: B for key in empty[:-1] or empty}  # as the remedy says
+    for _ in range(2):
+        drawn = step(drawn)
+    assert jnp.abs(drawn[last]).max() > 0
+
+
+def constant(h):
+    """What a norm over one number, and a softmax over one unit, make of it."""
+    return (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-5)
+
+
+def before(function):
+    return lambda p: cost(function(jnp.tanh(X @ p["a"]) @ p["b"]) @ p["c"] + p["d"])
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "says"),
+    [
+        (constant, "norm", "a single number less its mean is 0"),
+        (jax.nn.softmax, "dead_gradient", "a softmax over one unit is always 1"),
+    ],
+)
+def test_what_is_taken_over_one_number_is_named_with_what_mends_it(function, kind, says):
+    params = {"a": A, "b": B[:, :1], "c": C[:1], "d": D[0]}
+    (finding,) = [f for f in diagnose(before(function))(params).findings if "b/" in f.where]
+    assert finding.kind == kind
+    assert says in str(finding)
+    params |= {"b": B, "c": C}
+    assert found(before(function), params, kind) == []

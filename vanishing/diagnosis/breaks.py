@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from vanishing._text import english
+from vanishing._text import count, english
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.findings import Finding, finding
-from vanishing.probing import Trace
+from vanishing.probing import SiteKind, Trace
 from vanishing.probing.layout import STOPPED, UNUSED
 
 _OVERFLOWS = ("cosh", "exp", "exp2", "expm1", "sinh")  # before anything else goes wrong with them
@@ -16,11 +16,20 @@ _NAMED = 4  # names that a finding lists before it only counts
 
 
 def non_finite(trace: Trace) -> Iterator[Finding]:
-    """Where inf or nan come from: a parameter, a row, or what is between the rows and the loss."""
+    """Where inf or nan come from: a parameter, a row, or what is between the rows and the loss.
+
+    What reaches neither the loss nor a gradient is no fault: a mask of -inf, a nan in the branch
+    that a `where` leaves out in both directions.
+    """
     forward = np.flatnonzero(trace.forward.non_finite > 0)
     backward = np.flatnonzero(trace.backward.non_finite > 0)
     measured = trace.layout.has_measured("params")
     params = np.flatnonzero(~np.isfinite(trace.params.weight)) if measured else []
+    if np.isfinite(trace.value):
+        if measured and np.isfinite(trace.params.gradient).all():
+            forward = backward = ()
+        elif len(backward):  # the signal's were left out, and may have come back with the gradient
+            forward = ()
     if len(params):
         yield _broken_parameters([trace.layout.param_names[i] for i in params])
     elif len(forward):
@@ -34,6 +43,40 @@ def non_finite(trace: Trace) -> Iterator[Finding]:
         yield _made(trace, "the loss", what, made_by, "an operation after them", value=value)
 
 
+def broken_gradients(trace: Trace) -> Iterator[Finding]:
+    """Parameters whose own gradient is not finite, though that of every row is."""
+    if not trace.layout.has_measured("params"):
+        return
+    uses = zip(zeros.uses(trace), trace.params.gradient, strict=True)
+    broken = {name: rows or [] for (name, rows), norm in uses if not np.isfinite(norm)}
+    if not broken:
+        return
+    sites = {trace.layout.instances[row].site for rows in broken.values() for row in rows}
+    places = [place for site in sorted(sites) for place in _suspects(trace, site)]
+    has = "its gradient has" if len(broken) == 1 else "their gradients have"
+    what = f"{has} inf or nan, though the signal and the gradient of every row are finite"
+    suspects, otherwise = tuple(dict.fromkeys(places)), "an operation between it and its layer"
+    where = _listed(list(broken))
+    yield _made(trace, where, what, suspects, otherwise, first_seen="parameter's gradient")
+
+
+def stuck(trace: Trace) -> Iterator[Finding]:
+    """Parameters of 0 that keep the gradient of one another at 0."""
+    names = zeros.stuck_at_zero(trace)
+    weights = dict(zip(trace.layout.param_names, trace.params.weight, strict=True))
+    empty = [name for name in names if weights[name] == 0]
+    if not empty:
+        return
+    says = "each is exactly 0, and the gradient of each is a multiple of another: none ever moves"
+    if len(empty) == 1:
+        says = "it is exactly 0, and its gradient is a multiple of it: it never moves"
+    if behind := len(names) - len(empty):
+        says += f", nor {'does' if behind == 1 else 'do'} {count(behind, 'parameter')} behind"
+    evidence = {"zero_parameters": tuple(empty), "behind": behind}
+    found = finding("dead_gradient", _listed(empty), len(names) > 1, says, **evidence)
+    yield found._replace(remedies=(remedies.ALL_BUT_ONE,))
+
+
 def _broken_parameters(names: list[str]) -> Finding:
     says = f"{'these parameters hold' if len(names) > 1 else 'this parameter holds'} inf or nan"
     says += " before any operation"
@@ -42,15 +85,15 @@ def _broken_parameters(names: list[str]) -> Finding:
 
 
 def _on_the_way_forward(trace: Trace, row: int) -> Finding:
-    count = int(trace.forward.non_finite[row])
+    broken = int(trace.forward.non_finite[row])
     instance = trace.layout.instances[row]
-    what = f"{_numbers(count)} on the way forward"
+    what = f"{_numbers(broken)} on the way forward"
     suspects = _suspects(trace, instance.site)
     own = trace.sites[row].place
     if not instance.parents:
         own += ", or already in what it takes in"
     found = _made(
-        trace, trace.names[row], what, suspects, own, first_seen="forward", elements=float(count)
+        trace, trace.names[row], what, suspects, own, first_seen="forward", elements=float(broken)
     )
     if suspects:
         return found
@@ -60,18 +103,18 @@ def _on_the_way_forward(trace: Trace, row: int) -> Finding:
 
 def _on_the_way_back(trace: Trace, row: int) -> Finding:
     """Of the gradient, which was finite in all rows after this one."""
-    count = int(trace.backward.non_finite[row])
+    broken = int(trace.backward.non_finite[row])
     after = [i for i in trace.layout.instances if row in i.parents]
     sites = dict.fromkeys(instance.site for instance in after)
     found = [place for site in sites for place in _suspects(trace, site)]
     suspects = tuple(dict.fromkeys(found)) or _after_the_rows(trace)
-    what = f"{_numbers(count)} in its gradient"
+    what = f"{_numbers(broken)} in its gradient"
     others = english(
         [trace.sites[trace.layout.instances.index(i)].place for i in after[:2]] or [""]
     )
     own = others or "an operation after it"
     return _made(
-        trace, trace.names[row], what, suspects, own, first_seen="backward", elements=float(count)
+        trace, trace.names[row], what, suspects, own, first_seen="backward", elements=float(broken)
     )
 
 
@@ -91,8 +134,8 @@ def _made(
     )
 
 
-def _numbers(count: int) -> str:
-    return "1 number is inf or nan" if count == 1 else f"{count} numbers are inf or nan"
+def _numbers(broken: int) -> str:
+    return f"{count(broken, 'number')} {'is' if broken == 1 else 'are'} inf or nan"
 
 
 def _suspects(trace: Trace, site: int) -> tuple[str, ...]:
@@ -158,12 +201,22 @@ def cut(trace: Trace, explained: Sequence[Finding]) -> Iterator[Finding]:
     for place in zeros.cuts(trace):
         if site_of.get(place.where) in known:
             continue
+        site = trace.sites[site_of[place.where]] if place.where in site_of else None
+        if site is not None and site.kind == SiteKind.NORMALIZATION:
+            says = "the gradient before it is exactly 0: what it normalises does not vary"
+            if site.shape[-1:] == (1,):
+                says = "the gradient before it is exactly 0: a single number less its mean is 0"
+            found = finding("norm", place.where, True, says, gradient_on_the_way_back=0.0)
+            yield found
+            continue
         many = bool(place.where) or len(place.parameters) > len(trace.layout.param_names) / 2
         where = place.where or _listed(place.parameters)
-        if place.where in site_of:
-            says = "the gradient before it is exactly 0: its slope is 0 at every input"
-        else:
-            says = "the gradient is exactly 0" + (" everywhere" if place.where else "")
-        found = finding("dead_gradient", where, many, says, gradient_on_the_way_back=0.0)
         fixes = (remedies.SCALE if place.where else remedies.UNSTOP, remedies.SLOPE)
+        says = "the gradient is exactly 0" + (" everywhere" if place.where else "")
+        if site is not None:
+            says = "the gradient before it is exactly 0: its slope is 0 at every input"
+            if "softmax" in site.op and site.shape[-1:] == (1,):
+                says = "the gradient before it is exactly 0: a softmax over one unit is always 1"
+                fixes = (remedies.TWO_UNITS,)
+        found = finding("dead_gradient", where, many, says, gradient_on_the_way_back=0.0)
         yield found._replace(remedies=fixes)

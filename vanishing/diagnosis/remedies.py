@@ -104,10 +104,18 @@ RANDOM = Remedy(
     "a layer that multiplies by 0 returns the same for every input",
     "Glorot & Bengio 2010",
 )
+ALL_BUT_ONE = Remedy(
+    "draw all but the last of them at random",
+    "a gradient is 0 for one step only where a single factor of the product is 0",
+    "Hu et al. 2022, section 4.1",
+)
+TWO_UNITS = Remedy(
+    "use a sigmoid, or two units", "a softmax over one unit is 1 for every input", "its definition"
+)
 # What to try for each kind of finding, best first.
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "non_finite": (GUARD, SMALLER, CHECK_DATA, CHECK_STEP),
-    "dead_gradient": (USE, UNSTOP, SLOPE),
+    "dead_gradient": (USE, UNSTOP, TWO_UNITS, SLOPE, ALL_BUT_ONE),
     "vanishing": (GATE, ORTHOGONAL, SCORES, PRENORM, ACTIVATION, SCALE, RESIDUAL, NORMALIZE),
     "exploding": (ORTHOGONAL, SCORES, PRENORM, BRANCHES, SCALE, RESIDUAL, NORMALIZE, CLIP, GATE),
     "saturated": (ORTHOGONAL, SCORES, SCALE, NORMALIZE, ACTIVATION),
@@ -117,6 +125,20 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         Remedy("begin with biases of 0", "half of the units are on", "He et al. 2015"),
     ),
     "rank_collapse": (RANDOM, ORTHOGONAL, RESIDUAL, NORMALIZE, SCALE),
+    "norm": (
+        Remedy(
+            "leave the normalisation out there, or normalise over an axis of several numbers",
+            "of a single number less its own mean nothing is left",
+            "Ba et al. 2016",
+        ),
+    ),
+    "precision": (
+        Remedy(
+            "keep the weights in float32, and cast them inside of the loss",
+            "what is under half of the distance to the next number is rounded away",
+            "Micikevicius et al. 2018, section 3.1",
+        ),
+    ),
     "forward_drift": (ORTHOGONAL, BRANCHES, SCALE, NORMALIZE),
     "update_ratio": (
         Remedy(

@@ -1,14 +1,21 @@
 """The rules: faults of a network that its trace shows, with evidence and remedies."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from vanishing._text import number, percent
 from vanishing.diagnosis import remedies, zeros
-from vanishing.diagnosis.breaks import cut, dead_gradient, non_finite
+from vanishing.diagnosis.breaks import (
+    broken_gradients,
+    cut,
+    dead_gradient,
+    non_finite,
+    stuck,
+)
 from vanishing.diagnosis.collapse import FEWEST_EXAMPLES, collapse, dead_units
 from vanishing.diagnosis.findings import Diagnosis, Finding, finding
 from vanishing.diagnosis.remedies import Setting
@@ -34,12 +41,26 @@ SATURATED_SHARE = 0.3
 """Share of units with under 1 % of the largest slope. A standard normal pre-activation leaves 0.3 %
 of tanh units there (Glorot & Bengio 2010, sec. 3.2, watch this share while training)."""
 
+CONCENTRATED = 0.9
+"""Sum of the squares of a token's attention weights: a softmax passes at most 1 less this sum on
+(its Jacobian is diag(p) - p p'), as where one weight is 0.95. Tokens that see only themselves, as
+the first under a causal mask, have 1."""
+
+FEWEST_TOKENS = 8
+"""Of fewer tokens the first ones, under a causal mask, are too large a share of all."""
+
 BRANCH_SHARE = 1e-4
 """Gradient in a residual branch over that of the stream it is added to."""
 
 UPDATE_RANGE = (1e-7, 0.1)
 """Update over weight, in norm. About 1e-3 is healthy (Karpathy, A recipe for training neural
 networks, 2019); over 0.1 a step replaces the weight, under 1e-7 float32 loses it."""
+
+
+SWALLOWED = 0.25
+"""Update over weight, in spacings of the dtype at 1, under which a typical weight does not move:
+rounding takes what is under half of a weight's own spacing, which is between half of that and all
+of it."""
 
 
 def judged(trace: Trace) -> Diagnosis:
@@ -49,12 +70,14 @@ def judged(trace: Trace) -> Diagnosis:
     if not any(found.kind == "non_finite" for found in findings):
         budget = single.budget()
         dead = list(dead_units(single))
+        causes = [*stuck(single), *cut(single, dead)]
         findings += [
-            *collapse(single),
+            *broken_gradients(single),
+            *causes,
+            *_without_consequences(collapse(single), causes),
             *dead,
             *_lost_or_gained(single, budget),
-            *cut(single, dead),
-            *_saturated(single),
+            *_without_consequences(_saturated(single), causes),
             *_lost_branch(single, budget),
             *_drift(single, budget),
             *_updates(single),
@@ -66,6 +89,13 @@ def judged(trace: Trace) -> Diagnosis:
         unjudged=tuple(_unjudged(single)),
         trace=trace,
     )
+
+
+def _without_consequences(found: Iterable[Finding], causes: Sequence[Finding]) -> list[Finding]:
+    """Findings without those at a place, or of a parameter of zeros, that a cause names."""
+    places = {cause.where for cause in causes}
+    places |= {name for cause in causes for name in cause.evidence.get("zero_parameters", ())}
+    return [f for f in found if not {f.where, f.evidence.get("zero_parameter")} & places]
 
 
 def _unjudged(trace: Trace) -> Iterator[str]:
@@ -90,6 +120,7 @@ def _unjudged(trace: Trace) -> Iterator[str]:
 
 
 def _saturated(trace: Trace) -> Iterator[Finding]:
+    yield from _saturated_attention(trace)
     # What a rectifier leaves at 0 has no slope either, but half of its units are off by design.
     share = np.where(trace.forward.zeros > 0.01, np.nan, trace.forward.saturated)
     for row in worst_of_each_site(trace, share):
@@ -98,6 +129,21 @@ def _saturated(trace: Trace) -> Iterator[Finding]:
             where, high = setting(trace, [row]), share[row] > 0.6
             evidence = {"saturated_share": float(share[row])}
             yield finding("saturated", trace.names[row], high, says, where, **evidence)
+
+
+def _saturated_attention(trace: Trace) -> Iterator[Finding]:
+    """Attention whose weights are all on one token, so that its softmax has no slope."""
+    tokens = np.array([site.shape[-1] if site.shape else 0 for site in trace.sites])
+    attends = np.array([site.op == "attention" for site in trace.sites], bool)
+    concentration = np.where(attends & (tokens >= FEWEST_TOKENS), tokens, np.nan)
+    concentration = concentration * np.square(trace.forward.rms)
+    for row in worst_of_each_site(trace, concentration):
+        share = float(concentration[row])
+        if share > CONCENTRATED:
+            says = f"the squares of its weights over {tokens[row]} tokens sum to {number(share)}"
+            says += ", where 1 is all of the weight on a single one"
+            where = setting(trace, [row])
+            yield finding("saturated", trace.names[row], False, says, where, concentration=share)
 
 
 class _Fit(NamedTuple):
@@ -209,11 +255,20 @@ def _drift(trace: Trace, budget: Budget) -> Iterator[Finding]:
 
 def _updates(trace: Trace) -> Iterator[Finding]:
     low, high = UPDATE_RANGE
-    for row, name in enumerate(trace.layout.param_names):
+    dtypes = [leaf.dtype for leaf in trace.layout.leaves for _ in range(math.prod(leaf.lengths))]
+    for row, (name, dtype) in enumerate(zip(trace.layout.param_names, dtypes, strict=True)):
         weight, update = trace.params.weight[row], trace.params.update[row]
         if not weight > 0 or np.isnan(update) or update == 0:
             continue
         ratio = float(update / weight)
+        spacing = float(jnp.finfo(dtype).eps)
+        if spacing > low and ratio < SWALLOWED * spacing:
+            says = f"the norm of one update is {number(ratio)} times that of the parameter, and "
+            says += f"{dtype} tells numbers apart by {number(spacing)} of their size: most of the "
+            says += "weights stay what they are"
+            evidence = {"update_over_weight": ratio, "spacing": spacing}
+            yield finding("precision", name, True, says, **evidence)
+            continue
         if not low <= ratio <= high:
             says = f"the norm of one update is {number(ratio)} times that of the parameter"
             yield finding("update_ratio", name, ratio > 1, says, update_over_weight=ratio)

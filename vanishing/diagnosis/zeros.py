@@ -1,7 +1,7 @@
 """Gradients that are nothing: exactly 0 for whole parameters, or a rounding error."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,10 +15,13 @@ UNDERFLOW = 1e3
 """Times the smallest normal number: what is 0 after a gradient under that has underflowed."""
 
 
+_ARE_PLACES = {SiteKind.NONLINEARITY, SiteKind.NORMALIZATION}  # that can let nothing back
+
+
 class Cut(NamedTuple):
     """A place that lets no gradient back, and the parameters that have none for that."""
 
-    where: str  # a nonlinearity, "every row", or "" where it is none of the trace's rows
+    where: str  # a row that is no product, "every row", or "" where it is none of the trace's rows
     parameters: tuple[str, ...]
 
 
@@ -33,18 +36,18 @@ def cuts(trace: Trace) -> list[Cut]:
     if not (rms > 0).any():
         names = tuple(name for name, _ in _without_gradient(trace))
         return [Cut("every row", names)] if names and (rms == 0).any() else []
-    after = _followers(trace)
+    after, stuck = _followers(trace), stuck_at_zero(trace)
     parameters: dict[str, list[str]] = defaultdict(list)
     for name, rows in _without_gradient(trace):
         rows = [row for row in rows if not np.isnan(rms[row])]
-        if not rows or rms[rows].any():
+        if not rows or rms[rows].any() or name in stuck:
             continue
         dead, edge, reaches_end = _dead_region(rows, after, rms)
         if any(_is_waiting(trace, row, dead) for row in edge):
             continue
         kinds = {trace.sites[row].kind for row in edge}
-        is_slope = kinds == {SiteKind.NONLINEARITY} and not reaches_end
-        parameters[trace.names[min(edge)] if is_slope else ""].append(name)
+        is_place = len(kinds) == 1 and kinds < _ARE_PLACES and not reaches_end
+        parameters[trace.names[min(edge)] if is_place else ""].append(name)
     return [Cut(where, tuple(names)) for where, names in parameters.items()]
 
 
@@ -56,14 +59,82 @@ def _followers(trace: Trace) -> list[list[int]]:
     return after
 
 
+def stuck_at_zero(trace: Trace) -> list[str]:
+    """Parameters without a gradient for ever, since each is multiplied with another that is 0.
+
+    What keeps a gradient at 0 is the kernel of 0 of a later layer, or one that makes the layer's
+    own input 0. Where that kernel has a gradient, one step ends it (an adapter, a head of zeros);
+    where it has none, for the same reason, nothing ever does.
+    """
+    stuck = {}
+    for name, rows in _without_gradient(trace):
+        if keepers := _keepers(trace, rows):
+            stuck[name] = keepers
+    while free := [name for name, keepers in stuck.items() if not keepers <= stuck.keys()]:
+        for name in free:
+            del stuck[name]
+    return list(stuck)
+
+
+def _keepers(trace: Trace, rows: Sequence[int]) -> set[str]:
+    """The parameters of zeros that keep the gradient of one that is used in these rows at 0."""
+    rms, signal = np.asarray(trace.backward.rms), np.asarray(trace.forward.rms)
+    rows = [row for row in rows if not np.isnan(rms[row])]
+    if not rows:
+        return set()
+    if not rms[rows].any():
+        dead, edge, _ = _dead_region(rows, _followers(trace), rms)
+        return {name for row in edge for name in _factors_of_zero(trace, row, dead)}
+    keepers = set()
+    for row in rows:
+        parents = trace.layout.instances[row].parents
+        if rms[row] and parents and not signal[list(parents)].any():
+            keepers |= {name for parent in parents for name in _makers_of_zero(trace, parent)}
+    return keepers
+
+
+def _factors_of_zero(trace: Trace, row: int, dead: Collection[int]) -> set[str]:
+    """The parameters of zeros that a row multiplies what comes from a dead region with."""
+    gates = [parent for parent in trace.layout.instances[row].parents if parent not in dead]
+    makers = (name for gate in gates for name in _makers_of_zero(trace, gate))
+    return _own_zeros(trace, row).union(makers)
+
+
+def _makers_of_zero(trace: Trace, row: int) -> set[str]:
+    """The parameters of zeros that make the signal of a row exactly 0; none where it is not."""
+    if trace.forward.rms[row] != 0:
+        return set()
+    before = trace.layout.instances[row].parents
+    own = _own_zeros(trace, row)
+    return own or {name for parent in before for name in _makers_of_zero(trace, parent)}
+
+
+def _own_zeros(trace: Trace, row: int) -> set[str]:
+    """The parameters of zeros that the input of a row is multiplied with."""
+    weights = dict(zip(trace.layout.param_names, trace.params.weight, strict=True))
+    kernel, site = trace.layout.kernel(row), trace.sites[row]
+    if kernel:
+        return {kernel} if weights.get(kernel) == 0 else set()
+    own = {name for name in weights if site.param and is_within(name, site.param)}
+    empty = {name for name in own if weights[name] == 0}
+    is_only_shifted = site.kind == SiteKind.NORMALIZATION and empty < own  # by an offset of 0
+    return set() if is_only_shifted else empty
+
+
 def _without_gradient(trace: Trace) -> Iterator[tuple[str, list[int]]]:
     """Each parameter, or layer of one, whose gradient is exactly 0, and the rows it is used in."""
-    gradients = iter(trace.params.gradient)
+    for (name, rows), gradient in zip(uses(trace), trace.params.gradient, strict=True):
+        if gradient == 0 and rows is not None:
+            yield name, rows
+
+
+def uses(trace: Trace) -> Iterator[tuple[str, list[int] | None]]:
+    """Each parameter, or layer of one, and the rows it is used in; None where it has no effect."""
     for leaf in trace.layout.leaves:
         for index in np.ndindex(leaf.lengths):
-            if next(gradients) == 0 and leaf.reach == USED:
-                name = leaf.label.format(*index)
-                yield name, _rows_of(trace, name, leaf.lengths, index)
+            name = leaf.label.format(*index)
+            is_used = leaf.reach == USED
+            yield name, _rows_of(trace, name, leaf.lengths, index) if is_used else None
 
 
 def _rows_of(trace: Trace, name: str, lengths: Sequence[int], index: Sequence[int]) -> list[int]:
@@ -94,19 +165,10 @@ def _dead_region(
 
 def _is_waiting(trace: Trace, row: int, dead: set[int]) -> bool:
     """Does a row let nothing back as long as a weight or a gate is 0, or by an underflow?"""
-    site, signal = trace.sites[row], trace.forward.rms
-    if trace.backward.rms[row] < UNDERFLOW * float(jnp.finfo(site.dtype).tiny):
-        return True
-    gates = [parent for parent in trace.layout.instances[row].parents if parent not in dead]
-    zeros = [
-        name
-        for name, weight in zip(trace.layout.param_names, trace.params.weight, strict=True)
-        if weight == 0
-    ]
-    named = {site.param for site in trace.sites if site.param}
-    return bool((signal[gates] == 0).any()) or any(
-        is_within(name, site.param) or not any(is_within(name, other) for other in named)
-        for name in zeros
+    underflow = UNDERFLOW * float(jnp.finfo(trace.sites[row].dtype).tiny)
+    gradients = dict(zip(trace.layout.param_names, trace.params.gradient, strict=True))
+    return bool(trace.backward.rms[row] < underflow) or any(
+        gradients[name] != 0 for name in _factors_of_zero(trace, row, dead)
     )
 
 

@@ -16,11 +16,12 @@ USED, STOPPED, UNUSED = "used", "without a gradient", "unused"
 
 
 class LeafPlace(NamedTuple):
-    """A parameter leaf: its path, its axes of depth, and whether it reaches the loss."""
+    """A parameter leaf: its path, its axes of depth, its dtype, and whether it reaches the loss."""
 
     label: str  # its path; "{0}" stands for the index along the first axis of depth
     lengths: tuple[int, ...]  # of its axes of depth
     reach: str  # USED, STOPPED or UNUSED
+    dtype: str
 
 
 @dataclasses.dataclass(frozen=True)

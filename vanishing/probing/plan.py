@@ -204,6 +204,7 @@ def _leaf_places(
             label=leaf_names.indexed(leaf.path, map("{{{}}}".format, range(depth))),
             lengths=leaf.shape[:depth],
             reach=_reach(value, dependences),
+            dtype=str(program.specs[value].dtype),
         )
         for leaf, depth, value in zip(leaves, levels, program.frame.inputs, strict=False)
     )
