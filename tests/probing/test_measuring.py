@@ -129,3 +129,17 @@ def test_a_probe_can_be_differentiated_through(argument):
     expected = jax.grad(loss)(params, X)
     for gradient, reference in zip(jax.grad(outer)(params), expected, strict=True):
         np.testing.assert_allclose(gradient, reference, rtol=1e-6)
+
+
+def test_norms_of_large_parameters_need_no_copy_of_them():
+    """XLA sums plain squares as it reads them."""
+    w = jnp.ones((8, 512, 512))
+
+    def loss(w):
+        return jnp.sum(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), jnp.ones((4, 512)), w)[0])
+
+    with_norms, without = (
+        jax.jit(probe(loss, params=params)).lower(w).compile().memory_analysis()
+        for params in (True, False)
+    )
+    assert with_norms.temp_size_in_bytes < without.temp_size_in_bytes + 0.5 * w.nbytes

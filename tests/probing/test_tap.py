@@ -8,7 +8,7 @@ from vanishing.probing import summary
 from vanishing.probing.tap import let_out, watch
 
 X = jnp.linspace(-2, 2, 10).reshape(2, 5)
-NAMES = ("largest", "squares", "zeros")
+NAMES = ("largest", "counted", "zeros")
 
 
 def test_the_value_and_its_gradient_are_untouched_and_the_slot_gets_the_summary():

@@ -26,7 +26,7 @@ EXTRA_MEMORY = 0.15  # of what the signals of all rows take, for stacks of rows
 # all rows of a size: a kernel takes as long to compile as it takes to run a thousand times.
 SMALL = 16 * 2**10  # bytes
 
-SIZES = ("largest", "squares", "total", "zeros")  # measures that do not depend on the shape
+SIZES = ("largest", "squares", "counted", "total", "zeros")  # they do not depend on the shape
 SHAPED = ("dead_units", "similarity")
 RAN = "ran"  # 0 where a row in place did not run
 WAYS = (ForwardSummary, BackwardSummary)

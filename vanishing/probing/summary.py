@@ -68,17 +68,20 @@ _FOLLOWS_FROM = {
     "mean": ("largest", "squares", "total"),
     "rms": ("largest", "squares"),
     "largest": ("largest", "squares"),
-    "non_finite": ("largest", "squares"),
+    "non_finite": ("largest", "counted"),
 }
 
 
 def measures_of(names: Collection[str]) -> tuple[str, ...]:
     """The names of the measures that entries of these names follow from.
 
-    >>> measures_of(("rms", "mean", "zeros"))
-    ('largest', 'squares', 'total', 'zeros')
+    >>> measures_of(("rms", "mean", "zeros")), measures_of(("rms", "non_finite"))
+    (('largest', 'squares', 'total', 'zeros'), ('largest', 'counted'))
     """
-    return tuple(dict.fromkeys(m for name in names for m in _FOLLOWS_FROM.get(name, (name,))))
+    measures = dict.fromkeys(m for name in names for m in _FOLLOWS_FROM.get(name, (name,)))
+    if "counted" in measures:
+        measures.pop("squares", None)
+    return tuple(measures)
 
 
 def measure(
@@ -89,8 +92,9 @@ def measure(
     """The measures of these names of every signal of a stack; those that it has not are left out.
 
     "squares" and "total" are sums after a division by a number near the largest magnitude; where
-    that is 0 or not finite the inverse is 0, and what is not finite becomes nan. In the sum of
-    squares each nan counts as `_BROKEN`, beside which all finite squares are rounding.
+    that is 0 or not finite the inverse is 0, and what is not finite becomes nan. "counted" is the
+    sum of squares too, in which each nan counts as `_BROKEN`, beside which all finite squares are
+    rounding. XLA for CPUs (jaxlib 0.10.2 to 0.12) sums plain squares without storing them.
 
     Args:
       x: the signals.
@@ -109,8 +113,10 @@ def measure(
         inverse = lax.select(usable, 1 / _divisor(largest), zero)
         scaled = x * lax.broadcast_in_dim(inverse, x.shape, (0,))
         if "squares" in measures:
+            result["squares"] = jnp.sum(scaled * scaled, axes)
+        if "counted" in measures:
             squares = lax.select(scaled == scaled, scaled * scaled, lax.full_like(scaled, _BROKEN))
-            result["squares"] = jnp.sum(squares, axes)
+            result["counted"] = jnp.sum(squares, axes)
         if "total" in measures:
             result["total"] = jnp.sum(scaled, axes)
     if "zeros" in measures:
@@ -137,15 +143,17 @@ def entries(
 ) -> dict[str, Float[Array, "rows"]]:
     """The entries of the summaries of signals, given their measures and numbers of elements."""
     result = dict(measured)
-    if "squares" in measured:
-        largest, squares = measured["largest"], measured["squares"]
+    squares = measured.get("counted", measured.get("squares"))
+    if squares is not None:
+        largest = measured["largest"]
         sizes = np.maximum(sizes, 1).astype(largest.dtype)
         # XLA for CPUs (jaxlib 0.10.2 to 0.12) leaves nan out of the maximum of a large array.
         broken = lax.select(largest == jnp.inf, largest, lax.full_like(largest, jnp.nan))
         finite, divisor = squares < _BROKEN / 2, _divisor(largest)
         result["largest"] = lax.select(finite, largest, broken)
         result["rms"] = lax.select(finite, divisor * jnp.sqrt(squares / sizes), broken)
-        result["non_finite"] = lax.round(squares / _BROKEN, lax.RoundingMethod.TO_NEAREST_EVEN)
+        if "counted" in measured:
+            result["non_finite"] = lax.round(squares / _BROKEN, lax.RoundingMethod.TO_NEAREST_EVEN)
         if "total" in measured:
             result["mean"] = divisor * (measured["total"] / sizes)
     return result
