@@ -23,7 +23,7 @@ def line_of(function):
 
 LOG = lambda w, x: jnp.mean(jnp.log(x @ w))  # noqa: E731
 LOG_OF_A_PARAMETER = lambda w, x: jnp.mean(jnp.log(w))  # noqa: E731
-ROOT_OF_NOTHING = lambda w, x: jnp.mean(jnp.sqrt(jax.nn.relu(x @ w)) @ w)  # noqa: E731
+ROOT_OF_NOTHING = lambda w, x: jnp.mean(jnp.sqrt(jnp.maximum(x @ w, 0)) @ w)  # noqa: E731
 BY_NOTHING = lambda w, x: jnp.mean(jnp.tanh(x @ w) / (x * 0.0))  # noqa: E731
 OVERFLOW = lambda w, x: jnp.mean(jnp.exp(1e3 * x @ w))  # noqa: E731
 
@@ -130,7 +130,7 @@ def test_what_reaches_neither_loss_nor_gradient_is_no_finding(loss, level):
 
 def test_a_mask_does_not_hide_where_a_nan_is_made():
     def loss(w, x):
-        return masked(w, x) + jnp.mean(jnp.sqrt(jax.nn.relu(x @ w)) @ w)
+        return masked(w, x) + jnp.mean(jnp.sqrt(jnp.maximum(x @ w, 0)) @ w)
 
     finding = finding_of(loss, W, X, level="op")
     assert finding.evidence["made_by"].startswith("sqrt at ")

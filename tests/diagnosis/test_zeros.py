@@ -175,7 +175,7 @@ def before(function):
     ],
 )
 def test_what_is_taken_over_one_number_is_named_with_what_mends_it(function, kind, says):
-    params = {"a": A, "b": B[:, :1], "c": C[:1], "d": D[0]}
+    params = {"a": A, "b": B[:, :1], "c": C[:1], "d": D[:1]}
     (finding,) = [f for f in diagnose(before(function))(params).findings if "b/" in f.where]
     assert finding.kind == kind
     assert says in str(finding)

@@ -15,18 +15,22 @@ _OVERFLOWS = ("cosh", "exp", "exp2", "expm1", "sinh")  # before anything else go
 _NAMED = 4  # names that a finding lists before it only counts
 
 
-def non_finite(trace: Trace) -> Iterator[Finding]:
+def non_finite(trace: Trace, whole: Trace) -> Iterator[Finding]:
     """Where inf or nan come from: a parameter, a row, or what is between the rows and the loss.
 
     What reaches neither the loss nor a gradient is no fault: a mask of -inf, a nan in the branch
     that a `where` leaves out in both directions.
+
+    Args:
+      trace: a single one.
+      whole: the trace or the stack of traces that it is the median of.
     """
     forward = np.flatnonzero(trace.forward.non_finite > 0)
     backward = np.flatnonzero(trace.backward.non_finite > 0)
     measured = trace.layout.has_measured("params")
     params = np.flatnonzero(~np.isfinite(trace.params.weight)) if measured else []
-    if np.isfinite(trace.value):
-        if measured and np.isfinite(trace.params.gradient).all():
+    if np.isfinite(whole.value).all():
+        if measured and np.isfinite(whole.params.gradient).all():
             forward = backward = ()
         elif len(backward):  # the signal's were left out, and may have come back with the gradient
             forward = ()

@@ -66,7 +66,7 @@ of it."""
 def judged(trace: Trace) -> Diagnosis:
     """The faults of the network that a trace was taken of; see `vanishing.diagnose`."""
     single = trace.single()
-    findings = [*non_finite(single), *dead_gradient(single)]
+    findings = [*non_finite(single, trace), *dead_gradient(single)]
     if not any(found.kind == "non_finite" for found in findings):
         budget = single.budget()
         dead = list(dead_units(single))

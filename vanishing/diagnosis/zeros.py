@@ -95,9 +95,14 @@ def _keepers(trace: Trace, rows: Sequence[int]) -> set[str]:
 
 def _factors_of_zero(trace: Trace, row: int, dead: Collection[int]) -> set[str]:
     """The parameters of zeros that a row multiplies what comes from a dead region with."""
-    gates = [parent for parent in trace.layout.instances[row].parents if parent not in dead]
+    gates = _gates(trace, row, dead)
     makers = (name for gate in gates for name in _makers_of_zero(trace, gate))
     return _own_zeros(trace, row).union(makers)
+
+
+def _gates(trace: Trace, row: int, dead: Collection[int]) -> list[int]:
+    """The rows that a row may multiply what comes from a dead region with."""
+    return [parent for parent in trace.layout.instances[row].parents if parent not in dead]
 
 
 def _makers_of_zero(trace: Trace, row: int) -> set[str]:
@@ -116,6 +121,8 @@ def _own_zeros(trace: Trace, row: int) -> set[str]:
     if kernel:
         return {kernel} if weights.get(kernel) == 0 else set()
     own = {name for name in weights if site.param and is_within(name, site.param)}
+    named = {other.param for other in trace.sites if other.param}
+    own |= {name for name in weights if not any(is_within(name, other) for other in named)}
     empty = {name for name in own if weights[name] == 0}
     is_only_shifted = site.kind == SiteKind.NORMALIZATION and empty < own  # by an offset of 0
     return set() if is_only_shifted else empty
@@ -166,9 +173,12 @@ def _dead_region(
 def _is_waiting(trace: Trace, row: int, dead: set[int]) -> bool:
     """Does a row let nothing back as long as a weight or a gate is 0, or by an underflow?"""
     underflow = UNDERFLOW * float(jnp.finfo(trace.sites[row].dtype).tiny)
+    gates = [gate for gate in _gates(trace, row, dead) if trace.forward.rms[gate] == 0]
     gradients = dict(zip(trace.layout.param_names, trace.params.gradient, strict=True))
-    return bool(trace.backward.rms[row] < underflow) or any(
-        gradients[name] != 0 for name in _factors_of_zero(trace, row, dead)
+    return (
+        bool(trace.backward.rms[row] < underflow)
+        or not all(_makers_of_zero(trace, gate) for gate in gates)  # data, or a first state, are 0
+        or any(gradients[name] != 0 for name in _factors_of_zero(trace, row, dead))
     )
 
 
