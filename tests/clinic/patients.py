@@ -212,13 +212,37 @@ def born_nan(params):
     return Patient(loss, params, (flat(),), kind="non_finite", where="w0/log")
 
 
-def nan_backward(params):
-    def loss(params, x):
-        x = jax.nn.relu(x @ params["w0"])
-        x = jnp.sqrt(x) @ params["w1"]  # finite, but the slope of sqrt is infinite at 0
-        return cross_entropy(jax.nn.relu(x @ params["w2"]) @ params["head"])
+def infinite_slope(rectifier):
+    """The slope of sqrt at 0 meets a rectifier: `maximum` makes nan of it, `relu` leaves it out."""
 
-    return Patient(loss, params, (flat(),), kind="non_finite", where="w0/relu")
+    def change(params):
+        def loss(params, x):
+            x = jnp.sqrt(rectifier(x @ params["w0"])) @ params["w1"]
+            return cross_entropy(jax.nn.relu(x @ params["w2"]) @ params["head"])
+
+        return Patient(loss, params, (flat(),))
+
+    return change
+
+
+def normed_number(params):
+    params = {**params, "narrow": normal((WIDTH, 1), 5), "wide": normal((1, WIDTH), 6)}
+    params["bias"] = normal((1, WIDTH), 7)
+
+    def loss(params, x):
+        h = jax.nn.relu(x @ params["w0"]) @ params["narrow"]
+        h = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-5)
+        return cross_entropy(jnp.tanh(h @ params["wide"] + params["bias"]) @ params["head"])
+
+    del params["w1"], params["w2"]
+    return Patient(loss, params, (flat(),), kind="norm", where="narrow/")
+
+
+def rounded(params):
+    params = jax.tree.map(lambda w: w.astype(jnp.bfloat16), params)
+    step = lambda g: jax.tree.map(lambda g: -0.001 * g, g)  # noqa: E731
+    x = flat().astype(jnp.bfloat16)
+    return Patient(plain_three, params, (x,), kind="precision", where="w", updates=step)
 
 
 def stepped(rate):
@@ -266,6 +290,7 @@ PATIENTS = {
     "equinox tanh, 2 layers": lambda: equinox(2, jnp.tanh),
     "a healthy step": lambda: with_extra(stepped(0.01)),
     "one wide layer": lambda: scanned(1, jax.nn.relu, 2**0.5, width=512),
+    "an infinite slope that relu leaves out": lambda: with_extra(infinite_slope(jax.nn.relu)),
     "relu, small bias": lambda: scanned(6, jax.nn.relu, 2**0.5, bias=0.05),
     # sick
     "sigmoid, 12 layers": lambda: sick(
@@ -340,8 +365,12 @@ PATIENTS = {
     "a forgotten stop_gradient": lambda: with_extra(stopped),
     "an unused head": lambda: with_extra(unused),
     "a nan born in a log": lambda: with_extra(born_nan),
-    "an infinite slope": lambda: with_extra(nan_backward),
+    "an infinite slope": lambda: sick(
+        with_extra(infinite_slope(lambda x: jnp.maximum(x, 0))), "non_finite", "w0/"
+    ),
     "a step that replaces the weights": lambda: sick(
         with_extra(stepped(1e4)), "update_ratio", "w"
     ),
+    "a norm of one number": lambda: with_extra(normed_number),
+    "steps that bfloat16 rounds away": lambda: with_extra(rounded),
 }  # fmt: skip

@@ -169,7 +169,8 @@ def test_attention_that_sees_one_token_alone_is_saturated():
     assert diagnose(mended)(params).findings == ()
 
 
-def test_updates_that_a_narrow_dtype_rounds_away_are_found(dtype=jnp.bfloat16):
+def test_updates_that_a_narrow_dtype_rounds_away_are_found():
+    dtype = jnp.bfloat16
     w = (jax.random.normal(jax.random.key(0), (64, 64)) / 8).astype(dtype)
     x = jax.random.normal(jax.random.key(1), (32, 64)).astype(dtype)
     loss = lambda w: jnp.mean(jnp.tanh(x @ w).astype(jnp.float32) ** 2)  # noqa: E731

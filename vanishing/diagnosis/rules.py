@@ -41,10 +41,10 @@ SATURATED_SHARE = 0.3
 """Share of units with under 1 % of the largest slope. A standard normal pre-activation leaves 0.3 %
 of tanh units there (Glorot & Bengio 2010, sec. 3.2, watch this share while training)."""
 
-CONCENTRATED = 0.9
-"""Sum of the squares of a token's attention weights: a softmax passes at most 1 less this sum on
-(its Jacobian is diag(p) - p p'), as where one weight is 0.95. Tokens that see only themselves, as
-the first under a causal mask, have 1."""
+CONCENTRATED = 0.8
+"""Sum of the squares of a token's attention weights, on average: 1 less this sum is the trace of the
+softmax's Jacobian, diag(p) - p p'. Tokens that see only themselves, as the first under a
+causal mask, have 1; where all weights are equal it is 1 over the number of tokens."""
 
 FEWEST_TOKENS = 8
 """Of fewer tokens the first ones, under a causal mask, are too large a share of all."""
