@@ -31,9 +31,9 @@ def non_finite(trace: Trace, whole: Trace) -> Iterator[Finding]:
     params = np.flatnonzero(~np.isfinite(trace.params.weight)) if measured else []
     if np.isfinite(whole.value).all():
         if measured and np.isfinite(whole.params.gradient).all():
-            forward = backward = ()
+            forward = backward = np.zeros(0, int)
         elif len(backward):  # the signal's were left out, and may have come back with the gradient
-            forward = ()
+            forward = np.zeros(0, int)
     if len(params):
         yield _broken_parameters([trace.layout.param_names[i] for i in params])
     elif len(forward):

@@ -42,8 +42,8 @@ SATURATED_SHARE = 0.3
 of tanh units there (Glorot & Bengio 2010, sec. 3.2, watch this share while training)."""
 
 CONCENTRATED = 0.8
-"""Sum of the squares of a token's attention weights, on average: 1 less this sum is the trace of the
-softmax's Jacobian, diag(p) - p p'. Tokens that see only themselves, as the first under a
+"""Sum of the squares of a token's attention weights, on average: 1 less this sum is the trace of
+the softmax's Jacobian, diag(p) - p p'. Tokens that see only themselves, as the first under a
 causal mask, have 1; where all weights are equal it is 1 over the number of tokens."""
 
 FEWEST_TOKENS = 8
@@ -266,8 +266,7 @@ def _updates(trace: Trace) -> Iterator[Finding]:
             says = f"the norm of one update is {number(ratio)} times that of the parameter, and "
             says += f"{dtype} tells numbers apart by {number(spacing)} of their size: most of the "
             says += "weights stay what they are"
-            evidence = {"update_over_weight": ratio, "spacing": spacing}
-            yield finding("precision", name, True, says, **evidence)
+            yield finding("precision", name, True, says, update_over_weight=ratio, spacing=spacing)
             continue
         if not low <= ratio <= high:
             says = f"the norm of one update is {number(ratio)} times that of the parameter"
