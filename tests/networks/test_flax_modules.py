@@ -14,7 +14,7 @@ import xarray as xr
 from flax import nnx
 
 import vanishing
-from tests.helpers import assert_refuses, slow, unchecked
+from tests.helpers import assert_refuses, unchecked
 from vanishing import layers, losses, networks, optimizers, sweep, theory, train
 
 FEATURES, CLASSES, BATCH = 6, 3, 8
@@ -237,7 +237,8 @@ def data():
     return train.Data(*map(jnp.asarray, (x[:40], y[:40], x[40:], y[40:])))
 
 
-@pytest.mark.parametrize("kind", ["nnx", *slow("linen")])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["nnx", "linen"])
 def test_sweeps_over_seeds_train_it_and_the_diagnosis_reads_it(kind, data, tmp_path):
     run = train.make_run(problem_of(kind), batch_size=BATCH, record_every=2)
     task = train.task(run, records=3, chunks=2)

@@ -199,6 +199,7 @@ def test_a_signal_that_no_float_could_hold_spoils_nothing(sigma_w, wrap):
     assert np.all(np.isfinite(prediction.correlation))
 
 
+@pytest.mark.slow
 def test_a_prediction_lives_inside_jit_vmap_and_grad():
     def slope(sigma_w):
         weights = initializers.scaled(sigma_w, 0.1)

@@ -137,6 +137,7 @@ def test_batch_size_0_is_gradient_descent_on_all_examples():
     np.testing.assert_allclose(record.loss[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_a_result_and_leaves_the_others_alone():
     def linear(settings):  # nothing bounds its activations
         net = networks.mlp(CLASSES, depth=3, width=8, activation="identity")
@@ -240,6 +241,7 @@ def test_a_run_without_test_examples_has_no_test_results(plain):
     np.testing.assert_allclose(history.loss, plain.loss, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_progress_sees_every_chunk():
     numbers = []
 
