@@ -182,3 +182,16 @@ def test_what_is_taken_over_one_number_is_named_with_what_mends_it(function, kin
     assert says in str(finding)
     params |= {"b": B, "c": C}
     assert found(before(function), params, kind) == []
+
+
+def test_a_deep_residual_network_whose_signal_is_0_is_gone_through_once():
+    """Its rows have two ways back each, so that their number of ways doubles with every layer."""
+
+    def loss(p):
+        h = (X @ p["first"]) * 1.0
+        for w in p["layers"]:
+            h = h + jnp.tanh(h @ w)
+        return cost(jnp.tanh(h @ p["b"]) @ p["c"])
+
+    params = {"first": ZERO, "layers": [A] * 40, "b": B, "c": C}
+    assert diagnose(loss)(params).rows > 80

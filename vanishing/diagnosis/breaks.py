@@ -1,6 +1,6 @@
 """Rules for what is broken: numbers that are not finite, and parameters without a gradient."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,8 +51,7 @@ def broken_gradients(trace: Trace) -> Iterator[Finding]:
     """Parameters whose own gradient is not finite, though that of every row is."""
     if not trace.layout.has_measured("params"):
         return
-    uses = zip(zeros.uses(trace), trace.params.gradient, strict=True)
-    broken = {name: rows or [] for (name, rows), norm in uses if not np.isfinite(norm)}
+    broken = dict(zeros.users(trace, ~np.isfinite(trace.params.gradient)))
     if not broken:
         return
     sites = {trace.layout.instances[row].site for rows in broken.values() for row in rows}
@@ -64,9 +63,8 @@ def broken_gradients(trace: Trace) -> Iterator[Finding]:
     yield _made(trace, where, what, suspects, otherwise, first_seen="parameter's gradient")
 
 
-def stuck(trace: Trace) -> Iterator[Finding]:
-    """Parameters of 0 that keep the gradient of one another at 0."""
-    names = zeros.stuck_at_zero(trace)
+def stuck(trace: Trace, names: Sequence[str]) -> Iterator[Finding]:
+    """Parameters of 0 that keep the gradient of one another, and of others behind, at 0."""
     weights = dict(zip(trace.layout.param_names, trace.params.weight, strict=True))
     empty = [name for name in names if weights[name] == 0]
     if not empty:
@@ -198,11 +196,11 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMED]) + tail
 
 
-def cut(trace: Trace, explained: Sequence[Finding]) -> Iterator[Finding]:
+def cut(trace: Trace, explained: Sequence[Finding], stuck: Collection[str]) -> Iterator[Finding]:
     """A place that lets no gradient back to parameters, unless its units are off."""
     site_of = dict(zip(trace.names, (i.site for i in trace.layout.instances), strict=True))
     known = {site_of[found.where] for found in explained}
-    for place in zeros.cuts(trace):
+    for place in zeros.cuts(trace, stuck):
         if site_of.get(place.where) in known:
             continue
         site = trace.sites[site_of[place.where]] if place.where in site_of else None

@@ -70,7 +70,8 @@ def judged(trace: Trace) -> Diagnosis:
     if not any(found.kind == "non_finite" for found in findings):
         budget = single.budget()
         dead = list(dead_units(single))
-        causes = [*stuck(single), *cut(single, dead)]
+        names = zeros.stuck_at_zero(single)
+        causes = [*stuck(single, names), *cut(single, dead, names)]
         findings += [
             *broken_gradients(single),
             *causes,

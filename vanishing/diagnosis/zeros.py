@@ -1,7 +1,7 @@
 """Gradients that are nothing: exactly 0 for whole parameters, or a rounding error."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -25,18 +25,19 @@ class Cut(NamedTuple):
     parameters: tuple[str, ...]
 
 
-def cuts(trace: Trace) -> list[Cut]:
+def cuts(trace: Trace, stuck: Collection[str]) -> list[Cut]:
     """Where a live network lets no gradient back at all.
 
     A parameter counts whose own gradient is exactly 0 and that of all its rows as well: a layer
     that sees only zeros is another matter, and so is a bias in front of a normalisation. One that
-    only waits for a later weight or a gate to leave its initial 0 is healthy.
+    only waits for a later weight or a gate to leave its initial 0 is healthy. Those that
+    `stuck_at_zero` names are left out.
     """
     rms = np.asarray(trace.backward.rms)
     if not (rms > 0).any():
         names = tuple(name for name, _ in _without_gradient(trace))
         return [Cut("every row", names)] if names and (rms == 0).any() else []
-    after, stuck = _followers(trace), stuck_at_zero(trace)
+    after = _followers(trace)
     parameters: dict[str, list[str]] = defaultdict(list)
     for name, rows in _without_gradient(trace):
         rows = [row for row in rows if not np.isnan(rms[row])]
@@ -66,9 +67,9 @@ def stuck_at_zero(trace: Trace) -> list[str]:
     own input 0. Where that kernel has a gradient, one step ends it (an adapter, a head of zeros);
     where it has none, for the same reason, nothing ever does.
     """
-    stuck = {}
+    stuck, after = {}, _followers(trace)
     for name, rows in _without_gradient(trace):
-        if keepers := _keepers(trace, rows):
+        if keepers := _keepers(trace, rows, after):
             stuck[name] = keepers
     while free := [name for name, keepers in stuck.items() if not keepers <= stuck.keys()]:
         for name in free:
@@ -76,14 +77,14 @@ def stuck_at_zero(trace: Trace) -> list[str]:
     return list(stuck)
 
 
-def _keepers(trace: Trace, rows: Sequence[int]) -> set[str]:
+def _keepers(trace: Trace, rows: Sequence[int], after: Sequence[Sequence[int]]) -> set[str]:
     """The parameters of zeros that keep the gradient of one that is used in these rows at 0."""
     rms, signal = np.asarray(trace.backward.rms), np.asarray(trace.forward.rms)
     rows = [row for row in rows if not np.isnan(rms[row])]
     if not rows:
         return set()
     if not rms[rows].any():
-        dead, edge, _ = _dead_region(rows, _followers(trace), rms)
+        dead, edge, _ = _dead_region(rows, after, rms)
         return {name for row in edge for name in _factors_of_zero(trace, row, dead)}
     keepers = set()
     for row in rows:
@@ -107,11 +108,17 @@ def _gates(trace: Trace, row: int, dead: Collection[int]) -> list[int]:
 
 def _makers_of_zero(trace: Trace, row: int) -> set[str]:
     """The parameters of zeros that make the signal of a row exactly 0; none where it is not."""
-    if trace.forward.rms[row] != 0:
-        return set()
-    before = trace.layout.instances[row].parents
-    own = _own_zeros(trace, row)
-    return own or {name for parent in before for name in _makers_of_zero(trace, parent)}
+    makers, seen, todo = set(), {row}, [row]
+    while todo:
+        row = todo.pop()
+        if trace.forward.rms[row] != 0:
+            continue
+        own = _own_zeros(trace, row)
+        makers |= own
+        new = set() if own else set(trace.layout.instances[row].parents) - seen
+        seen |= new
+        todo += new
+    return makers
 
 
 def _own_zeros(trace: Trace, row: int) -> set[str]:
@@ -130,18 +137,17 @@ def _own_zeros(trace: Trace, row: int) -> set[str]:
 
 def _without_gradient(trace: Trace) -> Iterator[tuple[str, list[int]]]:
     """Each parameter, or layer of one, whose gradient is exactly 0, and the rows it is used in."""
-    for (name, rows), gradient in zip(uses(trace), trace.params.gradient, strict=True):
-        if gradient == 0 and rows is not None:
-            yield name, rows
+    return users(trace, trace.params.gradient == 0)
 
 
-def uses(trace: Trace) -> Iterator[tuple[str, list[int] | None]]:
-    """Each parameter, or layer of one, and the rows it is used in; None where it has no effect."""
+def users(trace: Trace, chosen: Iterable[bool]) -> Iterator[tuple[str, list[int]]]:
+    """Each chosen parameter, or layer of one, that has an effect, and the rows it is used in."""
+    chosen = iter(chosen)
     for leaf in trace.layout.leaves:
         for index in np.ndindex(leaf.lengths):
-            name = leaf.label.format(*index)
-            is_used = leaf.reach == USED
-            yield name, _rows_of(trace, name, leaf.lengths, index) if is_used else None
+            if next(chosen) and leaf.reach == USED:
+                name = leaf.label.format(*index)
+                yield name, _rows_of(trace, name, leaf.lengths, index)
 
 
 def _rows_of(trace: Trace, name: str, lengths: Sequence[int], index: Sequence[int]) -> list[int]:
