@@ -3,30 +3,20 @@
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vanishing.probing import Trace
 
+if TYPE_CHECKING:
+    from vanishing.diagnosis.findings import Diagnosis
+
 VERSION = 1
 """Of the form: it grows when a field is taken out or gets another meaning."""
 
 
-class Diagnosed(Protocol):
-    """A `Diagnosis`, as far as the document shows it."""
-
-    @property
-    def findings(self) -> tuple[Any, ...]: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
-    @property
-    def unjudged(self) -> tuple[str, ...]: ...
-    @property
-    def trace(self) -> Trace | None: ...
-
-
-def document(diagnosis: Diagnosed) -> dict[str, Any]:
+def document(diagnosis: "Diagnosis") -> dict[str, Any]:
     """The findings, and the trace and the budget that they were made from.
 
     Args:
@@ -36,13 +26,10 @@ def document(diagnosis: Diagnosed) -> dict[str, Any]:
       Dictionaries, lists, texts and finite numbers. What was not measured, and nan, is None;
       infinite numbers are "inf" and "-inf".
     """
-    result: dict[str, Any] = {"version": VERSION, "loss": None, "rows": [], "parameters": []}
-    result |= {"budget": None}
-    if diagnosis.trace is not None:
-        trace = diagnosis.trace.single()
-        result |= {"loss": plain(trace.value), "rows": list(_rows(trace))}
-        result |= {"parameters": list(_parameters(trace)), "budget": _budget(trace)}
-    return result | {
+    trace = diagnosis.trace
+    return {
+        "version": VERSION,
+        **(_WITHOUT_TRACE if trace is None else _measured(trace.single())),
         "findings": [
             plain(finding._asdict() | {"remedies": [r._asdict() for r in finding.remedies]})
             for finding in diagnosis.findings
@@ -52,7 +39,7 @@ def document(diagnosis: Diagnosed) -> dict[str, Any]:
     }
 
 
-def to_json(diagnosis: Diagnosed, indent: int | None) -> str:
+def to_json(diagnosis: "Diagnosis", indent: int | None) -> str:
     """The document as text."""
     return json.dumps(document(diagnosis), indent=indent, allow_nan=False, ensure_ascii=False)
 
@@ -72,6 +59,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value if isinstance(value, bool | int | float | None) else str(value)
+
+
+_WITHOUT_TRACE = {"loss": None, "rows": [], "parameters": [], "budget": None}
+
+
+def _measured(trace: Trace) -> dict[str, Any]:
+    return {
+        "loss": plain(trace.value),
+        "rows": list(_rows(trace)),
+        "parameters": list(_parameters(trace)),
+        "budget": _budget(trace),
+    }
 
 
 def _rows(trace: Trace) -> Iterator[dict[str, Any]]:
