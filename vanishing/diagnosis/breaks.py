@@ -1,6 +1,6 @@
 """Rules for what is broken: numbers that are not finite, and parameters without a gradient."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from vanishing._text import count, english
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.findings import Finding, finding
-from vanishing.probing import SiteKind, Trace
+from vanishing.probing import Site, SiteKind, Trace
 from vanishing.probing.layout import STOPPED, UNUSED
 
 _OVERFLOWS = ("cosh", "exp", "exp2", "expm1", "sinh")  # before anything else goes wrong with them
@@ -55,10 +55,12 @@ def broken_gradients(trace: Trace) -> Iterator[Finding]:
     if not broken:
         return
     sites = {trace.layout.instances[row].site for rows in broken.values() for row in rows}
-    places = [place for site in sorted(sites) for place in _suspects(trace, site)]
     has = "its gradient has" if len(broken) == 1 else "their gradients have"
     what = f"{has} inf or nan, though the signal and the gradient of every row are finite"
-    suspects, otherwise = tuple(dict.fromkeys(places)), "an operation between it and its layer"
+    suspects, otherwise = (
+        _all_suspects(trace, sorted(sites)),
+        "an operation between it and its layer",
+    )
     where = _listed(list(broken))
     yield _made(trace, where, what, suspects, otherwise, first_seen="parameter's gradient")
 
@@ -74,16 +76,23 @@ def stuck(trace: Trace, names: Sequence[str]) -> Iterator[Finding]:
         says = "it is exactly 0, and its gradient is a multiple of it: it never moves"
     if behind := len(names) - len(empty):
         says += f", nor {'does' if behind == 1 else 'do'} {count(behind, 'parameter')} behind"
-    evidence = {"zero_parameters": tuple(empty), "behind": behind}
-    found = finding("dead_gradient", _listed(empty), len(names) > 1, says, **evidence)
-    yield found._replace(remedies=(remedies.ALL_BUT_ONE,))
+    yield finding(
+        "dead_gradient",
+        _listed(empty),
+        len(names) > 1,
+        says,
+        remedies=(remedies.ALL_BUT_ONE,),
+        zero_parameters=tuple(empty),
+        behind=behind,
+    )
 
 
 def _broken_parameters(names: list[str]) -> Finding:
     says = f"{'these parameters hold' if len(names) > 1 else 'this parameter holds'} inf or nan"
     says += " before any operation"
-    found = finding("non_finite", _listed(names), True, says, first_seen="parameter")
-    return found._replace(remedies=(remedies.CHECK_STEP,))
+    fixes = (remedies.CHECK_STEP,)
+    where = _listed(names)
+    return finding("non_finite", where, True, says, remedies=fixes, first_seen="parameter")
 
 
 def _on_the_way_forward(trace: Trace, row: int) -> Finding:
@@ -94,13 +103,16 @@ def _on_the_way_forward(trace: Trace, row: int) -> Finding:
     own = trace.sites[row].place
     if not instance.parents:
         own += ", or already in what it takes in"
-    found = _made(
-        trace, trace.names[row], what, suspects, own, first_seen="forward", elements=float(broken)
+    return _made(
+        trace,
+        trace.names[row],
+        what,
+        suspects,
+        own,
+        unsuspected=(remedies.SMALLER, *(() if instance.parents else (remedies.CHECK_DATA,))),
+        first_seen="forward",
+        elements=float(broken),
     )
-    if suspects:
-        return found
-    fixes = (remedies.SMALLER, *(() if instance.parents else (remedies.CHECK_DATA,)))
-    return found._replace(remedies=fixes)
 
 
 def _on_the_way_back(trace: Trace, row: int) -> Finding:
@@ -108,8 +120,7 @@ def _on_the_way_back(trace: Trace, row: int) -> Finding:
     broken = int(trace.backward.non_finite[row])
     after = [i for i in trace.layout.instances if row in i.parents]
     sites = dict.fromkeys(instance.site for instance in after)
-    found = [place for site in sites for place in _suspects(trace, site)]
-    suspects = tuple(dict.fromkeys(found)) or _after_the_rows(trace)
+    suspects = _all_suspects(trace, sites) or _after_the_rows(trace)
     what = f"{_numbers(broken)} in its gradient"
     others = english(
         [trace.sites[trace.layout.instances.index(i)].place for i in after[:2]] or [""]
@@ -121,19 +132,26 @@ def _on_the_way_back(trace: Trace, row: int) -> Finding:
 
 
 def _made(
-    trace: Trace, where: str, what: str, suspects: tuple[str, ...], otherwise: str, **evidence: Any
+    trace: Trace,
+    where: str,
+    what: str,
+    suspects: tuple[str, ...],
+    otherwise: str,
+    unsuspected: tuple[remedies.Remedy, ...] = (remedies.SMALLER,),
+    **evidence: Any,
 ) -> Finding:
-    """A finding that says what made the first numbers that are not finite."""
+    """A finding that says what made the first numbers that are not finite.
+
+    Without suspects it is said to be made by `otherwise`, and to be mended by `unsuspected`.
+    """
     by = _operations(suspects) if suspects else otherwise
     says = f"{what}; made by {by}"
     if len(suspects) > 1 and trace.layout.level != "op":
         says += " (level='op' tells which)"
-    found = finding("non_finite", where, True, says, made_by=by, **evidence)
     overflows = [suspect.partition(" ")[0] in _OVERFLOWS for suspect in suspects]
     guard = () if all(overflows) else (remedies.GUARD,)
-    return found._replace(
-        remedies=(*guard, *((remedies.SMALLER,) if any(overflows) or not suspects else ()))
-    )
+    fixes = (*guard, *((remedies.SMALLER,) if any(overflows) else ())) or unsuspected
+    return finding("non_finite", where, True, says, remedies=fixes, made_by=by, **evidence)
 
 
 def _numbers(broken: int) -> str:
@@ -142,6 +160,10 @@ def _numbers(broken: int) -> str:
 
 def _suspects(trace: Trace, site: int) -> tuple[str, ...]:
     return trace.layout.suspects[site] if trace.layout.suspects else ()
+
+
+def _all_suspects(trace: Trace, sites: Iterable[int]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(place for site in sites for place in _suspects(trace, site)))
 
 
 def _after_the_rows(trace: Trace) -> tuple[str, ...]:
@@ -185,9 +207,8 @@ def dead_gradient(trace: Trace) -> Iterator[Finding]:
                 evidence["stop_gradient_at"] = english(trace.layout.stops[:_NAMED])
                 says += f": stop_gradient at {evidence['stop_gradient_at']} cuts {them} off"
         many = reach == UNUSED or len(names) > len(leaves) / 2
-        found = finding("dead_gradient", _listed(names), many, says, **evidence)
         fixes = (remedies.USE,) if reach == UNUSED else (remedies.UNSTOP, remedies.SLOPE)
-        yield found._replace(remedies=fixes)
+        yield finding("dead_gradient", _listed(names), many, says, remedies=fixes, **evidence)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -199,26 +220,33 @@ def _listed(names: Sequence[str]) -> str:
 def cut(trace: Trace, explained: Sequence[Finding], stuck: Collection[str]) -> Iterator[Finding]:
     """A place that lets no gradient back to parameters, unless its units are off."""
     site_of = dict(zip(trace.names, (i.site for i in trace.layout.instances), strict=True))
-    known = {site_of[found.where] for found in explained}
+    known = {site_of[cause.where] for cause in explained}
     for place in zeros.cuts(trace, stuck):
         if site_of.get(place.where) in known:
             continue
         site = trace.sites[site_of[place.where]] if place.where in site_of else None
-        if site is not None and site.kind == SiteKind.NORMALIZATION:
-            says = "the gradient before it is exactly 0: what it normalises does not vary"
-            if site.shape[-1:] == (1,):
-                says = "the gradient before it is exactly 0: a single number less its mean is 0"
-            found = finding("norm", place.where, True, says, gradient_on_the_way_back=0.0)
-            yield found
-            continue
         many = bool(place.where) or len(place.parameters) > len(trace.layout.param_names) / 2
+        kind, says, fixes = _why_cut(place, site)
         where = place.where or _listed(place.parameters)
-        fixes = (remedies.SCALE if place.where else remedies.UNSTOP, remedies.SLOPE)
+        yield finding(kind, where, many, says, remedies=fixes, gradient_on_the_way_back=0.0)
+
+
+def _why_cut(place: zeros.Cut, site: Site | None) -> tuple[str, str, tuple[remedies.Remedy, ...]]:
+    """The kind of a place that lets no gradient back, what it does, and what mends that."""
+    if site is None:
         says = "the gradient is exactly 0" + (" everywhere" if place.where else "")
-        if site is not None:
-            says = "the gradient before it is exactly 0: its slope is 0 at every input"
-            if "softmax" in site.op and site.shape[-1:] == (1,):
-                says = "the gradient before it is exactly 0: a softmax over one unit is always 1"
-                fixes = (remedies.TWO_UNITS,)
-        found = finding("dead_gradient", where, many, says, gradient_on_the_way_back=0.0)
-        yield found._replace(remedies=fixes)
+        fix = remedies.SCALE if place.where else remedies.UNSTOP
+        return "dead_gradient", says, (fix, remedies.SLOPE)
+    before, is_single = "the gradient before it is exactly 0: ", site.shape[-1:] == (1,)
+    if site.kind == SiteKind.NORMALIZATION:
+        says = (
+            "a single number less its mean is 0"
+            if is_single
+            else "what it normalises does not vary"
+        )
+        return "norm", before + says, ()
+    if is_single and "softmax" in site.op:
+        says = "a softmax over one unit is always 1"
+        return "dead_gradient", before + says, (remedies.TWO_UNITS,)
+    fixes = (remedies.SCALE, remedies.SLOPE)
+    return "dead_gradient", before + "its slope is 0 at every input", fixes

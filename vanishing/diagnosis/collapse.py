@@ -68,8 +68,8 @@ def collapse(trace: Trace) -> Iterator[Finding]:
         row = int(np.flatnonzero(cuts)[0])
         kernel = trace.layout.kernel(row)
         says = f"{kernel} is exactly 0, so that the output is the same for every input"
-        found = finding("rank_collapse", trace.names[row], True, says, zero_parameter=kernel)
-        yield found._replace(remedies=(remedies.RANDOM,))
+        fixes, name = (remedies.RANDOM,), trace.names[row]
+        yield finding("rank_collapse", name, True, says, remedies=fixes, zero_parameter=kernel)
         return
     rows = np.flatnonzero(same & _passed_on(trace, different) & ~goes_on & ~kernels)
     if len(rows):
@@ -109,10 +109,10 @@ def _zero_kernels(trace: Trace) -> np.ndarray:
 
 def _passed_on(trace: Trace, of: np.ndarray) -> np.ndarray:
     """The rows that follow, over any others, one of these."""
-    found = np.zeros(len(trace), bool)
+    follows = np.zeros(len(trace), bool)
     for row, instance in enumerate(trace.layout.instances):
-        found[row] = any(of[parent] or found[parent] for parent in instance.parents)
-    return found
+        follows[row] = any(of[parent] or follows[parent] for parent in instance.parents)
+    return follows
 
 
 def _passed_back(trace: Trace, of: np.ndarray, itself: bool = True) -> np.ndarray:

@@ -78,8 +78,9 @@ def finding(
     high: bool | np.bool_,
     says: str,
     setting: Setting | None = None,
+    remedies: tuple[Remedy, ...] = (),
     **evidence: Any,
 ) -> Finding:
-    """A finding with the remedies that help in its setting."""
-    remedies = useful(kind, setting) if setting else REMEDIES[kind]
+    """A finding with these remedies, or with those of its kind that help in its setting."""
+    remedies = remedies or (useful(kind, setting) if setting else REMEDIES[kind])
     return Finding(kind, where, "high" if high else "medium", evidence, remedies, says)

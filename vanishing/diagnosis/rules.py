@@ -67,7 +67,7 @@ def judged(trace: Trace) -> Diagnosis:
     """The faults of the network that a trace was taken of; see `vanishing.diagnose`."""
     single = trace.single()
     findings = [*non_finite(single, trace), *dead_gradient(single)]
-    if not any(found.kind == "non_finite" for found in findings):
+    if not any(f.kind == "non_finite" for f in findings):
         budget = single.budget()
         dead = list(dead_units(single))
         names = zeros.stuck_at_zero(single)
@@ -84,7 +84,7 @@ def judged(trace: Trace) -> Diagnosis:
             *_updates(single),
         ]
     return Diagnosis(
-        findings=tuple(sorted(findings, key=lambda found: found.severity)),
+        findings=tuple(sorted(findings, key=lambda f: f.severity)),
         rows=int(zeros.measured(single).sum()),
         notes=(*trace.notes, *zeros.unmeasured(single)),
         unjudged=tuple(_unjudged(single)),
@@ -92,11 +92,11 @@ def judged(trace: Trace) -> Diagnosis:
     )
 
 
-def _without_consequences(found: Iterable[Finding], causes: Sequence[Finding]) -> list[Finding]:
+def _without_consequences(findings: Iterable[Finding], causes: Sequence[Finding]) -> list[Finding]:
     """Findings without those at a place, or of a parameter of zeros, that a cause names."""
     places = {cause.where for cause in causes}
     places |= {name for cause in causes for name in cause.evidence.get("zero_parameters", ())}
-    return [f for f in found if not {f.where, f.evidence.get("zero_parameter")} & places]
+    return [f for f in findings if not {f.where, f.evidence.get("zero_parameter")} & places]
 
 
 def _unjudged(trace: Trace) -> Iterator[str]:
@@ -128,8 +128,8 @@ def _saturated(trace: Trace) -> Iterator[Finding]:
         if share[row] > SATURATED_SHARE:
             says = f"the slope is under 1% of its largest at {percent(share[row])} of its units"
             where, high = setting(trace, [row]), share[row] > 0.6
-            evidence = {"saturated_share": float(share[row])}
-            yield finding("saturated", trace.names[row], high, says, where, **evidence)
+            name, fraction = trace.names[row], float(share[row])
+            yield finding("saturated", name, high, says, where, saturated_share=fraction)
 
 
 def _saturated_attention(trace: Trace) -> Iterator[Finding]:
@@ -230,8 +230,8 @@ def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
         is_layer = trace.sites[row].kind == SiteKind.MATMUL
         if row not in hidden and is_layer and 0 < share < BRANCH_SHARE:
             says = f"its gradient is {number(share)} times that of the skip connection beside it"
-            found = finding("vanishing", trace.names[row], False, says, share_of_the_stream=share)
-            yield found._replace(remedies=(remedies.BRANCH,))
+            fixes, name = (remedies.BRANCH,), trace.names[row]
+            yield finding("vanishing", name, False, says, remedies=fixes, share_of_the_stream=share)
 
 
 def _drift(trace: Trace, budget: Budget) -> Iterator[Finding]:

@@ -114,7 +114,7 @@ class Origins:
         lengths = [node.loop.length for node in self.loops[value] if node.loop]
         grid = np.indices(lengths).reshape(len(lengths), math.prod(lengths))
         waiting = [_Part(value, (Extent.WHOLE,) * len(self._shape(value)))]
-        seen, found = set(), []
+        seen, origins = set(), []
         while waiting:
             part = waiting.pop()
             if part.key in seen:
@@ -123,9 +123,9 @@ class Origins:
             if len(seen) > _MOST:
                 return [Origin(leaf, mixed=True) for leaf in sorted(self.leaves[value])]
             before = list(self._before(part, grid)) if self.leaves[part.value] else []
-            found += [one for one in before if isinstance(one, Origin)]
+            origins += [one for one in before if isinstance(one, Origin)]
             waiting += [one for one in before if isinstance(one, _Part)]
-        return found
+        return origins
 
     def _before(self, part: _Part, grid: np.ndarray) -> Iterator[Origin | _Part]:
         """What a part of a value is computed from."""

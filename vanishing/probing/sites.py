@@ -121,16 +121,16 @@ def _operations(
 
     What only changes a shape or a dtype has none, unless there is nothing else.
     """
-    made = [
+    results = [
         (value, node)
         for _, node in jaxpr.walk(program.frame)
         if not node.frames
         for value in node.outputs
         if dependences.on_path(value)
     ]
-    kept = [(v, node) for v, node in made if v in layers or node.primitive not in RESHAPES]
+    kept = [(v, node) for v, node in results if v in layers or node.primitive not in RESHAPES]
     inputs = {value: row for value, row in layers.items() if value in dependences.inputs}
-    return inputs | {v: _operation(node, v, dependences) for v, node in kept or made}
+    return inputs | {v: _operation(node, v, dependences) for v, node in kept or results}
 
 
 def _operation(node: Node, value: ValueId, dependences: Dependences) -> LayerRow:
