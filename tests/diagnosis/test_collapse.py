@@ -40,7 +40,7 @@ def blocks(embed=1.0, down=1.0):
     return {"embed": embed * first, "blocks": pairs, "head": head}
 
 
-def found(loss, params, x=X, kinds=("rank_collapse", "dead_units"), **settings):
+def places(loss, params, x=X, kinds=("rank_collapse", "dead_units"), **settings):
     trace = probe(loss, **({"summaries": SUMMARIES} | settings))(params, x).trace
     return [(f.kind, f.where) for f in diagnose(trace).findings if f.kind in kinds]
 
@@ -57,7 +57,7 @@ def found(loss, params, x=X, kinds=("rank_collapse", "dead_units"), **settings):
 def test_a_layer_that_multiplies_by_0_makes_the_output_the_same_for_every_input(
     loss, params, where
 ):
-    assert found(loss, params) == [("rank_collapse", where)]
+    assert places(loss, params) == [("rank_collapse", where)]
 
 
 @pytest.mark.parametrize(
@@ -72,20 +72,20 @@ def test_a_layer_that_multiplies_by_0_makes_the_output_the_same_for_every_input(
     ],
 )
 def test_what_is_no_fault_of_a_layer_is_none(loss, params, x):
-    assert found(loss, params, x) == []
+    assert places(loss, params, x) == []
 
 
 def test_a_signal_that_becomes_one_on_its_way_is_found_where_it_does():
     biases = [jnp.zeros((1, WIDTH)), 1e4 * jnp.ones((1, WIDTH)), jnp.zeros((1, WIDTH))]
     params = list(zip(kernels(3), biases, strict=True))
-    assert found(plain, params) == [("rank_collapse", "[1]")]
+    assert places(plain, params) == [("rank_collapse", "[1]")]
 
 
 def test_outputs_of_one_unit_have_a_common_direction_and_are_no_collapse():
     loss = lambda w, x: jnp.mean(jnp.exp(x @ w["a"]) @ w["b"])  # noqa: E731
-    assert found(loss, {"a": kernels(1)[0], "b": jnp.ones((WIDTH, 1))}) == []
+    assert places(loss, {"a": kernels(1)[0], "b": jnp.ones((WIDTH, 1))}) == []
 
 
 def test_units_that_are_off_for_different_examples_are_dead():
     loss = lambda p, x: jnp.mean(jax.nn.relu(x @ p[0] - 20.0) @ p[1])  # noqa: E731
-    assert ("dead_units", "[0]/relu") in found(loss, kernels(2))
+    assert ("dead_units", "[0]/relu") in places(loss, kernels(2))

@@ -8,12 +8,12 @@ from vanishing.probing import SUMMARIES, probe
 
 
 def test_a_finding_prints_what_it_says_and_its_remedies():
-    found = finding("exploding", "w", True, "it grows", Setting(recurrent=True), factor=2.0)
-    lines = str(found).splitlines()
+    result = finding("exploding", "w", True, "it grows", Setting(recurrent=True), factor=2.0)
+    lines = str(result).splitlines()
     assert lines[0] == "exploding at w (high): it grows"
     assert lines[1].startswith("  - draw the recurrent matrix orthogonal")
-    assert len(lines) == 1 + len(found.remedies)
-    assert repr(found) == "Finding(exploding at w, high)"
+    assert len(lines) == 1 + len(result.remedies)
+    assert repr(result) == "Finding(exploding at w, high)"
 
 
 def test_what_could_not_be_judged_is_said_in_one_line_with_what_to_ask_for():

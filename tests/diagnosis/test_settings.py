@@ -29,15 +29,15 @@ def over_layers(weights, x):
 
 def test_a_recurrent_matrix_is_to_be_smaller_and_the_gradient_clipped():
     params = {"in": jnp.eye(WIDTH), "rec": 3 * ORTHOGONAL, "out": jnp.ones((WIDTH, 1))}
-    found = remedies_of("exploding", over_time, params, jnp.tile(X, (15, 1, 1)))
-    assert found == (remedies.ORTHOGONAL, remedies.CLIP, remedies.GATE)
+    best = remedies_of("exploding", over_time, params, jnp.tile(X, (15, 1, 1)))
+    assert best == (remedies.ORTHOGONAL, remedies.CLIP, remedies.GATE)
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(3.0, "exploding"), (0.3, "vanishing")])
 def test_a_plain_network_gets_no_remedy_of_recurrent_ones(factor, kind):
-    found = remedies_of(kind, over_layers, [factor * ORTHOGONAL] * 10, X)
-    assert {remedies.SCALE, remedies.RESIDUAL, remedies.NORMALIZE} <= set(found)
-    assert not {remedies.ORTHOGONAL, remedies.GATE, remedies.BRANCHES} & set(found)
+    best = remedies_of(kind, over_layers, [factor * ORTHOGONAL] * 10, X)
+    assert {remedies.SCALE, remedies.RESIDUAL, remedies.NORMALIZE} <= set(best)
+    assert not {remedies.ORTHOGONAL, remedies.GATE, remedies.BRANCHES} & set(best)
 
 
 def test_a_residual_network_is_not_told_to_add_skip_connections():
@@ -46,9 +46,9 @@ def test_a_residual_network_is_not_told_to_add_skip_connections():
             x = x + jax.nn.relu(x) @ w
         return jnp.mean(x)
 
-    found = remedies_of("exploding", loss, [3 * ORTHOGONAL] * 10, X)
-    assert remedies.BRANCHES in found
-    assert remedies.RESIDUAL not in found
+    best = remedies_of("exploding", loss, [3 * ORTHOGONAL] * 10, X)
+    assert remedies.BRANCHES in best
+    assert remedies.RESIDUAL not in best
 
 
 def test_another_activation_is_a_remedy_only_where_the_activation_loses_the_gradient():

@@ -50,8 +50,8 @@ def test_options_are_those_of_a_probe():
     everything = diagnose(loss, argnums=(1,), has_aux=True, level="op")(X, DEEP)
     assert "logistic" in {site.op for site in everything.trace.sites}
     assert_refuses(lambda: diagnosis(X, DEEP), "where is '[1*].*|logistic'")
-    some = diagnose(loss, 1, True, where="[1]**")(X, DEEP).trace
-    assert set(some.names) == {"[1]", "[1]/sigmoid"}
+    chosen = diagnose(loss, 1, True, where="[1]**")(X, DEEP).trace
+    assert set(chosen.names) == {"[1]", "[1]/sigmoid"}
 
 
 @pytest.mark.parametrize("argnums", [0, (0, 1), -2])

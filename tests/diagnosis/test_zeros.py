@@ -11,7 +11,7 @@ A, B, C, D = jax.random.normal(jax.random.key(1), (4, 4, 4)) / 2
 ZERO = jnp.zeros((4, 4))
 
 
-def found(loss, params, kind="dead_gradient", **settings):
+def places(loss, params, kind="dead_gradient", **settings):
     findings = diagnose(probe(loss, **settings)(params).trace).findings
     return [finding.where for finding in findings if finding.kind == kind]
 
@@ -54,7 +54,7 @@ DEAD = {
 @pytest.mark.parametrize("name", DEAD)
 def test_a_parameter_without_any_gradient_is_named_in_a_live_network(name):
     loss, params, where = DEAD[name]
-    assert found(loss, params) == [where]
+    assert places(loss, params) == [where]
 
 
 def gated(p):
@@ -90,7 +90,7 @@ HEALTHY = {
 @pytest.mark.parametrize("name", HEALTHY)
 def test_what_only_waits_for_a_weight_or_a_gate_is_healthy(name):
     loss, params = HEALTHY[name]
-    assert found(loss, params) == []
+    assert places(loss, params) == []
 
 
 def test_a_clean_bill_is_given_only_to_what_was_measured():
@@ -118,7 +118,7 @@ def test_what_rounding_leaves_of_terms_that_cancel_is_no_lost_branch():
         chances = jax.nn.softmax(network(p)) * jax.nn.log_softmax(network(p))
         return -jnp.mean(jnp.sum(chances, -1))
 
-    assert found(entropy, {"a": A, "b": B}, "vanishing") == []
+    assert places(entropy, {"a": A, "b": B}, "vanishing") == []
 
 
 def gate_of_two_layers(p):
@@ -181,7 +181,7 @@ def test_what_is_taken_over_one_number_is_named_with_what_mends_it(function, kin
     assert finding.kind == kind
     assert says in str(finding)
     params |= {"b": B, "c": C}
-    assert found(before(function), params, kind) == []
+    assert places(before(function), params, kind) == []
 
 
 def test_a_deep_residual_network_whose_signal_is_0_is_gone_through_once():

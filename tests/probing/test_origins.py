@@ -37,6 +37,6 @@ def test_a_weight_of_many_parts_is_of_all_its_leaves():
             a = a + jnp.roll(a, 3**shift, 0) + jnp.where(jnp.ones((701, 1)) > 0, b, a)
         return scanned(a)
 
-    found = origins_of_the_slices(loss, jnp.ones((701, 1)), jnp.ones((701, 1)))
-    assert {origin.leaf for origin in found} == {0, 1}
-    assert all(np.all(origin.here) for origin in found)
+    origins = origins_of_the_slices(loss, jnp.ones((701, 1)), jnp.ones((701, 1)))
+    assert {origin.leaf for origin in origins} == {0, 1}
+    assert all(np.all(origin.here) for origin in origins)

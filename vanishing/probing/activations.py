@@ -234,7 +234,7 @@ def _outermost_call(counts: Node, nodes: Sequence[Node], view: FrameView) -> Cal
     within = {value for node in nodes for value in node.outputs}
     for call in counts.calls:
         name = call.name.lstrip("_")
-        signals = {value for value in call.made if view.dependences.of[value].kind == Kind.SIGNAL}
+        signals = {value for value in call.values if view.dependences.of[value].kind == Kind.SIGNAL}
         if signals <= within and name.isidentifier() and name not in _NAMELESS:
             return call
     return None
@@ -242,7 +242,7 @@ def _outermost_call(counts: Node, nodes: Sequence[Node], view: FrameView) -> Cal
 
 def _is_all(call: Call, nodes: Sequence[Node], view: FrameView) -> bool:
     """Does a function hold all of a chain but sums, and products with numbers and parameters?"""
-    outside = [node for node in nodes if not call.made.issuperset(node.outputs)]
+    outside = [node for node in nodes if not call.values.issuperset(node.outputs)]
     return all(n.primitive in dependence.LINEAR and len(view.signals(n)) == 1 for n in outside)
 
 

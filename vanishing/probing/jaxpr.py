@@ -49,7 +49,7 @@ class Call:
     """A call of a jitted function."""
 
     name: str
-    made: set[ValueId] = dataclasses.field(default_factory=set)  # the values of its operations
+    values: set[ValueId] = dataclasses.field(default_factory=set)  # of its operations
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ class Node:
     @functools.cached_property
     def inside(self) -> frozenset[ValueId]:
         """The values that are made in its frames."""
-        return frozenset().union(*(frame.made for frame in self.frames))
+        return frozenset().union(*(frame.values for frame in self.frames))
 
     @functools.cached_property
     def source(self) -> tuple[str, int] | None:
@@ -147,7 +147,7 @@ class Frame:
         return (*self.outputs, *self.versions)
 
     @functools.cached_property
-    def made(self) -> frozenset[ValueId]:
+    def values(self) -> frozenset[ValueId]:
         """The values that are made in it, and in the frames in it."""
         return frozenset().union(*(node.inside.union(node.outputs) for node in self.nodes))
 
@@ -255,7 +255,7 @@ class _Reader:
                 continue
             outputs = tuple(self.number(env, var) for var in eqn.outvars)
             for call in calls:
-                call.made.update(outputs)
+                call.values.update(outputs)
             bodies, loop = equations.bodies(eqn)
             inside = _Around(around.places(eqn), around.is_cached)
             read = [self.frame(body, stack, calls, inside) for body in bodies]

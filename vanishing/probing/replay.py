@@ -137,7 +137,7 @@ def _cond(node: Node, inputs: Sequence[Any], callbacks: Callbacks, slots: Mappin
     index, *operands = inputs
 
     def taken(frame):
-        own = {number: slot for number, slot in slots.items() if number in frame.made}
+        own = {number: slot for number, slot in slots.items() if number in frame.values}
         return lambda own_slots, *args: replay(
             frame, args, callbacks, {number: own_slots[number] for number in own}
         )

@@ -92,7 +92,7 @@ def view_of(program: Program, dependences: Dependences, frame: Frame) -> FrameVi
 def _before_layer(frame: Frame, is_whole: bool) -> frozenset[ValueId]:
     """The values that a layer follows; in a loop or a branch, that is any value."""
     if not is_whole:
-        return frame.made.union(frame.inputs)
+        return frame.values.union(frame.inputs)
     result: set[ValueId] = set()
     for node in reversed(frame.nodes):
         is_layer = node.primitive in dependence.PRODUCTS or node.frames
