@@ -47,7 +47,7 @@ def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path
     assert process.returncode == 1, process.stderr
     assert "decades lost between" in process.stdout
     assert "were lost in sigmoid at model.py:6" in process.stdout
-    assert "vanishing at [0] (high)" in process.stdout
+    assert "vanishing at [0], model.py:6 (high)" in process.stdout
     assert "x = jax.nn.sigmoid(x @ w)" in process.stdout
     assert "worst relative error" in process.stdout
     assert picture.stat().st_size > 1000

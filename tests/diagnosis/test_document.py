@@ -67,7 +67,7 @@ def test_the_document_is_of_its_schema_and_holds_the_numbers(name):
 
 def test_the_schema_knows_every_kind_entry_and_word():
     finding = SCHEMA["properties"]["findings"]["items"]["properties"]
-    assert set(finding["kind"]["enum"]) == set(diagnosis.REMEDIES)
+    assert set(finding["kind"]["enum"]) == set(diagnosis.REMEDIES) == set(diagnosis.KINDS)
     assert set(finding) == set(diagnosis.Finding._fields)
     row = SCHEMA["properties"]["rows"]["items"]["properties"]
     for way, summary in (

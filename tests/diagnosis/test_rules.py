@@ -53,7 +53,7 @@ def test_a_trace_that_shows_nothing_gets_no_clean_bill():
     opaque = diagnose(part)
     empty = diagnose(probe_without_rows(jnp.eye(4), jnp.ones((2, 4))).trace)
     assert opaque.findings == empty.findings == ()
-    assert str(opaque).startswith("Nothing found in what was recorded (rows: ")
+    assert str(opaque).startswith("Nothing found in 2 rows and 1 parameter of what was recorded.")
     assert "Not recorded: what is inside of hidden at" in str(opaque)
     assert str(empty).startswith("Nothing could be judged")
     assert "Not recorded: any row, since where is true for none" in str(empty)

@@ -103,7 +103,7 @@ def test_a_clean_bill_is_given_only_to_what_was_measured():
     largest, nothing = (
         str(diagnose(probe(loss, summaries=names)([A, B]).trace)) for names in (("largest",), ())
     )
-    assert largest.startswith("Nothing found in what was recorded (rows: 4).")
+    assert largest.startswith("Nothing found in 4 rows and 2 parameters of what was recorded.")
     assert nothing.startswith("Nothing could be judged")
     for text in (largest, nothing):
         assert 'ask the probe for the summary "rms"' in text

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from vanishing._text import number
+
 
 class Remedy(NamedTuple):
     """Something to try."""
@@ -18,9 +20,33 @@ class Setting(NamedTuple):
     recurrent: bool = False  # in a scan over time
     residual: bool = False  # the gradient has a skip connection there
     normalized: bool = False  # there are normalisations
-    culprit: str = ""  # "activation", "rectifier", "attention", "normalization" or "" for others
+    gated: bool = False  # there are gates, as in an LSTM
+    culprit: str = ""  # "activation", "rectifier", "attention", "normalization", "sum", or ""
+
+    @property
+    def cause(self) -> str:
+        """Of a signal or a gradient that shrinks or grows from layer to layer."""
+        if self.recurrent:
+            return "recurrence"
+        causes = {"sum": "residual_scale", "rectifier": "initial_scale", "": "initial_scale"}
+        return causes.get(self.culprit, self.culprit)
 
 
+UNSCALED = Remedy(
+    "let the skip connection pass with the factor 1",
+    "each block multiplies the gradient by that factor",
+    "He et al. 2016, Identity mappings",
+)
+FORGET = Remedy(
+    "begin with a forget bias of 1, or chrono initialisation for long memory",
+    "the cell's gradient is multiplied by the forget gate at every step",
+    "Gers et al. 2000; Tallec & Ollivier 2018",
+)
+BOUNDED = Remedy(
+    "keep what the cell returns bounded: tanh in place of ReLU or the identity",
+    "an unbounded state that feeds itself grows at every step",
+    "Le et al. 2015",
+)
 NORMALIZE = Remedy("normalise", "each layer's signal is set back to size 1", "Ioffe & Szegedy 2015")
 RESIDUAL = Remedy(
     "add skip connections", "the gradient has a way back that multiplies nothing", "He et al. 2016"
@@ -94,6 +120,81 @@ SMALLER = Remedy(
 CHECK_DATA = Remedy(
     "look for inf and nan in the data", "every operation hands them on", "jax.debug_nans"
 )
+DOUBLE_WHERE = Remedy(
+    "put a second jnp.where inside: f(jnp.where(ok, x, 1.0)) in the branch for which ok is true",
+    "the slope of the branch that is not taken is multiplied by 0, and 0 * inf is nan",
+    "JAX FAQ",
+)
+MASK = Remedy(
+    "let every row see at least one element, or mask with jnp.finfo(dtype).min in place of -inf",
+    "the softmax of a row of -inf is 0 / 0",
+    "jax.nn.softmax",
+)
+INDEX = Remedy(
+    "look for labels and indices that are not under the size of their axis",
+    "an index beyond an array is answered with nan",
+    "jax.numpy.take",
+)
+WIDER = Remedy(
+    "compute that in bfloat16 or float32, or make it smaller",
+    "float16 ends at 65504",
+    "Micikevicius et al. 2018",
+)
+LOSS_SCALE = Remedy(
+    "scale the loss by 2**10 or more, and the gradients back before the update",
+    "what is under the smallest number of float16, 6e-8, is 0",
+    "Micikevicius et al. 2018, section 3.2",
+)
+BFLOAT = Remedy(
+    "use bfloat16 in place of float16",
+    "it has the range of float32",
+    "Kalamkar et al. 2019",
+)
+UNCANCEL = Remedy(
+    "take one of the two ways off: detach the sample or the weight with stop_gradient, or do not "
+    "divide by a sum of one element",
+    "a term less itself has no gradient",
+    "Mohamed et al. 2020",
+)
+REACH = Remedy(
+    "bring what comes in to where the parameter acts: scale the inputs, or widen its range",
+    "a parameter that is multiplied with 0 has no gradient",
+    "the chain rule",
+)
+HEAD = Remedy(
+    "draw the last layer smaller",
+    "a loss that begins far above chance spends its first steps on the scale of the outputs",
+    "Karpathy 2019",
+)
+RATE_OF_UPDATES = Remedy(
+    "change the learning rate", "a step should move a weight by about 1e-3", "Karpathy 2019"
+)
+ONE_RATE = Remedy(
+    "draw that parameter at the size of its neighbours, or give it a learning rate of its own",
+    "the others move as they should",
+    "Karpathy 2019",
+)
+OPTIMIZER = Remedy(
+    "look at the optimiser's own numbers: its state, its epsilon in the dtype of the parameters "
+    "(1e-8 is 0 in float16), the norm that it clips by",
+    "the gradient is finite, and the update is not",
+    "optax.adam",
+)
+STANDS_STILL = Remedy(
+    "look at the schedule, at masks and labels of groups, and at a clip whose norm overflows",
+    "no parameter moves",
+    "optax",
+)
+SYMMETRY = Remedy(
+    "draw that kernel at random",
+    "units that begin equal and get equal gradients stay equal",
+    "Goodfellow et al. 2016, section 8.4",
+)
+ONE_SOFTMAX = Remedy(
+    "give the logits to the loss, without the first softmax or sigmoid",
+    "a softmax of numbers between 0 and 1 is near uniform, and so is its gradient small",
+    "optax.softmax_cross_entropy",
+)
 CHECK_STEP = Remedy(
     "look at the step before: clip its gradient, lower its learning rate, or skip it",
     "one gradient that is not finite spoils every weight that it moves",
@@ -116,8 +217,30 @@ TWO_UNITS = Remedy(
 REMEDIES: dict[str, tuple[Remedy, ...]] = {
     "non_finite": (GUARD, SMALLER, CHECK_DATA, CHECK_STEP),
     "dead_gradient": (USE, UNSTOP, TWO_UNITS, SLOPE, ALL_BUT_ONE),
-    "vanishing": (GATE, ORTHOGONAL, SCORES, PRENORM, ACTIVATION, SCALE, RESIDUAL, NORMALIZE),
-    "exploding": (ORTHOGONAL, SCORES, PRENORM, BRANCHES, SCALE, RESIDUAL, NORMALIZE, CLIP, GATE),
+    "vanishing": (
+        UNSCALED,
+        FORGET,
+        GATE,
+        ORTHOGONAL,
+        SCORES,
+        PRENORM,
+        ACTIVATION,
+        SCALE,
+        RESIDUAL,
+        NORMALIZE,
+    ),
+    "exploding": (
+        BOUNDED,
+        ORTHOGONAL,
+        SCORES,
+        PRENORM,
+        BRANCHES,
+        SCALE,
+        RESIDUAL,
+        NORMALIZE,
+        CLIP,
+        GATE,
+    ),
     "saturated": (ORTHOGONAL, SCORES, SCALE, NORMALIZE, ACTIVATION),
     "dead_units": (
         Remedy("use leaky ReLU or ELU", "a unit that is off still has a slope", "Maas et al. 2013"),
@@ -139,18 +262,19 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
             "Micikevicius et al. 2018, section 3.1",
         ),
     ),
+    "symmetry": (SYMMETRY,),
+    "double_softmax": (ONE_SOFTMAX,),
     "forward_drift": (ORTHOGONAL, BRANCHES, SCALE, NORMALIZE),
-    "update_ratio": (
-        Remedy(
-            "change the learning rate", "a step should move a weight by about 1e-3", "Karpathy 2019"
-        ),
-    ),
+    "update_ratio": (RATE_OF_UPDATES,),
 }
 # In which setting a remedy helps; one that is not here always does.
 _HELPS: Mapping[Remedy, Callable[[Setting], bool]] = {
     ACTIVATION: lambda s: s.culprit == "activation" and not s.recurrent,
     BRANCHES: lambda s: s.residual and not s.recurrent,
-    GATE: lambda s: s.recurrent,
+    BOUNDED: lambda s: s.recurrent and s.gated,
+    FORGET: lambda s: s.recurrent and s.gated,
+    GATE: lambda s: s.recurrent and not s.gated,
+    UNSCALED: lambda s: s.culprit == "sum" and not s.recurrent,
     NORMALIZE: lambda s: not s.recurrent and not s.normalized,
     ORTHOGONAL: lambda s: s.recurrent,
     PRENORM: lambda s: s.residual and s.culprit == "normalization",
@@ -169,3 +293,13 @@ def useful(kind: str, setting: Setting) -> tuple[Remedy, ...]:
     """
     helps = [r for r in REMEDIES[kind] if r not in _HELPS or _HELPS[r](setting)]
     return tuple(helps) or REMEDIES[kind]
+
+
+def with_factor(remedies: tuple[Remedy, ...], factor: float) -> tuple[Remedy, ...]:
+    """Remedies of which that for the initial scale says by what the weights are to be multiplied.
+
+    >>> with_factor((SCALE,), 2.0)[0].action
+    'derive the initial scale from the activation: about 2 times what it is'
+    """
+    times = f": about {number(factor)} times what it is"
+    return tuple(r._replace(action=r.action + times) if r == SCALE else r for r in remedies)

@@ -4,23 +4,29 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
 from vanishing._text import number, percent
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.breaks import (
-    broken_gradients,
+    cancelling,
     cut,
     dead_gradient,
-    non_finite,
     stuck,
+    symmetric,
+    twice,
+    without_input,
 )
+from vanishing.diagnosis.causes import KINDS
 from vanishing.diagnosis.collapse import FEWEST_EXAMPLES, collapse, dead_units
 from vanishing.diagnosis.findings import Diagnosis, Finding, finding
-from vanishing.diagnosis.remedies import Setting
+from vanishing.diagnosis.known import Known
+from vanishing.diagnosis.nonfinite import broken_gradients, non_finite
+from vanishing.diagnosis.remedies import Setting, useful, with_factor
 from vanishing.diagnosis.settings import setting, worst_of_each_site
+from vanishing.diagnosis.updates import updates
 from vanishing.probing import Budget, SiteKind, Trace
+from vanishing.probing.row_names import is_within
 
 # Thresholds. Where a network's own depth and width say what is usual, they are relative to that.
 
@@ -49,47 +55,105 @@ causal mask, have 1; where all weights are equal it is 1 over the number of toke
 FEWEST_TOKENS = 8
 """Of fewer tokens the first ones, under a causal mask, are too large a share of all."""
 
+LARGE_LOGITS = 4.0
+"""RMS of logits over which a cross-entropy is large for its scale and not for what was learnt."""
+
+ABOVE_CHANCE = 2.0
+"""Loss over that of chance. Logits of standard deviation s add about s**2 / 2 to it; of a network
+that is trained both are far under it (Karpathy, A recipe for training neural networks, 2019)."""
+
 BRANCH_SHARE = 1e-4
 """Gradient in a residual branch over that of the stream it is added to."""
 
-UPDATE_RANGE = (1e-7, 0.1)
-"""Update over weight, in norm. About 1e-3 is healthy (Karpathy, A recipe for training neural
-networks, 2019); over 0.1 a step replaces the weight, under 1e-7 float32 loses it."""
 
+def judged(trace: Trace, known: Known = Known()) -> Diagnosis:
+    """The faults of the network that a trace was taken of; see `vanishing.diagnose`.
 
-SWALLOWED = 0.25
-"""Update over weight, in spacings of the dtype at 1, under which a typical weight does not move:
-rounding takes what is under half of a weight's own spacing, which is between half of that and all
-of it."""
-
-
-def judged(trace: Trace) -> Diagnosis:
-    """The faults of the network that a trace was taken of; see `vanishing.diagnose`."""
+    Args:
+      trace: of all summaries, or of some.
+      known: what a call of the loss shows beside its trace.
+    """
     single = trace.single()
-    findings = [*non_finite(single, trace), *dead_gradient(single)]
-    if not any(f.kind == "non_finite" for f in findings):
-        budget = single.budget()
+    budget = single.budget()
+    broken = list(non_finite(single, trace, known.births))
+    findings = [*broken, *dead_gradient(single)]
+    if all(f.evidence["first_seen"] == "parameter's gradient" for f in broken):
         dead = list(dead_units(single))
         names = zeros.stuck_at_zero(single)
-        causes = [*stuck(single, names), *cut(single, dead, names)]
+        causes = [*stuck(single, names), *cut(single, dead, names), *without_input(single, known)]
+        explained = {p for f in causes for p in f.evidence.get("parameters", ())}.union(names)
+        causes += cancelling(single, known, explained)
+        causes += [*symmetric(single, known), *twice(single, known)]
+        if not broken:
+            findings += broken_gradients(single)
         findings += [
-            *broken_gradients(single),
             *causes,
             *_without_consequences(collapse(single), causes),
             *dead,
             *_lost_or_gained(single, budget),
             *_without_consequences(_saturated(single), causes),
             *_lost_branch(single, budget),
+            *_head(single),
             *_drift(single, budget),
-            *_updates(single),
+            *updates(single, known),
         ]
     return Diagnosis(
-        findings=tuple(sorted(findings, key=lambda f: f.severity)),
+        findings=tuple(_in_order(_folded(_placed(single, f) for f in findings))),
         rows=int(zeros.measured(single).sum()),
         notes=(*trace.notes, *zeros.unmeasured(single)),
         unjudged=tuple(_unjudged(single)),
         trace=trace,
+        sizes=_sizes(single, budget),
     )
+
+
+_RANKS = {kind: rank for rank, kind in enumerate(KINDS)}  # causes before what follows from them
+
+
+def _in_order(findings: Iterable[Finding]) -> list[Finding]:
+    return sorted(findings, key=lambda f: (f.severity, _RANKS[f.kind]))
+
+
+def _placed(trace: Trace, finding: Finding) -> Finding:
+    """The finding with the line of its row, or of the first row that uses its parameter."""
+    if finding.at:
+        return finding
+    rows = dict(zip(trace.names, trace.sites, strict=True))
+    site = rows.get(finding.where) or next(
+        (s for s in trace.sites if s.param and is_within(finding.where.split(",")[0], s.param)),
+        None,
+    )
+    return finding._replace(at=site.at) if site else finding
+
+
+def _folded(findings: Iterable[Finding]) -> list[Finding]:
+    """One finding for those of one kind, cause and remedies, at the place where it is worst."""
+    groups: dict[tuple, list[Finding]] = {}
+    for f in findings:
+        groups.setdefault((f.kind, f.cause, f.remedies), []).append(f)
+    return [
+        min(group, key=lambda f: f.severity)._replace(also=tuple(others))
+        for group in groups.values()
+        for others in [[f.where for f in group if f is not min(group, key=lambda f: f.severity)]]
+    ]
+
+
+def _sizes(trace: Trace, budget: Budget) -> str:
+    """What became of signal and gradient over the network, in words."""
+    rows = _path(trace, budget)
+    texts = []
+    for what, sizes, ends in (
+        ("the gradient", trace.backward.rms, (rows[-1:], rows[:1])),
+        ("the signal", trace.forward.rms, (rows[:1], rows[-1:])),
+    ):
+        first, last = (float(sizes[end[0]]) if end else 0.0 for end in ends)
+        if len(rows) > 1 and first > 0 and last > 0 and np.isfinite([first, last]).all():
+            factor, steps = last / first, len(rows) - 1
+            each = f", by {number(factor ** (1 / steps))} a layer" if steps > 1 else ""
+            names = " to ".join(trace.names[end[0]] for end in ends)
+            texts.append(f"from {names} {what} is multiplied by {number(factor)}{each}")
+    text = "; ".join(texts)
+    return text[:1].upper() + text[1:] + "." if text else ""
 
 
 def _without_consequences(findings: Iterable[Finding], causes: Sequence[Finding]) -> list[Finding]:
@@ -127,9 +191,24 @@ def _saturated(trace: Trace) -> Iterator[Finding]:
     for row in worst_of_each_site(trace, share):
         if share[row] > SATURATED_SHARE:
             says = f"the slope is under 1% of its largest at {percent(share[row])} of its units"
-            where, high = setting(trace, [row]), share[row] > 0.6
-            name, fraction = trace.names[row], float(share[row])
-            yield finding("saturated", name, high, says, where, saturated_share=fraction)
+            high, fraction = share[row] > 0.6, float(share[row])
+            yield _saturation(trace, row, high, says, saturated_share=fraction)
+
+
+def _saturation(trace: Trace, row: int, high: bool, says: str, **evidence: float) -> Finding:
+    """Of a nonlinearity, with the factor by which what it takes in is too large."""
+    around = setting(trace, [row])
+    before = list(trace.layout.instances[row].parents)
+    sizes = [float(trace.forward.rms[parent]) for parent in before]
+    fixes = useful("saturated", around)
+    if len(sizes) == 1 and sizes[0] > 1 and around.culprit == "activation":
+        evidence["input_rms"] = sizes[0]
+        says += f", and what it takes in has a size of {number(sizes[0])}"
+        fixes = with_factor(fixes, 1 / sizes[0])
+    cause = "attention" if around.culprit == "attention" else "initial_scale"
+    return finding(
+        "saturated", trace.names[row], high, says, remedies=fixes, cause=cause, **evidence
+    )
 
 
 def _saturated_attention(trace: Trace) -> Iterator[Finding]:
@@ -143,8 +222,7 @@ def _saturated_attention(trace: Trace) -> Iterator[Finding]:
         if share > CONCENTRATED:
             says = f"the squares of its weights over {tokens[row]} tokens sum to {number(share)}"
             says += ", where 1 is all of the weight on a single one"
-            where = setting(trace, [row])
-            yield finding("saturated", trace.names[row], False, says, where, concentration=share)
+            yield _saturation(trace, row, False, says, concentration=share)
 
 
 class _Fit(NamedTuple):
@@ -160,7 +238,7 @@ class _Fit(NamedTuple):
 def _fit(trace: Trace, rows: Sequence[int], sizes: Any) -> _Fit | None:
     sizes = np.asarray(sizes)
     rows = [row for row in rows if sizes[row] > 0 and np.isfinite(sizes[row])]
-    if len(rows) < 3:
+    if len(rows) < 2:
         return None
     y = np.log10(sizes[rows])
     x = np.arange(len(rows))
@@ -179,12 +257,21 @@ def _path(trace: Trace, budget: Budget) -> Sequence[int]:
     if rows:
         first = trace.names.index(budget.first)
         rows = [first, *rows]
-    products = [row for row in rows if trace.sites[row].kind == SiteKind.MATMUL]
-    return products if len(products) >= 3 else rows
+    kinds = [trace.sites[row].kind for row in rows]
+    products = [row for row, kind in zip(rows, kinds, strict=True) if kind == SiteKind.MATMUL]
+    # Of a product of two signals, as of generated weights, only what follows it has a row.
+    hidden = kinds.count(SiteKind.NONLINEARITY) > 2 * len(products)
+    return products if len(products) >= 2 and not hidden else rows
+
+
+def _layers(trace: Trace, budget: Budget) -> Sequence[int]:
+    """The path without its last layer, whose gradient is the loss's, where others are left."""
+    path = _path(trace, budget)
+    return path[:-1] if len(path) > 2 else path
 
 
 def _lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
-    fit = _fit(trace, _path(trace, budget)[:-1], trace.backward.rms)
+    fit = _fit(trace, _layers(trace, budget), trace.backward.rms)
     if fit is None or abs(fit.total) < LOST_DECADES + fit.allowed:
         return
     kind, verb = ("vanishing", "lost") if fit.total < 0 else ("exploding", "gained")
@@ -205,6 +292,8 @@ def _lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
         r_squared=fit.r_squared,
         layers=fit.layers,
         mostly_in=place,
+        cause=around.cause,
+        remedies=with_factor(useful(kind, around), 1 / fit.factor),
     )
 
 
@@ -234,8 +323,44 @@ def _lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
             yield finding("vanishing", name, False, says, remedies=fixes, share_of_the_stream=share)
 
 
+def _head(trace: Trace) -> Iterator[Finding]:
+    """A last layer so large that a cross-entropy begins far above chance."""
+    followed = {parent for instance in trace.layout.instances for parent in instance.parents}
+    after = {place.partition(" ")[0] for place in trace.layout.suspects[-1:][0]}
+    for row in set(range(len(trace))) - followed:
+        site, size = trace.sites[row], float(trace.forward.rms[row])
+        classes, examples = site.shape[-1] if site.shape else 1, math.prod(site.shape[:-1])
+        # The gradient of a mean cross-entropy is at most 1 over the number of examples.
+        is_mean = 0.1 < trace.backward.largest[row] * examples < 1.01
+        chance, loss = math.log(classes), float(trace.value)
+        if (
+            site.kind != SiteKind.MATMUL
+            or classes < 2
+            or not is_mean
+            or not {"exp", "log"} <= after
+        ):
+            continue
+        if size > LARGE_LOGITS and loss > ABOVE_CHANCE * chance:
+            says = (
+                f"the loss is {number(loss)}, where chance is log({classes}) = {number(chance)}: "
+            )
+            says += f"the logits have a size of {number(size)}"
+            fix = remedies.HEAD._replace(action=f"{remedies.HEAD.action}, by {number(1 / size)}")
+            yield finding(
+                "exploding",
+                trace.names[row],
+                loss > 2 * ABOVE_CHANCE * chance,
+                says,
+                remedies=(fix,),
+                cause="head_scale",
+                loss=loss,
+                chance=chance,
+                rms=size,
+            )
+
+
 def _drift(trace: Trace, budget: Budget) -> Iterator[Finding]:
-    fit = _fit(trace, _path(trace, budget)[:-1], trace.forward.rms)
+    fit = _fit(trace, _layers(trace, budget), trace.forward.rms)
     if fit is None or abs(fit.total) < DRIFT_DECADES + fit.allowed:
         return
     high = abs(fit.total) > 2 * (DRIFT_DECADES + fit.allowed)
@@ -251,24 +376,6 @@ def _drift(trace: Trace, budget: Budget) -> Iterator[Finding]:
         last_over_first=ratio,
         factor_a_layer=factor,
         layers=fit.layers,
+        cause=around.cause,
+        remedies=with_factor(useful("forward_drift", around), fit.factor),
     )
-
-
-def _updates(trace: Trace) -> Iterator[Finding]:
-    low, high = UPDATE_RANGE
-    dtypes = [leaf.dtype for leaf in trace.layout.leaves for _ in range(math.prod(leaf.lengths))]
-    for row, (name, dtype) in enumerate(zip(trace.layout.param_names, dtypes, strict=True)):
-        weight, update = trace.params.weight[row], trace.params.update[row]
-        if not weight > 0 or np.isnan(update) or update == 0:
-            continue
-        ratio = float(update / weight)
-        spacing = float(jnp.finfo(dtype).eps)
-        if spacing > low and ratio < SWALLOWED * spacing:
-            says = f"the norm of one update is {number(ratio)} times that of the parameter, and "
-            says += f"{dtype} tells numbers apart by {number(spacing)} of their size: most of the "
-            says += "weights stay what they are"
-            yield finding("precision", name, True, says, update_over_weight=ratio, spacing=spacing)
-            continue
-        if not low <= ratio <= high:
-            says = f"the norm of one update is {number(ratio)} times that of the parameter"
-            yield finding("update_ratio", name, ratio > 1, says, update_over_weight=ratio)

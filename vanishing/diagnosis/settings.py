@@ -18,6 +18,7 @@ def setting(trace: Trace, path: Iterable[int], culprit: int | None = None) -> Se
         recurrent="[t=" in trace.names[row],
         residual=any(trace.sites[r].kind == SiteKind.RESIDUAL for r in rows),
         normalized=any(site.kind == SiteKind.NORMALIZATION for site in trace.sites),
+        gated=any(site.op == "sigmoid" and site.lengths for site in trace.sites),
         culprit=_role(trace, row),
     )
 
@@ -28,6 +29,8 @@ def _role(trace: Trace, row: int) -> str:
         return "attention"
     if site.kind == SiteKind.NORMALIZATION:
         return "normalization"
+    if site.kind == SiteKind.RESIDUAL:
+        return "sum"
     if site.kind == SiteKind.NONLINEARITY:
         return "rectifier" if site.op in _RECTIFIERS else "activation"
     return ""

@@ -5,14 +5,18 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, SupportsIndex, overload
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.diagnosis.findings import Diagnosis
+from vanishing.diagnosis.known import known_of
 from vanishing.diagnosis.remedies import REMEDIES
 from vanishing.diagnosis.rules import judged
 from vanishing.probing import SUMMARIES, Probe, Probed, Site, Trace, probe
+
+LATER = 128  # steps after one of 0 in which an optimiser should begin to move
 
 
 @overload
@@ -104,11 +108,15 @@ class Diagnose:
         if opt_state is not None and self.optimizer is None:
             raise ValueError("opt_state needs its optimiser: diagnose(loss, optimizer=...).")
         probed = self.probe(*args, **kwargs)
-        trace = probed.trace
+        trace, updates, moves_later = probed.trace, None, False
+        trace.single()  # which refuses one that is being traced
         if self.optimizer is not None:
             optimizer = optax.with_extra_args_support(self.optimizer)
-            trace = trace.with_updates(self._updates(optimizer, probed, opt_state, args, kwargs))
-        return judged(trace)
+            updates, moves_later = self._updates(optimizer, probed, opt_state, args, kwargs)
+            trace = trace.with_updates(updates)
+        return judged(
+            trace, known_of(self.probe, probed, args, kwargs, updates, moves_later=moves_later)
+        )
 
     def _updates(
         self,
@@ -117,8 +125,8 @@ class Diagnose:
         state: PyTree,
         args: tuple,
         kwargs: dict,
-    ) -> PyTree:
-        """What the optimiser adds to the parameters."""
+    ) -> tuple[PyTree, bool]:
+        """What the optimiser adds to the parameters, and whether it does so after steps of 0."""
         numbers = self.probe.argnums
         is_one = not isinstance(numbers, Sequence)
         places = [range(len(args))[number] for number in ([numbers] if is_one else numbers)]
@@ -131,12 +139,27 @@ class Diagnose:
             return result[0] if self.probe.has_aux else result
 
         def update(grads, state, params):
-            state = optimizer.init(params) if state is None else state
             extra = {"value": probed.value, "grad": grads, "value_fn": value}
-            return optimizer.update(grads, state, params, **extra)[0]
+            return optimizer.update(grads, state, params, **extra)
+
+        def largest(updates):
+            return optax.tree.norm(updates, ord=jnp.inf)
+
+        @jax.jit
+        def moves(grads, state, params):
+            """Is one of the next updates not 0, as after a warm-up or accumulated gradients?"""
+
+            def step(state, _):
+                updates, state = update(grads, state, params)
+                return state, largest(updates)
+
+            return jnp.any(jax.lax.scan(step, state, None, LATER)[1] > 0)
 
         params = args[places[0]] if is_one else tuple(args[place] for place in places)
-        return jax.jit(update)(probed.grads, state, params)
+        state = optimizer.init(params) if state is None else state
+        updates, state = jax.jit(update)(probed.grads, state, params)
+        is_still = largest(updates) == 0 and largest(probed.grads) > 0
+        return updates, bool(is_still and moves(probed.grads, state, params))
 
 
 def assert_healthy(

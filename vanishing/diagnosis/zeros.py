@@ -213,5 +213,5 @@ def unmeasured(trace: Trace) -> Iterator[str]:
     """What a diagnosis needs, and the probe was not asked for."""
     if trace.ran().any() and np.isnan([*trace.forward.rms, *trace.backward.rms]).all():
         yield 'the size of signal and gradient: ask the probe for the summary "rms"'
-    if len(trace.params.gradient) and np.isnan(trace.params.gradient).all():
+    if len(trace.params.gradient) and not trace.layout.has_measured("params"):
         yield "which parameters have a gradient: ask the probe for params=True"

@@ -93,6 +93,21 @@ class Arguments(NamedTuple):
         values = iter(traced)
         return [leaf if i in static else next(values) for i, leaf in enumerate(self.others)]
 
+    def names(self, loss: Callable) -> list[str]:
+        """Of the others, as the loss calls its arguments."""
+        try:
+            own = list(inspect.signature(loss).parameters)
+        except (TypeError, ValueError):
+            own = []
+        rest = jax.tree.unflatten(self.structure.rest, self.others)
+        names = []
+        for (keyword, first, *path), _ in jax.tree.leaves_with_path(rest):
+            place = getattr(first, "idx", getattr(first, "key", ""))
+            is_named = keyword.idx == 1 or place < len(own)
+            name = str(place if keyword.idx == 1 else own[place] if is_named else f"args[{place}]")
+            names.append(name + jax.tree_util.keystr(tuple(path)))
+        return names
+
     def never_traced(self) -> frozenset[int]:
         """The numbers of the others that stay as they are in any case."""
         return frozenset(i for i, leaf in enumerate(self.others) if traced_as(leaf) is None)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vanishing.probing.lineage import Instance, RowId
+from vanishing.probing.patterns import SiteKind
 from vanishing.probing.sites import Site
 
 EQUAL = 0.999
@@ -34,7 +35,8 @@ class Budget(NamedTuple):
     ratio there is that sum over one contribution: it says what the gradient was worth before and
     after, not what the op's own Jacobian would do to it alone. At a point with several sources
     the path goes on to the one whose cotangent has the largest norm (the skip connection, in a
-    residual network), and of equals to the one with the longest way back. A way that only ends
+    residual network), and of equals to the one with the longest way back; at a product of signals
+    it goes on to the one with the longest way back. A way that only ends
     in cotangents of 0 counts where no other leads on, and so does one that begins later than
     another of twice its length (at the input of the last step, in a recurrent network).
     """
@@ -93,7 +95,13 @@ def budget(
 ) -> Budget:
     """The budget of a path back through rows with cotangents of this RMS."""
     sizes = np.array([math.prod(sites[instance.site].shape) for instance in instances])
-    path, stopped = _path(instances, names, rms, sizes)
+    of_rows = [sites[instance.site] for instance in instances]
+    factors = {
+        row
+        for row, site in enumerate(of_rows)
+        if site.kind != SiteKind.RESIDUAL and site.op != "attention"
+    }
+    path, stopped = _path(instances, names, rms, sizes, factors)
     charges = tuple(
         Charge(row, names[row], math.log10(rms[parent]) - math.log10(rms[row]))
         for parent, row in itertools.pairwise(path)
@@ -121,12 +129,13 @@ def _verb(gain: float) -> str:
     return "lost" if gain < 0 else "gained"
 
 
-def _path(instances, names, rms, sizes) -> tuple[list[RowId], str]:
+def _path(instances, names, rms, sizes, factors) -> tuple[list[RowId], str]:
     """Rows from the first to the last, searched from the loss back.
 
     The last is the one with the largest norm of a cotangent among those that no row follows; a
     single number is none where there are others.
     """
+    instances = [i._replace(parents=_bridged(i.parents, instances, rms)) for i in instances]
     norms = rms * np.sqrt(sizes)
     alive = [RowId(row) for row in range(len(instances)) if rms[row] > 0 and np.isfinite(rms[row])]
     if not alive:
@@ -149,9 +158,32 @@ def _path(instances, names, rms, sizes) -> tuple[list[RowId], str]:
                 f"The gradient at {names[parents[0]]} is {reason}, while that at {names[row]}, "
             )
             return path[::-1], stopped + "which comes after it, is not."
+        if row in factors:  # of which the norms say how large the others are
+            longest = max(ways[parent].rows for parent in onward)
+            onward = [parent for parent in onward if ways[parent].rows == longest]
         most = max(norms[parent] for parent in onward)
         equals = [parent for parent in onward if norms[parent] >= EQUAL * most]
         row = max(equals, key=lambda parent: ways[parent].rows)
+
+
+def _bridged(
+    parents: Sequence[RowId], instances: Sequence[Instance], rms: np.ndarray
+) -> tuple[RowId, ...]:
+    """Parents, or where none has a gradient that is finite, the rows with one before a nan.
+
+    A select, or a slope of 0, absorbs the nan of what comes after it.
+    """
+    if any(rms[row] > 0 and np.isfinite(rms[row]) for row in parents):
+        return tuple(parents)
+    usable, seen, todo = [], set(parents), list(parents)
+    while todo:
+        row = todo.pop()
+        is_broken = not np.isfinite(rms[row])
+        new = [p for p in instances[row].parents if is_broken or not np.isfinite(rms[p])]
+        usable += [p for p in new if rms[p] > 0 and np.isfinite(rms[p])]
+        todo += set(new) - seen
+        seen |= set(new)
+    return tuple(sorted(set(usable))) or tuple(parents)
 
 
 class _Way(NamedTuple):

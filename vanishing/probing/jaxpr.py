@@ -108,18 +108,20 @@ class Node:
         """The values that are made in its frames."""
         return frozenset().union(*(frame.values for frame in self.frames))
 
-    @functools.cached_property
+    @property
     def source(self) -> tuple[str, int] | None:
-        """File and line of the innermost code of the user's own, else of another library's.
+        """File and line of its spot."""
+        return self.spot[:2] if self.spot else None
 
-        Another library's counts where this one calls it. Where it calls this one, as a decorator
-        around our functions does, it is not what made the node.
-        """
+    @functools.cached_property
+    def spot(self) -> tuple[str, int, int] | None:
+        """File, line and column of the innermost code of the user's own, else of one it calls."""
         stacks = [list(source_info_util.user_frames(e.source_info.traceback)) for e in self.places]
         own = (frame for stack in stacks for frame in stack if is_own(frame.file_name))
         called = (frame for stack in stacks for frame in itertools.takewhile(_is_outside, stack))
-        innermost = next(itertools.chain(own, called), None)
-        return (innermost.file_name, innermost.start_line) if innermost else None
+        for innermost in itertools.chain(own, called):
+            return innermost.file_name, innermost.start_line, innermost.start_column
+        return None
 
     @property
     def seen_from(self) -> tuple[str, int] | None:

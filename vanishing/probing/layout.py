@@ -16,12 +16,13 @@ USED, STOPPED, UNUSED = "used", "without a gradient", "unused"
 
 
 class LeafPlace(NamedTuple):
-    """A parameter leaf: its path, its axes of depth, its dtype, and whether it reaches the loss."""
+    """A parameter leaf: where it is, what it holds, and whether it reaches the loss."""
 
     label: str  # its path; "{0}" stands for the index along the first axis of depth
     lengths: tuple[int, ...]  # of its axes of depth
     reach: str  # USED, STOPPED or UNUSED
     dtype: str
+    shape: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Layout:
     leaves: tuple[LeafPlace, ...]
     notes: tuple[str, ...]  # what could not be recorded, and why
     stops: tuple[str, ...] = ()  # "file:line" of each stop_gradient that cuts a parameter off
+    steps: tuple[str, ...] = ()  # "op at file:line" of what has no slope and does the same
     kernels: tuple[str, ...] = ()  # by site: the one parameter that its signal is multiplied with
     suspects: tuple[tuple[str, ...], ...] = ()  # by site, and of the loss: see `between_rows`
     level: str = "layer"  # see `vanishing.probe`

@@ -130,6 +130,7 @@ def _layout(
         leaves=_leaf_places(program, dependences, leaves),
         notes=(*absent, *hidden.notes(program, dependences)),
         stops=stops.cutting(program, dependences, len(leaves)),
+        steps=stops.steps(program, dependences, len(leaves)),
         kernels=tuple(s.kernel for s in selected),
         level=level,
         suspects=suspects.between_rows(program, [s.value for s in selected]),
@@ -205,6 +206,7 @@ def _leaf_places(
             lengths=leaf.shape[:depth],
             reach=_reach(value, dependences),
             dtype=str(program.specs[value].dtype),
+            shape=tuple(leaf.shape),
         )
         for leaf, depth, value in zip(leaves, levels, program.frame.inputs, strict=False)
     )

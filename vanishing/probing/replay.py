@@ -69,6 +69,19 @@ def replay(
     return [value(atom) for atom in frame.outputs], measured
 
 
+def evaluate(frame: Frame, args: Sequence[Any], results: Sequence[Atom] | None = None) -> list[Any]:
+    """The outputs of a frame on these arguments, or other values of it."""
+    values = dict(zip(frame.inputs, args, strict=True)) | dict(frame.constants)
+
+    def value(atom: Atom) -> Any:
+        return atom.value if isinstance(atom, Literal) else values[atom]
+
+    for node in frame.nodes:
+        outputs = run(node, [value(atom) for atom in node.inputs])
+        values.update(zip(node.outputs, outputs, strict=True))
+    return [value(atom) for atom in (frame.outputs if results is None else results)]
+
+
 def _local(local: Local | None, env: Mapping[ValueId, Any]):
     if local is None:
         return None

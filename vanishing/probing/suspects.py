@@ -8,10 +8,10 @@ from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
 
 # Those with a pole, a border or an infinite slope, and those that overflow soon.
 _OPERATIONS = """
-    acos acosh asin atan2 atanh cbrt cosh digamma div erf_inv exp exp2 expm1 integer_pow lgamma log
-    log1p pow rem rsqrt sinh sqrt tan
+    acos acosh asin atan2 atanh cbrt cosh digamma div eigh erf_inv exp exp2 expm1 integer_pow lgamma
+    log log1p pow rem rsqrt sinh sqrt svd tan
 """
-_SINGULAR = frozenset(_OPERATIONS.split())
+SINGULAR = frozenset(_OPERATIONS.split())
 
 
 def between_rows(program: Program, rows: Sequence[ValueId]) -> tuple[tuple[str, ...], ...]:
@@ -71,7 +71,7 @@ class _Search:
 
     def bit(self, node: Node) -> int:
         """The bit of an operation if it is a suspect, else 0."""
-        if node.primitive not in _SINGULAR or _is_safe(node):
+        if node.primitive not in SINGULAR or _is_safe(node):
             return 0
         return self.suspects.setdefault(node, 1 << len(self.suspects))
 

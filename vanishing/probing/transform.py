@@ -118,11 +118,12 @@ class Probe:
         call = kept.call_of((self.loss, self.where), options, args, kwargs)
         program = kept.find(call)
         if program is None:
-            program = self._program(self._plan(args, kwargs))
+            program = self._program(self.plan(args, kwargs))
             kept.keep(program, call)
         return program(call.leaves)
 
-    def _plan(self, args: tuple, kwargs: dict) -> Plan:
+    def plan(self, args: tuple, kwargs: dict) -> Plan:
+        """What is recorded of the loss at these arguments, and how."""
         return make_plan(
             self.loss,
             args,
@@ -159,7 +160,7 @@ class Probe:
         """
         if not isinstance(rows, str):
             _arguments.whole("rows", rows, 0, note=", for all rows")
-        plan = self._plan(args, kwargs)
+        plan = self.plan(args, kwargs)
         if any(isinstance(leaf, Tracer) for leaf in (*plan.params, *plan.others)):
             raise ValueError("check compares numbers: call it outside of jit, vmap and scan.")
         probed = self._program(plan)(jax.tree.leaves((args, kwargs)))

@@ -1,0 +1,140 @@
+"""Rules for the optimiser's step: what it does to the parameters, beside what the gradient asks."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from vanishing._text import number, percent
+from vanishing.diagnosis import remedies
+from vanishing.diagnosis.findings import Finding, finding, listed
+from vanishing.diagnosis.known import Known
+from vanishing.probing import Trace
+
+UPDATE_RANGE = (1e-7, 0.1)
+"""Update over weight, in norm. About 1e-3 is healthy (Karpathy, A recipe for training neural
+networks, 2019); over 0.1 a step replaces the weight, under 1e-7 float32 loses it."""
+
+SWALLOWED = 0.25
+"""Update over weight, in spacings of the dtype at 1, under which a typical weight does not move:
+rounding takes what is under half of a weight's own spacing, which is between half of that and all
+of it. Of single elements it is known where the arguments are: then half of them is asked for."""
+
+MOST_STAY = 0.5
+
+SMALL_START = 0.1
+"""Root mean square of a kernel times sqrt(fan-in) under which it was drawn small on purpose, as the
+last layer of a policy or a residual branch is: its first steps are large beside it."""
+
+
+def updates(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
+    """Updates that are not finite, that do nothing, or that are out of all proportion."""
+    update = np.asarray(trace.params.update)
+    if np.isnan(update).all() and not any(leaf.broken for leaf in known.leaves):
+        return
+    names = trace.layout.param_names
+    gradient = np.asarray(trace.params.gradient)
+    broken = [name for name, u in zip(names, update, strict=True) if not np.isfinite(u)]
+    if broken and np.isfinite(gradient).all():
+        says = (
+            f"the update of {len(broken)} of {len(names)} parameters is inf or nan, though every "
+        )
+        says += "gradient is finite"
+        fixes, cause = (remedies.OPTIMIZER,), "optimizer"
+        yield finding("update_ratio", listed(broken), True, says, remedies=fixes, cause=cause)
+        return
+    if (gradient > 0).any() and not update[gradient > 0].any():
+        if not known.moves_later:
+            says = "every update is exactly 0, though there are gradients"
+            fixes, cause = (remedies.STANDS_STILL,), "frozen"
+            where = listed([n for n, g in zip(names, gradient, strict=True) if g > 0])
+            yield finding("update_ratio", where, True, says, remedies=fixes, cause=cause)
+        return
+    yield from _out_of_range(trace, known, update)
+
+
+def _out_of_range(trace: Trace, known: Known, update: np.ndarray) -> Iterator[Finding]:
+    low, high = UPDATE_RANGE
+    weight = np.asarray(trace.params.weight)
+    rows = [i for i in range(len(update)) if weight[i] > 0 and update[i] > 0]
+    ratios = {i: float(update[i] / weight[i]) for i in rows}
+    leaf_of = _leaves(trace)
+    swallowed = [i for i in rows if _is_swallowed(trace, known, leaf_of[i], ratios[i])]
+    for i in swallowed:
+        yield _swallowed(trace, known, i, leaf_of[i], ratios[i])
+    others = [i for i in rows if i not in swallowed]
+    kernels = [i for i in others if _is_kernel(trace, leaf_of[i])] or others
+    large = [i for i in kernels if ratios[i] > high]
+    small = [i for i in kernels if ratios[i] < low]
+    for out in (large, small):
+        if out and 2 * len(out) >= len(kernels):
+            for i in out:
+                yield _ratio(trace, i, ratios[i], "learning_rate", remedies.RATE_OF_UPDATES)
+        elif out is large:
+            for i in (
+                i for i in out if ratios[i] > 1 and not _starts_small(trace, known, leaf_of[i])
+            ):
+                yield _ratio(trace, i, ratios[i], "one_parameter", remedies.ONE_RATE)
+
+
+def _ratio(trace: Trace, i: int, ratio: float, cause: str, fix: remedies.Remedy) -> Finding:
+    says = f"the norm of one update is {number(ratio)} times that of the parameter"
+    name = trace.layout.param_names[i]
+    return finding(
+        "update_ratio",
+        name,
+        ratio > 1,
+        says,
+        remedies=(fix,),
+        cause=cause,
+        update_over_weight=ratio,
+    )
+
+
+def _is_swallowed(trace: Trace, known: Known, leaf: int, ratio: float) -> bool:
+    if known.leaves and not np.isnan(known.leaves[leaf].swallowed):
+        return known.leaves[leaf].swallowed > MOST_STAY
+    spacing = float(jnp.finfo(trace.layout.leaves[leaf].dtype).eps)
+    return spacing > UPDATE_RANGE[0] and ratio < SWALLOWED * spacing
+
+
+def _swallowed(trace: Trace, known: Known, i: int, leaf: int, ratio: float) -> Finding:
+    dtype = trace.layout.leaves[leaf].dtype
+    spacing = float(jnp.finfo(dtype).eps)
+    says = (
+        f"the norm of one update is {number(ratio)} times that of the parameter, and {dtype} tells "
+    )
+    says += f"numbers apart by {number(spacing)} of their size: "
+    share = known.leaves[leaf].swallowed if known.leaves else math.nan
+    most = "most" if math.isnan(share) else percent(share)
+    says += f"{most} of the weights stay what they are"
+    name = trace.layout.param_names[i]
+    return finding(
+        "precision",
+        name,
+        True,
+        says,
+        cause="rounding",
+        update_over_weight=ratio,
+        spacing=spacing,
+    )
+
+
+def _leaves(trace: Trace) -> list[int]:
+    """The leaf of each parameter."""
+    counts = [math.prod(leaf.lengths) for leaf in trace.layout.leaves]
+    return [leaf for leaf, count in enumerate(counts) for _ in range(count)]
+
+
+def _is_kernel(trace: Trace, leaf: int) -> bool:
+    place = trace.layout.leaves[leaf]
+    return len(place.shape) - len(place.lengths) >= 2
+
+
+def _starts_small(trace: Trace, leaf: int) -> bool:
+    place = trace.layout.leaves[leaf]
+    shape: Sequence[int] = place.shape[len(place.lengths) :]
+    weights = [w for w, of in zip(trace.params.weight, _leaves(trace), strict=True) if of == leaf]
+    rms = max(weights) / math.sqrt(max(1, math.prod(shape)))
+    return rms * math.sqrt(math.prod(shape[:-1])) < SMALL_START

@@ -1,0 +1,70 @@
+"""Gradients that cancel: sums on the way back of which nothing but rounding is left."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vanishing.probing import jaxpr, replay, sites
+from vanishing.probing.jaxpr import Literal, Node, Program
+from vanishing.probing.plan import Plan, tapped
+
+_ROUNDINGS = 32  # of the dtype: what is smaller beside the largest term is rounding
+
+
+class Cancelled(NamedTuple):
+    """A sum of two gradients that cancel in every element."""
+
+    at: str  # "file:line" of the operation that the gradients come back from
+    leaves: tuple[int, ...]  # numbers of the parameter leaves whose gradient is computed from it
+
+
+def backward(plan: Plan) -> Program:
+    """The program of the gradient of a planned loss."""
+
+    def loss(params, others):
+        return tapped(plan, lambda *_: (None, None))(params, {}, others)[0]
+
+    return jaxpr.read(jax.grad(loss), plan.params, plan.others)[0]
+
+
+def cancelled(plan: Plan) -> tuple[Cancelled, ...]:
+    """The sums of gradients, outside of loops, that cancel in every element.
+
+    Args:
+      plan: of a loss, made of arguments with numbers.
+    """
+    program = backward(plan)
+    frame = program.frame
+    sums = [node for node in frame.nodes if _is_sum(node)]
+    if not sums:
+        return ()
+
+    @jax.jit
+    def shares(params, others):
+        """The largest magnitude of each sum over that of its terms."""
+        wanted = [value for node in sums for value in (*node.outputs, *node.inputs)]
+        values = iter(replay.evaluate(frame, [*params, *others], wanted))
+        sizes = [[jnp.max(jnp.abs(next(values))) for _ in range(3)] for _ in sums]
+        return [jnp.where(a + b > 0, total / jnp.maximum(a, b), 1.0) for total, a, b in sizes]
+
+    limits = [_ROUNDINGS * float(jnp.finfo(program.specs[n.outputs[0]].dtype).eps) for n in sums]
+    share = np.asarray(jax.device_get(shares(plan.params, plan.others)), float)
+    found = [node for node, x, limit in zip(sums, share, limits, strict=True) if x <= limit]
+    return tuple(_of(node, program) for node in found)
+
+
+def _is_sum(node: Node) -> bool:
+    values = [atom for atom in node.inputs if not isinstance(atom, Literal)]
+    return node.primitive == "add_any" and len(set(values)) == 2
+
+
+def _of(node: Node, program: Program) -> Cancelled:
+    reached = set(node.outputs)
+    for later in program.frame.nodes:
+        if reached.intersection(a for a in later.inputs if not isinstance(a, Literal)):
+            reached |= set(later.outputs)
+    outputs = program.frame.outputs
+    leaves = tuple(i for i, atom in enumerate(outputs) if atom in reached)
+    return Cancelled(at=sites.line_of(node.seen_from), leaves=leaves)

@@ -1,0 +1,73 @@
+"""Where a softmax is taken of what is a softmax, or a sigmoid, already."""
+
+from collections.abc import Iterator
+
+from vanishing.probing import jaxpr, sites
+from vanishing.probing.dependence import RESHAPES
+from vanishing.probing.jaxpr import Frame, Literal, Node, Program, ValueId
+
+# What a softmax, or the logarithm of one, does to its input before it takes the exponential.
+_BEFORE = frozenset({*RESHAPES, "sub", "max", "reduce_max", "stop_gradient", "neg", "abs"})
+_STEPS = 12  # operations between the two
+
+
+def softmax_of_probabilities(program: Program) -> tuple[str, ...]:
+    """ "op at file:line" of each softmax or sigmoid whose result another exponential takes in.
+
+    Args:
+      program: of a loss; each frame is looked at by itself.
+    """
+    places = (place for frame in jaxpr.frames(program.frame) for place in _in_frame(frame))
+    return tuple(dict.fromkeys(places))
+
+
+def _in_frame(frame: Frame) -> Iterator[str]:
+    makers = {value: node for node in frame.nodes for value in node.outputs}
+    users: dict[ValueId, list[Node]] = {}
+    for node in frame.nodes:
+        for atom in node.inputs:
+            if not isinstance(atom, Literal):
+                users.setdefault(atom, []).append(node)
+    for node in frame.nodes:
+        name = _probabilities(node, makers)
+        if name and _meets_exponential(node.outputs[0], users, name):
+            line = sites.line_of(node.seen_from)
+            yield f"{name} at {line}" if line else name
+
+
+def _probabilities(node: Node, makers: dict[ValueId, Node]) -> str:
+    """ "softmax" or "sigmoid" if an operation is the last of one, else ""."""
+    if "softmax" in node.primitive:
+        return "" if "log" in node.primitive else "softmax"
+    if node.primitive == "logistic":
+        return "sigmoid"
+    if node.primitive != "div":
+        return ""
+    top, total = (makers.get(a) if not isinstance(a, Literal) else None for a in node.inputs)
+    while total and total.primitive in RESHAPES and not isinstance(total.inputs[0], Literal):
+        total = makers.get(total.inputs[0])
+    is_share = top and total and total.primitive == "reduce_sum" and total.inputs[0] in top.outputs
+    return "softmax" if is_share and top.primitive == "exp" else ""
+
+
+def _meets_exponential(value: ValueId, users: dict[ValueId, list[Node]], name: str) -> bool:
+    """Does a value go, unchanged but for a shift, into a softmax or the logarithm of one?"""
+    todo, seen = [(value, 0)], {value}
+    while todo:
+        at, steps = todo.pop()
+        for node in users.get(at, []):
+            if "softmax" in node.primitive or "logsumexp" in node.primitive:
+                return True
+            if node.primitive == "exp":
+                return name == "softmax" or _is_summed(node, users)
+            if node.primitive in _BEFORE and steps < _STEPS:
+                new = set(node.outputs) - seen
+                seen |= new
+                todo += [(output, steps + 1) for output in new]
+    return False
+
+
+def _is_summed(node: Node, users: dict[ValueId, list[Node]]) -> bool:
+    """Is an exponential part of a logarithm of a sum, as in a cross-entropy of logits?"""
+    after = users.get(node.outputs[0], [])
+    return any(user.primitive in ("reduce_sum", "log1p") for user in after)
