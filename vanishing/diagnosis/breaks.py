@@ -7,12 +7,15 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vanishing._text import count, english, number
+from vanishing._text import count, english, number, percent
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.findings import MOST_NAMED, Finding, finding, listed
 from vanishing.diagnosis.known import SMALL, Known
 from vanishing.probing import Site, SiteKind, Trace
-from vanishing.probing.layout import STOPPED, UNUSED
+from vanishing.probing.layout import STOPPED, UNUSED, LeafPlace
+
+MOST_TWINS = 0.5
+"""Share of a layer's units with an equal, over which it is no chance of a few equal rows."""
 
 
 def stuck(trace: Trace, names: Sequence[str]) -> Iterator[Finding]:
@@ -158,6 +161,8 @@ def cancelling(trace: Trace, known: Known, explained: Collection[str]) -> Iterat
     )
     for sum_ in known.cancelled:
         small = np.isin(leaf_of, sum_.leaves) & (gradients < SMALL * gradients.max())
+        # Of a bias alone, as that of a critic, the loss is no function: both terms shift by it.
+        small &= ~np.array([_is_bias(trace.layout.leaves[leaf]) for leaf in leaf_of], bool)
         left = [str(name) for name in names[small] if name not in explained]
         if left:
             says = f"two terms of {'its' if len(left) == 1 else 'their'} gradient cancel but for "
@@ -175,6 +180,11 @@ def cancelling(trace: Trace, known: Known, explained: Collection[str]) -> Iterat
                 largest_gradient=float(gradients.max()),
                 parameters=tuple(left),
             )
+
+
+def _is_bias(leaf: LeafPlace) -> bool:
+    shape = leaf.shape[len(leaf.lengths) :]
+    return math.prod(shape) == math.prod(shape[-1:])
 
 
 def without_input(trace: Trace, known: Known) -> Iterator[Finding]:
@@ -197,12 +207,22 @@ def without_input(trace: Trace, known: Known) -> Iterator[Finding]:
 def symmetric(trace: Trace, known: Known) -> Iterator[Finding]:
     """Kernels whose units are equal and get equal gradients."""
     leaves = zip(trace.layout.leaves, known.leaves, strict=False)
-    names = [place.label.format(*":::") for place, leaf in leaves if leaf.same_gradients]
+    shares = {place.label.format(*":::"): leaf.twins for place, leaf in leaves}
+    names = [name for name, share in shares.items() if share > MOST_TWINS]
     if names:
-        has = "its units have" if len(names) == 1 else "of each, the units have"
-        says = f"{has} the same weights and get the same gradients: they stay equal"
+        share = max(shares.values())
+        says = (
+            f"{percent(share)} of its units have" if len(names) == 1 else "most units of each have"
+        )
+        says += " a twin of the same weights that gets the same gradient: they stay equal"
         yield finding(
-            "symmetry", listed(names), True, says, cause="constant_weights", parameters=tuple(names)
+            "symmetry",
+            listed(names),
+            share == 1,
+            says,
+            cause="constant_weights",
+            share_of_twins=share,
+            parameters=tuple(names),
         )
 
 

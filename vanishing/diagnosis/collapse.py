@@ -1,12 +1,13 @@
 """Rules for units and examples that say nothing: dead units, and examples that became one."""
 
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
 
 from vanishing._text import number, percent
-from vanishing.diagnosis import remedies
+from vanishing.diagnosis import zeros
 from vanishing.diagnosis.findings import Finding, finding
 from vanishing.diagnosis.settings import setting, worst_of_each_site
 from vanishing.probing import SiteKind, Trace
@@ -32,7 +33,8 @@ def dead_units(trace: Trace) -> Iterator[Finding]:
     A signal that is 0 everywhere turns every unit off, whatever the nonlinearity; and of examples
     that are all the same each unit is off for all or for none.
     """
-    shares, rms = np.asarray(trace.forward.dead_units), np.asarray(trace.forward.rms)
+    rms = np.asarray(trace.forward.rms)
+    shares = _dead_at_all_steps(trace)
     same = _same(trace)
     for row in worst_of_each_site(trace, shares):
         site, share = trace.sites[row], float(shares[row])
@@ -51,36 +53,50 @@ def dead_units(trace: Trace) -> Iterator[Finding]:
             yield finding("dead_units", trace.names[row], high, says, **evidence)
 
 
-def collapse(trace: Trace) -> Iterator[Finding]:
-    """The layer at which different inputs become one for good.
+def _dead_at_all_steps(trace: Trace) -> np.ndarray:
+    """The share of dead units, of what is computed again and again the least of all times.
 
-    It has a row before it with different examples, or a kernel of 0: data themselves have no row.
-    No row after it has different examples: in a residual network the stream still has. Attention
-    that gives all tokens the same weights is such a layer whatever comes after it, since tokens of
-    one sequence that became one still differ from those of another.
+    Where a nonlinearity has a slope at 0, as tanh has, a unit of 0 is none; where its slope is not
+    measured, its share of dead units counts.
     """
-    same, different = _same(trace), _different(trace)
-    kernels = _zero_kernels(trace) & same
+    dead, flat = np.array(trace.forward.dead_units), np.asarray(trace.forward.saturated)
+    dead = np.where(np.isnan(flat), dead, np.minimum(dead, flat))
+    least: dict[tuple[str, ...], float] = {}
+    keys = []
+    for row, (site, name) in enumerate(zip(trace.sites, trace.names, strict=True)):
+        again = re.sub(r"\[t=\d+\]|#\d+", "", name)
+        keys.append((again, site.op, site.at))
+        least[keys[row]] = np.fmin(least.get(keys[row], math.nan), dead[row])
+    return np.array([least[key] for key in keys])
+
+
+def collapse(trace: Trace) -> Iterator[Finding]:
+    """The layer at which different inputs become one for good, while later layers read them.
+
+    Every way from rows with different examples to the outputs comes through rows where all are the
+    same: a gate that is open for all, or a bias that outweighs the rest, closes none. What no
+    later layer reads, as an output, may be the same, and so may be what a kernel of 0 makes for
+    one step; data themselves have no row.
+    """
+    products = _is_product(trace)
+    lengths = np.array([site.op == "l2_norm" for site in trace.sites], bool)
+    is_read = passed_back(trace, products | lengths, itself=False) | lengths
     attention = np.array([site.op == "attention" for site in trace.sites], bool)
-    goes_on = _passed_back(trace, different) & ~attention
-    cuts = kernels & _passed_back(trace, _is_product(trace), itself=False)
-    if cuts.any() and not _reaches_the_end(trace, cuts):
-        row = int(np.flatnonzero(cuts)[0])
-        kernel = trace.layout.kernel(row)
-        says = f"{kernel} is exactly 0, so that the output is the same for every input"
-        fixes, name = (remedies.RANDOM,), trace.names[row]
-        yield finding("rank_collapse", name, True, says, remedies=fixes, zero_parameter=kernel)
-        return
-    rows = np.flatnonzero(same & _passed_on(trace, different) & ~goes_on & ~kernels)
-    if len(rows):
+    same = _same(trace) & (is_read | attention) & ~_waits(trace)
+    if np.sum(same & attention) > 1:  # what comes out of attention to all alike is alike as well
+        same |= _right_after(trace, same & attention)
+    different = _different(trace)
+    rows = np.flatnonzero(same & _passed_on(trace, different))
+    if len(rows) and not _reaches_the_end(trace, same, different):
         row = int(rows[0])
         cosine = float(trace.forward.similarity[row])
         says = "different inputs give outputs that are "
         says += (
             "all 0" if np.isnan(cosine) else f"the same up to a mean cosine of {number(cosine, 6)}"
         )
-        where = setting(trace, [row])
-        yield finding("rank_collapse", trace.names[row], False, says, where, mean_cosine=cosine)
+        where, name = setting(trace, [row]), trace.names[row]
+        cause = "same_examples"
+        yield finding("rank_collapse", name, False, says, where, cause=cause, mean_cosine=cosine)
 
 
 def _same(trace: Trace) -> np.ndarray:
@@ -101,10 +117,14 @@ def _is_product(trace: Trace) -> np.ndarray:
     return np.array([site.kind == SiteKind.MATMUL for site in trace.sites], bool)
 
 
-def _zero_kernels(trace: Trace) -> np.ndarray:
-    """The rows whose signal is multiplied with a parameter of zeros."""
-    weights = dict(zip(trace.layout.param_names, trace.params.weight, strict=True))
-    return np.array([weights.get(trace.layout.kernel(row)) == 0 for row in range(len(trace))], bool)
+def _waits(trace: Trace) -> np.ndarray:
+    """The rows whose signal is 0 for a step, made by a parameter of 0 that has a gradient."""
+    gradients = dict(zip(trace.layout.param_names, trace.params.gradient, strict=True))
+    waits = np.zeros(len(trace), bool)
+    for row in np.flatnonzero(np.asarray(trace.forward.rms) == 0):
+        makers = zeros.makers_of_zero(trace, int(row))
+        waits[row] = any(gradients[name] != 0 for name in makers)
+    return waits
 
 
 def _passed_on(trace: Trace, of: np.ndarray) -> np.ndarray:
@@ -115,7 +135,7 @@ def _passed_on(trace: Trace, of: np.ndarray) -> np.ndarray:
     return follows
 
 
-def _passed_back(trace: Trace, of: np.ndarray, itself: bool = True) -> np.ndarray:
+def passed_back(trace: Trace, of: np.ndarray, itself: bool = True) -> np.ndarray:
     """The rows that one of these follows, over any others; or that are one of these."""
     after = np.zeros(len(trace), bool)
     for row, instance in reversed(list(enumerate(trace.layout.instances))):
@@ -124,12 +144,16 @@ def _passed_back(trace: Trace, of: np.ndarray, itself: bool = True) -> np.ndarra
     return after | of if itself else after
 
 
-def _reaches_the_end(trace: Trace, cuts: np.ndarray) -> bool:
-    """Does a way from the first rows to the last come through no cut?"""
+def _right_after(trace: Trace, of: np.ndarray) -> np.ndarray:
+    """The rows that come right after one of these."""
+    return np.array([any(of[p] for p in i.parents) for i in trace.layout.instances], bool)
+
+
+def _reaches_the_end(trace: Trace, cuts: np.ndarray, starts: np.ndarray) -> bool:
+    """Does a way from one of these rows to the last come through no cut?"""
     alive = np.zeros(len(trace), bool)
     instances = trace.layout.instances
     for row, instance in enumerate(instances):
-        open_before = not instance.parents or any(alive[p] for p in instance.parents)
-        alive[row] = not cuts[row] and open_before
+        alive[row] = not cuts[row] and (starts[row] or any(alive[p] for p in instance.parents))
     followed = {parent for instance in instances for parent in instance.parents}
     return any(alive[row] for row in range(len(trace)) if row not in followed)

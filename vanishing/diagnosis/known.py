@@ -17,6 +17,10 @@ SMALL = 1e-3
 a penalty of usual size keeps it that far from rounding."""
 
 
+TWIN = 1e-5
+"""Difference of two units' gradients over their size under which it is rounding."""
+
+
 class Argument(NamedTuple):
     """A floating-point leaf of the arguments that holds no parameters."""
 
@@ -28,8 +32,7 @@ class Argument(NamedTuple):
 class Leaf(NamedTuple):
     """A parameter leaf, and what the optimiser makes of it."""
 
-    same_weights: bool  # are the weights of all units equal?
-    same_gradients: bool  # are their gradients equal, and not 0?
+    twins: float  # share of its units that have another of the same weights and gradients
     swallowed: float = np.nan  # share of the elements that stay what they are by rounding
     broken: bool = False  # is the update not finite?
 
@@ -98,29 +101,53 @@ def _arguments(plan: Plan, names: list[str]) -> Any:
 def _leaves(plan: Plan, grads: PyTree, updates: PyTree) -> list[Leaf]:
     gradients = jax.tree.leaves(grads)
     steps = [None] * len(gradients) if updates is None else jax.tree.leaves(updates)
+    leaves = zip(plan.params, gradients, steps, strict=True)
     return [
-        Leaf(*(x.item() for x in jax.device_get(_facts(*leaf))))
-        for leaf in zip(plan.params, gradients, steps, strict=True)
+        Leaf(twins(np.asarray(w), np.asarray(g)), *(() if u is None else _step(w, u)))
+        for w, g, u in leaves
     ]
 
 
+def twins(weight: np.ndarray, gradient: np.ndarray) -> float:
+    """The share of units that have another of the same weights and gradients, 0 to 1.
+
+    Units are slices along the first or the last axis, whichever has more such; of weights that are
+    all 0, or have no gradient, there are none.
+
+    >>> w = np.array([[1.0, 1.0, 2.0], [3.0, 3.0, 4.0]])
+    >>> twins(w, w)
+    0.6666666666666666
+    """
+    if weight.ndim < 2 or not weight.any() or not gradient.any():
+        return 0.0
+    return max(_twins(np.moveaxis(weight, a, 0), np.moveaxis(gradient, a, 0)) for a in (0, -1))
+
+
+def _twins(weight: np.ndarray, gradient: np.ndarray) -> float:
+    units = len(weight)
+    weight, gradient = (np.asarray(x.reshape(units, -1), np.float64) for x in (weight, gradient))
+    if units < 2 or not np.isfinite(gradient).all():
+        return 0.0
+    # Equal rows have equal sums of equal products, and other rows hardly ever.
+    marks = np.random.default_rng(0).normal(size=weight.shape[1])
+    mark, slope = (weight * marks).sum(1), (gradient * marks).sum(1)
+    _, group, count = np.unique(mark, return_inverse=True, return_counts=True)
+    near = TWIN * np.abs(gradient * marks).sum(1).max()
+    alike = 0
+    for number in np.flatnonzero(count > 1):
+        slopes = slope[group == number]
+        if np.ptp(slopes) <= near and np.abs(gradient[group == number]).max() > 0:
+            alike += len(slopes)
+    return alike / units
+
+
 @jax.jit
-def _facts(weight, gradient, update):
-    same, same_gradient = jnp.bool_(False), jnp.bool_(False)
-    for axis in {0, weight.ndim - 1} if weight.ndim >= 2 else ():
-        if weight.shape[axis] > 1:
-            equal = _is_constant(weight, axis, 0.0)
-            slopes = _is_constant(gradient, axis, 1e-4) & jnp.any(gradient != 0)
-            same, same_gradient = same | equal, same_gradient | (equal & slopes)
-    if update is None:
-        return same, same_gradient
+def _rounded(weight, update):
     moves = (update != 0) & (weight != 0)
     stays = moves & (weight + update.astype(weight.dtype) == weight)
-    share = jnp.sum(stays) / jnp.maximum(jnp.sum(moves), 1)
-    return same, same_gradient, share, ~jnp.all(jnp.isfinite(update))
+    return jnp.sum(stays) / jnp.maximum(jnp.sum(moves), 1), ~jnp.all(jnp.isfinite(update))
 
 
-def _is_constant(x, axis: int, tolerance: float):
-    """Are all slices along an axis the same, up to a share of the largest element?"""
-    first = jax.lax.slice_in_dim(x, 0, 1, axis=axis)
-    return jnp.all(jnp.abs(x - first) <= tolerance * jnp.max(jnp.abs(x)))
+def _step(weight: Any, update: Any) -> tuple[float, bool]:
+    share, broken = _rounded(weight, update)
+    return float(share), bool(broken)

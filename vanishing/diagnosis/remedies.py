@@ -56,10 +56,10 @@ BRANCHES = Remedy(
     "the blocks' sum then keeps the size of one",
     "Zhang et al. 2019; Bachlechner et al. 2021",
 )
-BRANCH = Remedy(
-    "scale the branch up, or let training do it",
-    "the gradient of its layers is multiplied by its scale",
-    "Bachlechner et al. 2021",
+TOKENS = Remedy(
+    "keep the tokens apart: normalise inside of each branch (pre-norm), or warm up slowly",
+    "attention to tokens that are alike is the same whatever its weights are",
+    "Dong et al. 2021; Xiong et al. 2020",
 )
 SCALE = Remedy(
     "derive the initial scale from the activation",
@@ -194,6 +194,16 @@ ONE_SOFTMAX = Remedy(
     "give the logits to the loss, without the first softmax or sigmoid",
     "a softmax of numbers between 0 and 1 is near uniform, and so is its gradient small",
     "optax.softmax_cross_entropy",
+)
+EPSILON = Remedy(
+    "make the epsilon smaller than the variance of what the normalisation takes in, or that larger",
+    "it divides by sqrt(variance + epsilon)",
+    "Ba et al. 2016",
+)
+TWO_PASS = Remedy(
+    "compute its variance from x - mean(x) (use_fast_variance=False in Flax), or in float32",
+    "E[x^2] - E[x]^2 is rounding where the mean is large beside the deviation",
+    "Chan et al. 1983",
 )
 CHECK_STEP = Remedy(
     "look at the step before: clip its gradient, lower its learning rate, or skip it",

@@ -9,6 +9,8 @@ from vanishing.probing import SiteKind, Trace
 
 _RECTIFIERS = ("relu", "relu6", "leaky_relu", "elu", "gelu", "silu", "selu", "celu", "max", "mish")
 
+ACTIVATIONS = (*_RECTIFIERS, "tanh", "sigmoid", "softplus", "sin", "snake", "softmax", "attention")
+
 
 def setting(trace: Trace, path: Iterable[int], culprit: int | None = None) -> Setting:
     """The setting of the rows of a path, with the row that is most to blame, or the middle one."""

@@ -107,7 +107,10 @@ class Diagnose:
         """
         if opt_state is not None and self.optimizer is None:
             raise ValueError("opt_state needs its optimiser: diagnose(loss, optimizer=...).")
-        probed = self.probe(*args, **kwargs)
+        probe, probed = self.probe, self.probe(*args, **kwargs)
+        if not len(probed.trace) and probe.level == "layer":  # no layer is known as one
+            probe = dataclasses.replace(probe, level="op")
+            probed = probe(*args, **kwargs)
         trace, updates, moves_later = probed.trace, None, False
         trace.single()  # which refuses one that is being traced
         if self.optimizer is not None:
@@ -115,7 +118,7 @@ class Diagnose:
             updates, moves_later = self._updates(optimizer, probed, opt_state, args, kwargs)
             trace = trace.with_updates(updates)
         return judged(
-            trace, known_of(self.probe, probed, args, kwargs, updates, moves_later=moves_later)
+            trace, known_of(probe, probed, args, kwargs, updates, moves_later=moves_later)
         )
 
     def _updates(

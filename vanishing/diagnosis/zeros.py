@@ -37,7 +37,7 @@ def cuts(trace: Trace, stuck: Collection[str]) -> list[Cut]:
     if not (rms > 0).any():
         names = tuple(name for name, _ in _without_gradient(trace))
         return [Cut("every row", names)] if names and (rms == 0).any() else []
-    after = _followers(trace)
+    after = followers(trace)
     parameters: dict[str, list[str]] = defaultdict(list)
     for name, rows in _without_gradient(trace):
         rows = [row for row in rows if not np.isnan(rms[row])]
@@ -52,7 +52,8 @@ def cuts(trace: Trace, stuck: Collection[str]) -> list[Cut]:
     return [Cut(where, tuple(names)) for where, names in parameters.items()]
 
 
-def _followers(trace: Trace) -> list[list[int]]:
+def followers(trace: Trace) -> list[list[int]]:
+    """For each row those that come right after it."""
     after: list[list[int]] = [[] for _ in trace.layout.instances]
     for row, instance in enumerate(trace.layout.instances):
         for parent in instance.parents:
@@ -67,7 +68,7 @@ def stuck_at_zero(trace: Trace) -> list[str]:
     own input 0. Where that kernel has a gradient, one step ends it (an adapter, a head of zeros);
     where it has none, for the same reason, nothing ever does.
     """
-    stuck, after = {}, _followers(trace)
+    stuck, after = {}, followers(trace)
     for name, rows in _without_gradient(trace):
         if keepers := _keepers(trace, rows, after):
             stuck[name] = keepers
@@ -90,14 +91,14 @@ def _keepers(trace: Trace, rows: Sequence[int], after: Sequence[Sequence[int]]) 
     for row in rows:
         parents = trace.layout.instances[row].parents
         if rms[row] and parents and not signal[list(parents)].any():
-            keepers |= {name for parent in parents for name in _makers_of_zero(trace, parent)}
+            keepers |= {name for parent in parents for name in makers_of_zero(trace, parent)}
     return keepers
 
 
 def _factors_of_zero(trace: Trace, row: int, dead: Collection[int]) -> set[str]:
     """The parameters of zeros that a row multiplies what comes from a dead region with."""
     gates = _gates(trace, row, dead)
-    makers = (name for gate in gates for name in _makers_of_zero(trace, gate))
+    makers = (name for gate in gates for name in makers_of_zero(trace, gate))
     return _own_zeros(trace, row).union(makers)
 
 
@@ -106,7 +107,7 @@ def _gates(trace: Trace, row: int, dead: Collection[int]) -> list[int]:
     return [parent for parent in trace.layout.instances[row].parents if parent not in dead]
 
 
-def _makers_of_zero(trace: Trace, row: int) -> set[str]:
+def makers_of_zero(trace: Trace, row: int) -> set[str]:
     """The parameters of zeros that make the signal of a row exactly 0; none where it is not."""
     makers, seen, todo = set(), {row}, [row]
     while todo:
@@ -183,7 +184,7 @@ def _is_waiting(trace: Trace, row: int, dead: set[int]) -> bool:
     gradients = dict(zip(trace.layout.param_names, trace.params.gradient, strict=True))
     return (
         bool(trace.backward.rms[row] < underflow)
-        or not all(_makers_of_zero(trace, gate) for gate in gates)  # data, or a first state, are 0
+        or not all(makers_of_zero(trace, gate) for gate in gates)  # data, or a first state, are 0
         or any(gradients[name] != 0 for name in _factors_of_zero(trace, row, dead))
     )
 
@@ -193,7 +194,7 @@ def rounding(trace: Trace) -> set[int]:
 
     What is under their rounding error may be all that is left of terms that cancel.
     """
-    rms, after = trace.backward.rms, _followers(trace)
+    rms, after = trace.backward.rms, followers(trace)
     norms = rms * np.sqrt([np.prod(site.shape) for site in trace.sites])
     most = max((norms[row] for row in range(len(rms)) if not after[row]), default=0.0)
     hidden: set[int] = set()

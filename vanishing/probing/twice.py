@@ -3,11 +3,19 @@
 from collections.abc import Iterator
 
 from vanishing.probing import jaxpr, sites
-from vanishing.probing.dependence import RESHAPES
+from vanishing.probing.dependence import RESHAPES, VIEWS
 from vanishing.probing.jaxpr import Frame, Literal, Node, Program, ValueId
 
 # What a softmax, or the logarithm of one, does to its input before it takes the exponential.
-_BEFORE = frozenset({*RESHAPES, "sub", "max", "reduce_max", "stop_gradient", "neg", "abs"})
+_BEFORE = VIEWS - {"gather"} | {
+    "abs",
+    "max",
+    "neg",
+    "reduce_max",
+    "select_n",
+    "stop_gradient",
+    "sub",
+}
 _STEPS = 12  # operations between the two
 
 

@@ -1,0 +1,73 @@
+"""Rules for normalisations that do not normalise."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from vanishing._text import number
+from vanishing.diagnosis import remedies
+from vanishing.diagnosis.findings import Finding, finding
+from vanishing.diagnosis.settings import worst_of_each_site
+from vanishing.probing import SiteKind, Trace
+from vanishing.probing.row_names import is_within
+
+OFF = 3.0
+"""Factor by which the size of what a normalisation returns may differ from that of its gain and
+offset. Of a signal of the variance v an epsilon e leaves sqrt(v / (v + e)), a third at e = 8 v."""
+
+
+def norms(trace: Trace) -> Iterator[Finding]:
+    """Normalisations whose output is constant, or far from the size of their gain."""
+    sizes = np.asarray(trace.forward.rms)
+    is_norm = [s.kind == SiteKind.NORMALIZATION and s.op != "l2_norm" for s in trace.sites]
+    off = np.full(len(trace), np.nan)
+    for row in np.flatnonzero(is_norm):
+        expected, before = _expected(trace, row), _before(trace, row)
+        if expected > 0 and before > 0 and np.isfinite([sizes[row], before]).all():
+            ratio = float(sizes[row]) / expected
+            width = trace.sites[row].shape[-1] if trace.sites[row].shape else 1
+            if abs(sizes[row] * math.sqrt(width) - 1) < 0.1:
+                continue  # to length 1, by design
+            off[row] = abs(math.log(ratio)) if ratio else math.inf
+    for row in worst_of_each_site(trace, off):
+        if off[row] > math.log(OFF):
+            yield _finding(trace, row, float(sizes[row]), _before(trace, row))
+
+
+def _finding(trace: Trace, row: int, size: float, before: float) -> Finding:
+    site, expected = trace.sites[row], _expected(trace, row)
+    if size == 0 and site.shape[-1:] == (1,):
+        says = "a single number less its mean is 0, whatever it is"
+        return finding("norm", trace.names[row], True, says, cause="one_unit", rms=size)
+    says = f"what it returns has a size of {number(size)}, where {number(expected)} is due; what "
+    says += f"it takes in has one of {number(before)}"
+    cause, fix = "rounding", remedies.TWO_PASS
+    if size < expected:
+        cause, fix = "epsilon", remedies.EPSILON
+    evidence = {"rms": size, "expected_rms": expected, "input_rms": before}
+    name = trace.names[row]
+    return finding("norm", name, True, says, remedies=(fix,), cause=cause, **evidence)
+
+
+def _before(trace: Trace, row: int) -> float:
+    """The size of what comes in; nan of data, which have no row."""
+    parents = list(trace.layout.instances[row].parents)
+    return max((float(trace.forward.rms[parent]) for parent in parents), default=math.nan)
+
+
+def _expected(trace: Trace, row: int) -> float:
+    """The size of a normal output, given gain and offset of its own: 1 where there are none."""
+    site = trace.sites[row]
+    counts = [math.prod(leaf.lengths) for leaf in trace.layout.leaves]
+    leaves = [leaf for leaf, n in zip(trace.layout.leaves, counts, strict=True) for _ in range(n)]
+    own = {
+        name: float(weight) / math.sqrt(max(1, math.prod(leaf.shape[len(leaf.lengths) :])))
+        for name, weight, leaf in zip(
+            trace.layout.param_names, trace.params.weight, leaves, strict=True
+        )
+        if site.param and is_within(name, site.param)
+    }
+    offsets = [size for name, size in own.items() if "bias" in name or "offset" in name]
+    gains = [size for name, size in own.items() if "bias" not in name and "offset" not in name]
+    return math.hypot(gains[0] if len(gains) == 1 else 1.0, sum(offsets))

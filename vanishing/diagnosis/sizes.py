@@ -1,0 +1,261 @@
+"""Rules for sizes: a gradient that is lost or gained on its way back, a signal that drifts."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vanishing._text import number
+from vanishing.diagnosis import remedies, zeros
+from vanishing.diagnosis.findings import Finding, finding
+from vanishing.diagnosis.remedies import Setting, useful, with_factor
+from vanishing.diagnosis.saturation import CONCENTRATED, concentration
+from vanishing.diagnosis.settings import setting, worst_of_each_site
+from vanishing.probing import Budget, SiteKind, Trace
+
+LOST_DECADES = 2.0
+"""Decades between the first layer's gradient and the last's beyond what chance explains: one
+learning rate cannot serve layers whose gradients differ a hundredfold (Glorot & Bengio,
+Understanding the difficulty of training deep feedforward neural networks, AISTATS 2010, sec. 4)."""
+
+
+CHANCE_SPREADS = 2.0
+"""Standard deviations of chance allowed on top. The log of a ReLU network's squared gradient has a
+variance of about 5 times the sum of 1/width over its layers (Hanin, Which neural net architectures
+give rise to exploding and vanishing gradients?, NeurIPS 2018, theorem 1)."""
+
+
+STEADY = 0.98
+"""r squared of a line through four layers or more, over which chance explains half as much."""
+
+
+DRIFT_DECADES = 3.0
+"""Decades that the forward signal may change from the first layer to the last, beyond chance."""
+
+
+FORGOTTEN_DECADES = 6.0
+"""Decades over which even the slowest unit of a recurrence beside other ways forgets its past."""
+
+
+ALIKE = 0.99
+"""Mean cosine of tokens over which attention to one is attention to any."""
+
+
+BRANCH_SHARE = 1e-4
+"""Gradient in a residual branch over that of the stream it is added to."""
+
+
+class _Fit(NamedTuple):
+    """A straight line through log10 of a size, layer by layer."""
+
+    total: float  # decades from the last layer back to the first
+    factor: float  # a layer
+    r_squared: float
+    layers: int
+    allowed: float  # decades that chance explains
+
+    @property
+    def steady(self) -> bool:
+        """Is it the same factor at every one of many layers, which chance is not?"""
+        return self.layers > 3 and self.r_squared > STEADY
+
+
+def _fit(trace: Trace, rows: Sequence[int], sizes: Any) -> _Fit | None:
+    sizes = np.asarray(sizes)
+    rows = [row for row in rows if sizes[row] > 0 and np.isfinite(sizes[row])]
+    if len(rows) < 2:
+        return None
+    y = np.log10(sizes[rows])
+    x = np.arange(len(rows))
+    slope, offset = np.polyfit(x, y, 1)
+    spread = np.sum((y - y.mean()) ** 2)
+    r_squared = 1 - np.sum((y - slope * x - offset) ** 2) / spread if spread > 0 else 1.0
+    widths = [max(2, trace.sites[row].shape[-1]) if trace.sites[row].shape else 2 for row in rows]
+    variance = 5 * sum(1 / width for width in widths)
+    allowed = CHANCE_SPREADS * math.sqrt(variance) / 2 * math.log10(math.e)
+    return _Fit(float(y[0] - y[-1]), float(10**-slope), float(r_squared), len(rows), allowed)
+
+
+def _path(trace: Trace, budget: Budget) -> Sequence[int]:
+    """The layers on the gradient's way back, in forward order; else all rows on it.
+
+    In a residual network they are the sums along its stream, in others the products, unless what
+    has a row is mostly something else: of a product of two signals only what follows it has one.
+    """
+    rows = [charge.row for charge in budget.charges]
+    if rows:
+        first = trace.names.index(budget.first)
+        rows = [first, *rows]
+    sums, products, curves = (
+        [row for row in rows if trace.sites[row].kind == kind]
+        for kind in (SiteKind.RESIDUAL, SiteKind.MATMUL, SiteKind.NONLINEARITY)
+    )
+    if len(sums) >= 3 and 3 * len(sums) >= len(products):
+        return [*rows[:1], *sums]
+    return products if len(products) >= 2 and 2 * len(products) >= len(curves) else rows
+
+
+def _layers(trace: Trace, budget: Budget) -> Sequence[int]:
+    """The path without its last layer, whose gradient is the loss's, where others are left."""
+    path = _path(trace, budget)
+    return path[:-1] if len(path) > 2 else path
+
+
+def lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
+    """A gradient that vanishes or explodes on its way back through the layers."""
+    fit = _fit(trace, _layers(trace, budget), trace.backward.rms)
+    if fit is None or abs(fit.total) < LOST_DECADES + fit.allowed * (0.5 if fit.steady else 1):
+        return
+    kind, verb = ("vanishing", "lost") if fit.total < 0 else ("exploding", "gained")
+    ranked = sorted(budget.charges, key=lambda charge: charge.gain, reverse=fit.total > 0)
+    place, _ = sorted(budget.by_place.items(), key=lambda item: item[1], reverse=fit.total > 0)[0]
+    culprit = next(c.row for c in ranked if trace.sites[c.row].place == place)
+    if trace.sites[culprit].kind == SiteKind.NORMALIZATION:
+        # It divides the gradient by the size of what it takes in, relative to which that is kept.
+        relative = _fit(trace, _layers(trace, budget), trace.backward.rms * trace.forward.rms)
+        if relative is None or abs(relative.total) < LOST_DECADES + relative.allowed:
+            return
+    path = [trace.names.index(budget.first), *(charge.row for charge in ranked)]
+    around, ratio = setting(trace, path, culprit), 10**fit.total
+    yield finding(
+        kind,
+        budget.first,
+        abs(fit.total) > 2 * (LOST_DECADES + fit.allowed),
+        f"the gradient at the first {_layer(around)} is {number(ratio)} times that at the last, "
+        f"{_each(fit, fit.factor, around)}, {verb} mostly in {place}",
+        around,
+        first_over_last_layer=ratio,
+        factor_a_layer=fit.factor,
+        r_squared=fit.r_squared,
+        layers=fit.layers,
+        mostly_in=place,
+        cause=around.cause,
+        remedies=_numbered(useful(kind, around), 1 / fit.factor, fit),
+    )
+
+
+def _numbered(
+    fixes: tuple[remedies.Remedy, ...], factor: float, fit: _Fit
+) -> tuple[remedies.Remedy, ...]:
+    """With the factor for the weights, where layers enough say it and it is a small step."""
+    return with_factor(fixes, factor) if fit.layers > 2 and 0.1 < factor < 10 else fixes
+
+
+def forgotten(trace: Trace) -> Iterator[Finding]:
+    """A recurrence whose gradient is lost over time, though other ways around it are not."""
+    rows_of: dict[int, list[int]] = {}
+    for row, place in enumerate(trace.layout.instances):
+        if "[t=" in trace.names[row] and trace.sites[row].kind == SiteKind.RESIDUAL:
+            rows_of.setdefault(place.site, []).append(row)
+    for rows in rows_of.values():
+        fit = _fit(trace, rows, trace.backward.rms)
+        if fit and fit.layers > 8 and fit.total < -FORGOTTEN_DECADES and fit.r_squared > 0.9:
+            around, ratio = setting(trace, rows), 10**fit.total
+            says = f"the gradient at the first step is {number(ratio)} times that at the last, "
+            says += _each(fit, fit.factor, around)
+            evidence = {"first_over_last_layer": ratio, "factor_a_layer": fit.factor}
+            yield finding(
+                "vanishing",
+                trace.names[rows[0]],
+                True,
+                says,
+                around,
+                cause="recurrence",
+                r_squared=fit.r_squared,
+                layers=fit.layers,
+                **evidence,
+            )
+
+
+def _layer(around: Setting) -> str:
+    return "step" if around.recurrent else "layer"
+
+
+def _each(fit: _Fit, factor: float, around: Setting) -> str:
+    return f"a factor of {number(factor)} a {_layer(around)} over {fit.layers} {_layer(around)}s"
+
+
+def lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
+    """Queries and keys without a gradient beside the stream, since tokens are alike or one wins.
+
+    Of weights drawn small, as of std 0.02, that gradient is small too, and comes back as they grow.
+    """
+    stream = [charge.row for charge in budget.charges]
+    if not stream:
+        return
+    largest = max(trace.backward.rms[row] for row in stream)
+    smallest = min(trace.backward.rms[row] for row in stream)
+    if smallest < BRANCH_SHARE * largest:
+        return  # the stream itself vanishes, which is another finding
+    hidden = zeros.rounding(trace).union(stream)
+    after = zeros.followers(trace)
+    for row in worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
+        share = float(trace.backward.rms[row] / largest)
+        is_layer = trace.sites[row].kind == SiteKind.MATMUL
+        if row in hidden or not is_layer or not 0 < share < BRANCH_SHARE:
+            continue
+        scores = [later for later in after[row] if trace.sites[later].op == "attention"]
+        similar = max((trace.forward.similarity[p] for p in _parents(trace, row)), default=0.0)
+        if scores and (similar > ALIKE or any(concentration(trace)[scores] > CONCENTRATED)):
+            says = f"its gradient is {number(share)} times that of the skip connection beside it"
+            alike = similar > ALIKE
+            if alike:
+                says += f", and the tokens before it have a mean cosine of {number(similar, 4)}"
+            fixes = (remedies.TOKENS if alike else remedies.SCORES,)
+            name, cause = trace.names[row], "same_examples" if alike else "attention"
+            yield finding(
+                "vanishing",
+                name,
+                False,
+                says,
+                remedies=fixes,
+                cause=cause,
+                share_of_the_stream=share,
+                mean_cosine=float(similar),
+            )
+
+
+def _parents(trace: Trace, row: int) -> list[int]:
+    return list(trace.layout.instances[row].parents)
+
+
+def drift(trace: Trace, budget: Budget) -> Iterator[Finding]:
+    """A signal that shrinks or grows on its way through the layers."""
+    fit = _fit(trace, _layers(trace, budget), trace.forward.rms)
+    if fit is None or abs(fit.total) < DRIFT_DECADES + fit.allowed:
+        return
+    high = abs(fit.total) > 2 * (DRIFT_DECADES + fit.allowed)
+    ratio, factor = 10**-fit.total, 1 / fit.factor
+    around = setting(trace, [charge.row for charge in budget.charges])
+    yield finding(
+        "forward_drift",
+        budget.last,
+        high,
+        f"the signal at the last {_layer(around)} is {number(ratio)} times that at the first, "
+        + _each(fit, factor, around),
+        around,
+        last_over_first=ratio,
+        factor_a_layer=factor,
+        layers=fit.layers,
+        cause=around.cause,
+        remedies=_numbered(useful("forward_drift", around), fit.factor, fit),
+    )
+
+
+def in_words(trace: Trace, budget: Budget) -> str:
+    """What became of signal and gradient over the network, in words."""
+    rows = _path(trace, budget)
+    texts = []
+    for what, sizes, ends in (
+        ("the gradient", trace.backward.rms, (rows[-1:], rows[:1])),
+        ("the signal", trace.forward.rms, (rows[:1], rows[-1:])),
+    ):
+        first, last = (float(sizes[end[0]]) if end else 0.0 for end in ends)
+        if len(rows) > 1 and first > 0 and last > 0 and np.isfinite([first, last]).all():
+            factor, steps = last / first, len(rows) - 1
+            each = f", by {number(factor ** (1 / steps))} a layer" if steps > 1 else ""
+            names = " to ".join(trace.names[end[0]] for end in ends)
+            texts.append(f"from {names} {what} is multiplied by {number(factor)}{each}")
+    text = "; ".join(texts)
+    return text[:1].upper() + text[1:] + "." if text else ""
