@@ -78,7 +78,6 @@ def test_every_cause_that_is_given_has_words():
     assert sorted(GIVEN - set(CAUSES)) == []
 
 
-@pytest.mark.xfail(strict=True, reason="nothing gives branch_scale, threshold, and others")
 def test_every_cause_with_words_is_given():
     assert sorted(set(CAUSES) - GIVEN) == []
 

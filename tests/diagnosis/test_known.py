@@ -27,7 +27,7 @@ def test_a_healthy_network_shows_nothing_but_its_arguments_and_leaves():
     assert (seen.births, seen.softmax_twice, seen.no_input, seen.cancelled) == ((), (), (), ())
     assert not seen.moves_later
     assert [argument.name for argument in seen.arguments] == ["x"]
-    assert [leaf[:2] for leaf in seen.leaves] == [(False, False)] * 2
+    assert [leaf.twins for leaf in seen.leaves] == [0, 0]
 
 
 def test_arguments_have_their_names_and_sizes():
@@ -53,7 +53,7 @@ def test_the_leaves_of_several_parameters_are_all_there():
     loss = lambda x, w, v: (jnp.mean((jnp.tanh(x @ w) @ v - Y) ** 2), x)  # noqa: E731
     seen = known(loss, X, W, jnp.ones((4, 4)), argnums=(1, 2), has_aux=True)
     assert [argument.name for argument in seen.arguments] == ["x"]
-    assert [leaf.same_weights for leaf in seen.leaves] == [False, True]
+    assert [leaf.twins for leaf in seen.leaves] == [0, 0]
 
 
 def trained(loss, params, steps=5):
@@ -63,37 +63,41 @@ def trained(loss, params, steps=5):
     return params
 
 
-def has_equal_units(w, axis):
-    first = np.take(w, [0], axis)
-    return bool(np.all(np.abs(w - first) <= 1e-5 * np.abs(w).max()))
+def twins_of(w):
+    """The share of units with an equal one, along the axis that has more of them."""
+
+    def along(units):
+        distance = np.abs(units[:, None] - units[None]).max(-1) + np.eye(len(units))
+        return np.mean(distance.min(1) <= 1e-5 * np.abs(units).max())
+
+    return max(along(np.asarray(w)), along(np.asarray(w).T))
 
 
 ONES = jnp.ones((4, 4)) / 4
-SYMMETRIC = {  # params, and of which leaves the units get equal gradients
-    "both": ({"a": ONES, "b": ONES}, {"a": True, "b": True}),
-    "the first alone": ({"a": ONES, "b": W}, {"a": False, "b": False}),
-    "a last layer of zeros": ({"a": W, "b": 0 * W}, {"a": False, "b": False}),
-    "a network of zeros": ({"a": 0 * W, "b": 0 * W}, {"a": False, "b": False}),
+PAIR = {"a": W.at[:, 1].set(W[:, 3]), "b": W.T.at[1].set(W.T[3])}
+CASES = {  # params, and the share of twins in each
+    "all units": ({"a": ONES, "b": ONES}, [1, 1]),
+    "a pair": (PAIR, [0.5, 0.5]),
+    "a pair before different weights": (PAIR | {"b": W.T}, [0, 0]),
+    "a first layer of equal units": ({"a": ONES, "b": W}, [0, 0]),
+    "a last layer of zeros": ({"a": W, "b": 0 * W}, [0, 0]),
+    "a network of zeros": ({"a": 0 * W, "b": 0 * W}, [0, 0]),
 }
 
 
-@pytest.mark.parametrize("name", SYMMETRIC)
-def test_units_that_are_called_equal_stay_equal(name):
-    params, same = SYMMETRIC[name]
-    leaves = dict(zip(sorted(params), known(network, params, X).leaves, strict=True))
-    assert {key: leaf.same_gradients for key, leaf in leaves.items()} == same
+@pytest.mark.parametrize("name", CASES)
+def test_units_that_are_called_twins_stay_equal_and_no_others_do(name):
+    params, expected = CASES[name]
+    assert [leaf.twins for leaf in known(network, params, X).leaves] == expected
     after = trained(network, params)
-    for key, leaf in leaves.items():
-        assert leaf.same_weights == (len(np.unique(params[key])) == 1)
-        moved = bool(np.any(after[key] != params[key]))
-        stays = any(has_equal_units(np.asarray(after[key]), axis) for axis in (0, 1))
-        assert (stays and moved) == leaf.same_gradients
+    moved = [bool(np.any(after[key] != params[key])) for key in "ab"]
+    assert [twins_of(after[key]) * moved[i] for i, key in enumerate("ab")] == expected
 
 
-def test_vectors_and_single_units_have_no_symmetry():
+def test_vectors_and_single_units_have_no_twins():
     loss = lambda p, x: jnp.mean((x @ p["w"] + p["b"][None]) ** 2)  # noqa: E731
-    seen = known(loss, {"b": jnp.ones(1), "w": jnp.ones((4, 1))}, jnp.abs(X))
-    assert [leaf.same_gradients for leaf in seen.leaves] == [False, False]
+    seen = known(loss, {"b": jnp.ones(4), "w": jnp.ones((4, 1))}, X)
+    assert [leaf.twins for leaf in seen.leaves] == [0, 0]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float16, jnp.bfloat16])

@@ -66,7 +66,7 @@ SLOPES = {  # an operation, and where its slope alone is not
     "eigh": (lambda x: jnp.linalg.eigh(x * jnp.eye(3))[1].sum(), 1.0),
     "svd": (lambda x: jnp.linalg.svd(x * jnp.eye(3))[0].sum(), 1.0),
 }
-LOST_SLOPES = ("acosh", "eigh", "svd")
+LOST_SLOPES = ("eigh",)
 
 
 @pytest.mark.parametrize("op", VALUES)
@@ -94,7 +94,6 @@ NORM = lambda w: jnp.sum(jnp.linalg.norm(w, axis=0))  # noqa: E731
 DEVIATION = lambda w: jnp.sum(jnp.std(w, axis=0))  # noqa: E731
 
 
-@pytest.mark.xfail(strict=True, reason=LIBRARY)
 @pytest.mark.parametrize("loss", [NORM, DEVIATION])
 def test_the_slope_of_a_root_in_a_function_of_jax_has_the_line_that_calls_it(loss):
     birth = birth_of(loss, W.at[:, 1].set(0.0))
@@ -185,13 +184,11 @@ def test_a_mask_that_leaves_a_row_nothing_to_look_at_is_a_constant_that_breaks()
     assert birth.at == line_of(attention, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="the first broken input of a select is blamed")
 def test_a_mask_is_not_blamed_for_a_nan_that_is_made_before_it():
     birth = birth_of(attention(ROOT, CAUSAL), W, X)
     assert (birth.ops, birth.at, birth.of) == (("sqrt",), line_of(ROOT), "")
 
 
-@pytest.mark.xfail(strict=True, reason="the first broken input of a sum is blamed")
 @pytest.mark.parametrize("function", [ROOT, lambda x: jnp.exp(100 * x)])
 def test_a_mask_among_the_arguments_is_not_blamed_for_what_breaks_beside_it(function):
     def loss(w, x, bias):

@@ -73,13 +73,8 @@ CAUSES = {
         "Parameters of 0 multiply one another: each keeps the other's gradient at 0."
     ),
     "attention": "The softmax of the attention is at an end, where it has no slope.",
-    "bias": "The units' inputs are under 0 for every example.",
-    "branch_scale": (
-        "A branch is added to the stream with a small factor, which its gradient gets too."
-    ),
     "cancellation": "Terms cancel but for their rounding errors.",
     "constant_weights": "All weights of a layer are the same number.",
-    "custom_derivative": "What was recorded as a whole, such as a custom derivative, changes it.",
     "data": "What comes in is not finite.",
     "discrete": "argmax, round, sign, a comparison or a cast to integers has the derivative 0.",
     "epsilon": "The epsilon of a division outweighs what it is added to.",
@@ -109,12 +104,10 @@ CAUSES = {
     "singular_value": "The operation has no finite value at a number that it was given.",
     "softmax_twice": "A softmax is taken of probabilities.",
     "stopped": "stop_gradient sets the derivative to 0.",
-    "threshold": "No unit comes near its threshold.",
     "underflow": "A number is under the smallest of its dtype.",
     "untaken_branch": (
         "A jnp.where computes both branches; the one not taken has an infinite slope."
     ),
     "unused": "Nothing that reaches the loss is computed from it.",
-    "zero_weights": "A parameter of 0 cuts the network.",
 }
 """Each cause, which is what the remedy follows from."""

@@ -17,7 +17,8 @@ DEAD_SHARE = 0.5
 AutoTrainer's (Zhang et al., ICSE 2021) dying-ReLU symptom the threshold is a share of 0.7."""
 
 ALL_DEAD = 0.9
-"""Share of dead units that is no chance even where all examples are the same."""
+"""Share of dead units that is no chance even where all examples are the same, nor at the best of
+many steps of time, at each of which others may be off."""
 
 FEWEST_EXAMPLES = 8
 """A unit that is on for half of the examples is off for eight at once with probability 0.4 %."""
@@ -42,7 +43,7 @@ def dead_units(trace: Trace) -> Iterator[Finding]:
         examples = math.prod(site.shape[:-1])
         if (
             site.kind == SiteKind.NONLINEARITY
-            and share > DEAD_SHARE
+            and share > (ALL_DEAD if "[t=" in trace.names[row] else DEAD_SHARE)
             and examples >= FEWEST_EXAMPLES
             and not (before and (rms[before] == 0).all())
             and not (before and same[before].all() and share <= ALL_DEAD)
@@ -79,8 +80,7 @@ def collapse(trace: Trace) -> Iterator[Finding]:
     one step; data themselves have no row.
     """
     products = _is_product(trace)
-    lengths = np.array([site.op == "l2_norm" for site in trace.sites], bool)
-    is_read = passed_back(trace, products | lengths, itself=False) | lengths
+    is_read = passed_back(trace, products, itself=False)
     attention = np.array([site.op == "attention" for site in trace.sites], bool)
     same = _same(trace) & (is_read | attention) & ~_waits(trace)
     if np.sum(same & attention) > 1:  # what comes out of attention to all alike is alike as well

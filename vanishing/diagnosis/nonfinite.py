@@ -1,5 +1,6 @@
 """Rules for numbers that are not finite: which operation makes them, and what to write there."""
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from vanishing._text import count, english, number
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.findings import MOST_NAMED, Finding, finding, listed
 from vanishing.diagnosis.remedies import Remedy
-from vanishing.diagnosis.singular import OVERFLOWS, SINGULAR, in_words
+from vanishing.diagnosis.singular import GROW, OVERFLOWS, SINGULAR, in_words, safe
 from vanishing.probing import Trace
 from vanishing.probing.births import Birth
 
@@ -113,22 +114,25 @@ def _why(birth: Birth) -> tuple[str, str, str, tuple[Remedy, ...]]:
     place += "".join(f"[{step}]" for step in birth.steps)
     if birth.of and birth.of != "constant":
         return "non_finite", "data", f"{birth.of} holds inf or nan", (remedies.CHECK_DATA,)
-    if birth.of:
+    if birth.of and birth.ops:
         why = f"{english(birth.ops)}{place} makes nan of the -inf of a mask: it leaves some rows "
         return "non_finite", "mask", why + "nothing to look at", (remedies.MASK,)
     if birth.ops == ("gather",):
         why = f"an index beyond its array{place}, which JAX answers with nan"
         return "non_finite", "index", why, (remedies.INDEX,)
-    if not SINGULAR.keys() & set(birth.ops):
+    if GROW.issuperset(birth.ops):
         return _overflow(birth, place)
+    if not SINGULAR.keys() & set(birth.ops):
+        why = f"{english(birth.ops, 'or')}{place} makes it of finite numbers"
+        return "non_finite", "singular_value", why, (remedies.GUARD,)
     why = in_words(birth.ops, birth.backward) + place
     if birth.untaken:
         why += ", in the branch of a jnp.where that is not taken"
         return "non_finite", "untaken_branch", why, (remedies.DOUBLE_WHERE,)
     if OVERFLOWS.issuperset(birth.ops) and not birth.backward:
-        limit = jnp.log(jnp.finfo(birth.dtype).max)
+        limit = math.log(float(jnp.finfo(birth.dtype).max))
         why = f"{english(birth.ops, 'or')} of {number(birth.largest)}{place}, where {birth.dtype} "
-        why += f"allows {number(float(limit), 3)}"
+        why += f"allows {number(limit, 3)}"
         return "non_finite", "overflow", why, (_safe(birth), remedies.SMALLER)
     cause = "singular_slope" if birth.backward else "singular_value"
     return "non_finite", cause, why, (_safe(birth),)
@@ -149,8 +153,8 @@ def _overflow(birth: Birth, place: str) -> tuple[str, str, str, tuple[Remedy, ..
 def _safe(birth: Birth) -> Remedy:
     """What to write in place of an operation that breaks."""
     place = f"at {os.path.basename(birth.at)}: " if birth.at else ""
-    known = [SINGULAR[op] for op in birth.ops if op in SINGULAR]
-    action = place + "; or ".join(dict.fromkeys(s.safe for s in known))
+    ops = [op for op in birth.ops if op in SINGULAR]
+    action = place + "; or ".join(dict.fromkeys(safe(op, birth.dtype) for op in ops))
     reason = "it then has a value and a slope wherever it is asked for"
     return Remedy(action, reason, remedies.GUARD.source)
 
@@ -192,7 +196,8 @@ def _broken_parameters(names: list[str]) -> Finding:
     says += " before any operation"
     fixes = (remedies.CHECK_STEP,)
     where = listed(names)
-    return finding("non_finite", where, True, says, remedies=fixes, first_seen="parameter")
+    cause, seen = "parameter", "parameter"
+    return finding("non_finite", where, True, says, remedies=fixes, cause=cause, first_seen=seen)
 
 
 def _on_the_way_forward(trace: Trace, row: int) -> Finding:

@@ -161,6 +161,11 @@ REACH = Remedy(
     "a parameter that is multiplied with 0 has no gradient",
     "the chain rule",
 )
+INPUTS = Remedy(
+    "bring the inputs to size 1: subtract their mean, and divide by their standard deviation",
+    "the weights are drawn for inputs of that size",
+    "LeCun et al. 1998, Efficient BackProp, section 4.3",
+)
 HEAD = Remedy(
     "draw the last layer smaller",
     "a loss that begins far above chance spends its first steps on the scale of the outputs",

@@ -14,7 +14,7 @@ from vanishing.diagnosis.breaks import (
     without_input,
 )
 from vanishing.diagnosis.causes import KINDS
-from vanishing.diagnosis.collapse import FEWEST_EXAMPLES, collapse, dead_units
+from vanishing.diagnosis.collapse import ALL_DEAD, FEWEST_EXAMPLES, collapse, dead_units
 from vanishing.diagnosis.findings import Diagnosis, Finding
 from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.nonfinite import broken_gradients, non_finite
@@ -66,22 +66,31 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     if not examples:
         causes += cancelling(trace, known, explained)
     sizes = list(lost_or_gained(trace, budget)) or list(forgotten(trace))
-    flat = _without_consequences([*norms(trace), *saturated(trace)], causes)
+    if any(f.cause == "activation" for f in sizes):  # what loses the gradient loses differences
+        causes = [f for f in causes if f.kind != "rank_collapse"]
+    if sizes:  # units are off where all examples have one direction
+        causes = [f for f in causes if f.evidence.get("dead_share", 1) > ALL_DEAD]
+    flat = _without_consequences([*norms(trace), *saturated(trace, known)], causes)
     flat_places = {
         site.place
         for site, name in zip(trace.sites, trace.names, strict=True)
         if name in {f.where for f in flat}
     }
+    if any(f.evidence.get("saturated_share", 0) > MOST_FLAT for f in flat):
+        causes = [f for f in causes if f.cause not in ("flat", "same_examples")]
     return [
         *causes,
         *flat,
         *(f for f in sizes if f.evidence.get("mostly_in") not in flat_places),
         *lost_branch(trace, budget),
         *head(trace),
-        *([] if sizes else drift(trace, budget)),
+        *([] if sizes or flat else drift(trace, budget)),
         *updates(trace, known),
     ]
 
+
+MOST_FLAT = 0.9
+"""Share of saturated units of one layer that makes another without any slope, or equal outputs."""
 
 _RANKS = {kind: rank for rank, kind in enumerate(KINDS)}  # causes before what follows from them
 

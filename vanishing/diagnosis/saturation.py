@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from vanishing._text import number, percent
+from vanishing._text import english, number, percent
 from vanishing.diagnosis import remedies
 from vanishing.diagnosis.collapse import passed_back
 from vanishing.diagnosis.findings import Finding, finding
+from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.remedies import useful, with_factor
 from vanishing.diagnosis.settings import ACTIVATIONS, setting, worst_of_each_site
 from vanishing.probing import SiteKind, Trace
@@ -17,6 +18,9 @@ SATURATED_SHARE = 0.3
 """Share of units with under 1 % of the largest slope. A standard normal pre-activation leaves 0.3 %
 of tanh units there (Glorot & Bengio 2010, sec. 3.2, watch this share while training)."""
 
+
+LARGE_INPUT = 5.0
+"""RMS of an argument over which weights drawn for inputs of size 1 saturate the first layer."""
 
 CONCENTRATED = 0.8
 """Sum of the squares of a token's attention weights, on average: 1 less this sum is the trace of
@@ -28,7 +32,7 @@ FEWEST_TOKENS = 8
 """Of fewer tokens the first ones, under a causal mask, are too large a share of all."""
 
 
-LARGE_LOGITS = 4.0
+LARGE_LOGITS = 8.0
 """RMS of logits over which a cross-entropy is large for its scale and not for what was learnt."""
 
 
@@ -41,9 +45,9 @@ ABOVE_CHANCE = 2.0
 that is trained both are far under it (Karpathy, A recipe for training neural networks, 2019)."""
 
 
-def saturated(trace: Trace) -> Iterator[Finding]:
+def saturated(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
     """Nonlinearities most of whose units have no slope, and attention to a single token."""
-    yield from _saturated_attention(trace)
+    yield from _saturated_attention(trace, known)
     # What a rectifier leaves at 0 has no slope either, but half of its units are off by design.
     share = np.where(trace.forward.zeros > 0.01, np.nan, trace.forward.saturated)
     share = np.where(_ends_rightly(trace), np.nan, share)
@@ -51,7 +55,7 @@ def saturated(trace: Trace) -> Iterator[Finding]:
         if share[row] > SATURATED_SHARE:
             says = f"the slope is under 1% of its largest at {percent(share[row])} of its units"
             high, fraction = share[row] > 0.6, float(share[row])
-            yield _saturation(trace, row, high, says, saturated_share=fraction)
+            yield _saturation(trace, row, high, says, known, saturated_share=fraction)
 
 
 def _ends_rightly(trace: Trace) -> np.ndarray:
@@ -75,7 +79,9 @@ SMALL_LOSS = 0.1
 """Loss under which outputs at the ends of a sigmoid are right; of chance it is 0.25 in squares."""
 
 
-def _saturation(trace: Trace, row: int, high: bool, says: str, **evidence: float) -> Finding:
+def _saturation(
+    trace: Trace, row: int, high: bool, says: str, known: Known, **evidence: float
+) -> Finding:
     """Of a nonlinearity, with the factor by which what it takes in is too large."""
     around = setting(trace, [row])
     before = list(trace.layout.instances[row].parents)
@@ -86,6 +92,13 @@ def _saturation(trace: Trace, row: int, high: bool, says: str, **evidence: float
         says += f", and what it takes in has a size of {number(sizes[0])}"
         fixes = with_factor(fixes, 1 / sizes[0])
     cause = "attention" if around.culprit == "attention" else "initial_scale"
+    first = len(before) == 1 and not trace.layout.instances[before[0]].parents
+    large = [a for a in known.arguments if first and a.rms > LARGE_INPUT]
+    if large and cause == "initial_scale" and around.culprit == "activation":
+        cause = "input_scale"
+        fixes = (remedies.INPUTS, *fixes)
+        names = english([f"{a.name} (of size {number(a.rms)})" for a in large])
+        says += f": the inputs are large, {names}"
     return finding(
         "saturated", trace.names[row], high, says, remedies=fixes, cause=cause, **evidence
     )
@@ -99,7 +112,7 @@ def concentration(trace: Trace) -> np.ndarray:
     return measured * np.square(trace.forward.rms)
 
 
-def _saturated_attention(trace: Trace) -> Iterator[Finding]:
+def _saturated_attention(trace: Trace, known: Known) -> Iterator[Finding]:
     """Attention whose weights are all on one token, so that its softmax has no slope."""
     sizes = concentration(trace)
     for row in worst_of_each_site(trace, sizes):
@@ -108,7 +121,7 @@ def _saturated_attention(trace: Trace) -> Iterator[Finding]:
             tokens = trace.sites[row].shape[-1]
             says = f"the squares of its weights over {tokens} tokens sum to {number(share)}"
             says += ", where 1 is all of the weight on a single one"
-            yield _saturation(trace, row, False, says, concentration=share)
+            yield _saturation(trace, row, False, says, known, concentration=share)
 
 
 def head(trace: Trace) -> Iterator[Finding]:
@@ -119,7 +132,7 @@ def head(trace: Trace) -> Iterator[Finding]:
         return
     for row in set(range(len(trace))) - followed:
         site, size, loss = trace.sites[row], float(trace.forward.rms[row]), float(trace.value)
-        if site.kind != SiteKind.MATMUL or site.shape[-1:] <= (1,):
+        if site.kind != SiteKind.MATMUL or site.shape[-1:] <= (1,) or not size > 0:
             continue
         chance, examples = math.log(site.shape[-1]), math.prod(site.shape[:-1])
         # The gradient of a mean cross-entropy is at most 1 over the number of examples.

@@ -14,40 +14,48 @@ class Singular(NamedTuple):
 
     name: str
     value: str  # where its value is not finite
-    slope: str  # where its slope is not finite though its value is; "" for nowhere
-    safe: str  # what to write
+    slope: str  # where its slope is not finite; "" for nowhere else
+    safe: str  # what to write; {tiny} and {near} depend on the dtype
 
 
-_UNDER_ROOT = "add 1e-12 under the root, or jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)"
-_INSIDE = "clip what it takes in to -1 + 1e-6 and 1 - 1e-6, or use arctan2"
+_UNDER_ROOT = "add {tiny} under the root, or jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)"
+_INSIDE = "clip it to -1 + {near} and 1 - {near}, or use arctan2"
 _EXP = "keep what exp takes in bounded: c * tanh(x / c), a clip, or less its own maximum"
 
 SINGULAR = {
     "acos": Singular("arccos", "beyond -1 and 1", "at -1 and 1", _INSIDE),
-    "acosh": Singular("arccosh", "under 1", "at 1", "take it of jnp.maximum(x, 1 + 1e-6)"),
+    "acosh": Singular("arccosh", "under 1", "at 1", "take it of jnp.maximum(x, 1 + {near})"),
     "asin": Singular("arcsin", "beyond -1 and 1", "at -1 and 1", _INSIDE),
     "atan2": Singular("arctan2", "", "at (0, 0)", "keep its two arguments from both being 0"),
     "atanh": Singular(
-        "arctanh", "at -1 and 1, and beyond", "", "clip what it takes in to -1 + 1e-6 and 1 - 1e-6"
+        "arctanh",
+        "at -1 and 1, and beyond",
+        "",
+        "clip it to -1 + {near} and 1 - {near}",
     ),
-    "cbrt": Singular("cbrt", "", "at 0", "add 1e-12 to what it takes in"),
-    "digamma": Singular("digamma", "at 0 and whole numbers under it", "", "keep x over 1e-6"),
-    "div": Singular("a division", "by 0", "by 0", "add 1e-12 to the divisor, or jnp.where on it"),
+    "cbrt": Singular("cbrt", "", "at 0", "add {tiny} to what it takes in"),
+    "digamma": Singular("digamma", "at 0 and whole numbers under it", "", "keep x over {near}"),
+    "div": Singular("a division", "by 0", "by 0", "add {tiny} to the divisor, or jnp.where on it"),
     "eigh": Singular(
         "eigh", "", "where two eigenvalues are equal", "use a function of the matrix itself"
     ),
-    "erf_inv": Singular("erf_inv", "at -1 and 1", "", "clip it to -1 + 1e-6 and 1 - 1e-6"),
-    "integer_pow": Singular("a negative power", "of 0", "of 0", "add 1e-12 to what it takes in"),
-    "lgamma": Singular("lgamma", "at 0 and whole numbers under it", "", "keep x over 1e-6"),
-    "log": Singular(
-        "log", "of 0 or less", "of 0", "log(x + 1e-6), or log_softmax and log_sigmoid of the logits"
+    "erf_inv": Singular(
+        "erf_inv", "at -1 and 1, and beyond", "", "clip it to -1 + {near} and 1 - {near}"
     ),
-    "log1p": Singular("log1p", "of -1 or less", "of -1", "keep x over -1 + 1e-6"),
+    "integer_pow": Singular("a negative power", "of 0", "of 0", "keep what it takes in from 0"),
+    "lgamma": Singular("lgamma", "at 0 and whole numbers under it", "", "keep x over {near}"),
+    "log": Singular(
+        "log",
+        "of 0 or less",
+        "of 0",
+        "log(x + {near}), or log_softmax and log_sigmoid of the logits",
+    ),
+    "log1p": Singular("log1p", "of -1 or less", "of -1", "keep x over -1 + {near}"),
     "pow": Singular(
-        "a power", "of 0 or less", "at 0, of a power under 1", "take it of jnp.maximum(x, 1e-12)"
+        "a power", "of 0 or less", "at 0, of a power under 1", "take it of jnp.maximum(x, {tiny})"
     ),
     "rem": Singular("a remainder", "of a division by 0", "", "keep the divisor from 0"),
-    "rsqrt": Singular("rsqrt", "of 0 or less", "of 0", "add 1e-12 under the root"),
+    "rsqrt": Singular("rsqrt", "of 0 or less", "of 0", "add {tiny} under the root"),
     "sqrt": Singular("sqrt", "of less than 0", "at 0", _UNDER_ROOT),
     "svd": Singular(
         "svd", "", "where two singular values are equal", "use a function of the matrix itself"
@@ -57,8 +65,44 @@ SINGULAR = {
 _EXPONENTIALS = ("cosh", "exp", "exp2", "expm1", "sinh")
 SINGULAR |= {op: Singular(op, "of a large number", "", _EXP) for op in _EXPONENTIALS}
 
+GROW = frozenset(
+    {
+        *(
+            "add",
+            "add_any",
+            "conv_general_dilated",
+            "cumprod",
+            "cumsum",
+            "dot_general",
+            "mul",
+            "neg",
+        ),
+        *(
+            "power",
+            "reduce_prod",
+            "reduce_sum",
+            "reduce_window_sum",
+            "scatter-add",
+            "square",
+            "sub",
+        ),
+    }
+)
+"""These are finite unless what they are given is large, or infinite."""
+
 OVERFLOWS = frozenset({*_EXPONENTIALS})
 """These break by an overflow alone."""
+
+
+def safe(op: str, dtype: str) -> str:
+    """What to write in place of an operation on numbers of a dtype.
+
+    >>> safe("rsqrt", "float32"), safe("rsqrt", "float16")
+    ('add 1e-12 under the root', 'add 1e-3 under the root')
+    """
+    tiny = "1e-3" if dtype == "float16" else "1e-12"
+    near = {"float16": "1e-3", "bfloat16": "1e-2"}.get(dtype, "1e-6")
+    return SINGULAR[op].safe.format(tiny=tiny, near=near)
 
 
 def in_words(ops: Sequence[str], of_slope: bool) -> str:

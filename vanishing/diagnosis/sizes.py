@@ -8,6 +8,7 @@ import numpy as np
 
 from vanishing._text import number
 from vanishing.diagnosis import remedies, zeros
+from vanishing.diagnosis.collapse import COLLAPSED
 from vanishing.diagnosis.findings import Finding, finding
 from vanishing.diagnosis.remedies import Setting, useful, with_factor
 from vanishing.diagnosis.saturation import CONCENTRATED, concentration
@@ -38,8 +39,8 @@ FORGOTTEN_DECADES = 6.0
 """Decades over which even the slowest unit of a recurrence beside other ways forgets its past."""
 
 
-ALIKE = 0.99
-"""Mean cosine of tokens over which attention to one is attention to any."""
+ALIKE = 0.9
+"""Mean cosine of the tokens' weights under which attention tells them apart."""
 
 
 BRANCH_SHARE = 1e-4
@@ -196,12 +197,12 @@ def lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
         if row in hidden or not is_layer or not 0 < share < BRANCH_SHARE:
             continue
         scores = [later for later in after[row] if trace.sites[later].op == "attention"]
-        similar = max((trace.forward.similarity[p] for p in _parents(trace, row)), default=0.0)
-        if scores and (similar > ALIKE or any(concentration(trace)[scores] > CONCENTRATED)):
+        alike = any(_became_alike(trace, later) for later in scores)
+        if alike or any(concentration(trace)[scores] > CONCENTRATED):
             says = f"its gradient is {number(share)} times that of the skip connection beside it"
-            alike = similar > ALIKE
             if alike:
-                says += f", and the tokens before it have a mean cosine of {number(similar, 4)}"
+                says += ", and each token looks at all others with the same weights, unlike in the "
+                says += "first layers"
             fixes = (remedies.TOKENS if alike else remedies.SCORES,)
             name, cause = trace.names[row], "same_examples" if alike else "attention"
             yield finding(
@@ -212,12 +213,14 @@ def lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
                 remedies=fixes,
                 cause=cause,
                 share_of_the_stream=share,
-                mean_cosine=float(similar),
             )
 
 
-def _parents(trace: Trace, row: int) -> list[int]:
-    return list(trace.layout.instances[row].parents)
+def _became_alike(trace: Trace, row: int) -> bool:
+    """Are attention's weights the same for all tokens here, but not in the first layer?"""
+    cosine = np.asarray(trace.forward.similarity)
+    first = next(r for r, site in enumerate(trace.sites) if site.op == "attention")
+    return bool(cosine[row] > 1 - COLLAPSED and cosine[first] < ALIKE)
 
 
 def drift(trace: Trace, budget: Budget) -> Iterator[Finding]:

@@ -72,9 +72,7 @@ def _out_of_range(trace: Trace, known: Known, update: np.ndarray) -> Iterator[Fi
             for i in out:
                 yield _ratio(trace, i, ratios[i], "learning_rate", remedies.RATE_OF_UPDATES)
         elif out is large:
-            for i in (
-                i for i in out if ratios[i] > 1 and not _starts_small(trace, known, leaf_of[i])
-            ):
+            for i in (i for i in out if ratios[i] > 1 and not _starts_small(trace, leaf_of[i])):
                 yield _ratio(trace, i, ratios[i], "one_parameter", remedies.ONE_RATE)
 
 
@@ -110,11 +108,13 @@ def _swallowed(trace: Trace, known: Known, i: int, leaf: int, ratio: float) -> F
     most = "most" if math.isnan(share) else percent(share)
     says += f"{most} of the weights stay what they are"
     name = trace.layout.param_names[i]
+    fixes = (remedies.RATE_OF_UPDATES,) if dtype == "float32" else ()
     return finding(
         "precision",
         name,
         True,
         says,
+        remedies=fixes,
         cause="rounding",
         update_over_weight=ratio,
         spacing=spacing,

@@ -45,10 +45,7 @@ def reaching(plan: Plan, names: Sequence[str] = ()) -> tuple[Birth, ...]:
     traced = [name for i, name in enumerate(names) if i not in plan.static]
     labels = ["a parameter"] * len(params) + traced
     labels += ["an array that the loss closes over"] * (len(params) + len(others) - len(labels))
-    made = [
-        _Made(None, (), None, label) if _broken(value) else None
-        for value, label in zip([*params, *others], labels, strict=True)
-    ]
+    made = [_given(value, label) for value, label in zip([*params, *others], labels, strict=True)]
     _, births = _frame(plan.program.frame, [*params, *others], made)
     if births[0]:
         return tuple(_roots(births[:1]))
@@ -67,6 +64,15 @@ class _Made(NamedTuple):
     of: "_Made | None"
     label: str  # of what comes in
     largest: float = 0.0
+
+
+def _given(value: Any, label: str) -> _Made | None:
+    """What an input that is not finite is: a mask, where it holds -inf alone, else its name."""
+    if not _broken(value):
+        return None
+    x = np.asarray(value)
+    is_mask = bool(np.all(np.isfinite(x) | np.isneginf(x))) if np.isrealobj(x) else False
+    return _CONSTANT if is_mask else _Made(None, (), None, label)
 
 
 def _frame(
@@ -118,7 +124,9 @@ def _births(
 
 
 def _own(node, inputs, before, output, steps) -> _Made | None:
-    earlier = next((m for m in before if m), None)
+    # Of several, one that is made here is to blame before the -inf of a mask beside it.
+    known = sorted(filter(None, before), key=lambda m: m.node is None and m is _CONSTANT)
+    earlier = known[0] if known else None
     if earlier and not (_has_nan(output) and not any(map(_has_nan, inputs))):
         return earlier
     return _Made(node, steps, earlier, "", max(map(_largest, inputs), default=0.0))
@@ -166,7 +174,7 @@ def _birth(made: _Made) -> Birth:
     if made.node is None:
         return Birth(ops=(), at="", of=made.label)
     return Birth(
-        ops=(made.node.primitive,),
+        ops=(_op(made.node),),
         at=sites.line_of(made.node.seen_from),
         steps=made.steps,
         of=made.of.label if made.of else "",
@@ -174,6 +182,12 @@ def _birth(made: _Made) -> Birth:
         dtype=str(made.node.equation.outvars[0].aval.dtype),
         spot=made.node.spot,
     )
+
+
+def _op(node: Node) -> str:
+    """The name of an operation; of a whole power, "power" if that is positive."""
+    is_power = node.primitive == "integer_pow" and node.equation.params["y"] > 0
+    return "power" if is_power else node.primitive
 
 
 class _Slopes:
@@ -215,9 +229,23 @@ class _Slopes:
         x, *others, which = replay.evaluate(frame, [*self.plan.params, *self.plan.others], wanted)
         if np.shape(x) != np.shape(which):
             return False
-        slope = jax.jvp(lambda x: jaxpr.run(node, [x, *others])[0], (x,), (jnp.ones_like(x),))[1]
+        inputs = [x, *others]
+        numbers = [i for i, value in enumerate(inputs) if _is_number(value)]
+
+        def run(*values):
+            return jaxpr.run(node, _with(inputs, numbers, values))[0]
+
+        at = [jnp.asarray(inputs[i]) for i in numbers]
+        slope = jax.jvp(run, at, [jnp.ones_like(value) for value in at])[1]
         taken = np.asarray(which).astype(int) == select.inputs.index(value) - 1
         return not (taken & ~np.isfinite(np.asarray(slope))).any()
+
+
+def _with(inputs: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -> list[Any]:
+    result = list(inputs)
+    for place, value in zip(places, values, strict=True):
+        result[place] = value
+    return result
 
 
 def _users(frame: Frame) -> dict[ValueId, list[Node]]:

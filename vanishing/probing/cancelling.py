@@ -10,7 +10,8 @@ from vanishing.probing import jaxpr, replay, sites
 from vanishing.probing.jaxpr import Literal, Node, Program
 from vanishing.probing.plan import Plan, tapped
 
-_ROUNDINGS = 32  # of the dtype: what is smaller beside the largest term is rounding
+_ROUNDINGS = 4  # of the dtype: what is smaller beside the largest term is rounding
+_FEWEST = 4  # elements of which rounding is left: fewer may be near 0 by chance
 
 
 class Cancelled(NamedTuple):
@@ -51,13 +52,21 @@ def cancelled(plan: Plan) -> tuple[Cancelled, ...]:
 
     limits = [_ROUNDINGS * float(jnp.finfo(program.specs[n.outputs[0]].dtype).eps) for n in sums]
     share = np.asarray(jax.device_get(shares(plan.params, plan.others)), float)
-    found = [node for node, x, limit in zip(sums, share, limits, strict=True) if x <= limit]
+    found = [
+        node
+        for node, x, limit in zip(sums, share, limits, strict=True)
+        if x == 0 or (x <= limit and _size(node) >= _FEWEST)
+    ]
     return tuple(_of(node, program) for node in found)
 
 
 def _is_sum(node: Node) -> bool:
     values = [atom for atom in node.inputs if not isinstance(atom, Literal)]
     return node.primitive == "add_any" and len(set(values)) == 2
+
+
+def _size(node: Node) -> int:
+    return int(np.prod(node.equation.outvars[0].aval.shape))
 
 
 def _of(node: Node, program: Program) -> Cancelled:

@@ -348,12 +348,12 @@ class Local(NamedTuple):
 
 def run(node: Node, inputs: Sequence[Any]) -> list[Any]:
     """The operation as it stands, under its own source line and scope."""
-    eqn = node.equation
+    eqn, place = node.equation, (*node.places, node.equation)[0]
     if node.primitive == "split":
         return _split(inputs[0], eqn.params)
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     with (
-        source_info_util.user_context(eqn.source_info.traceback, name_stack=stack),
+        source_info_util.user_context(place.source_info.traceback, name_stack=stack),
         eqn.ctx.manager,
         _precision_of(eqn),
     ):

@@ -16,6 +16,8 @@ _BEFORE = VIEWS - {"gather"} | {
     "stop_gradient",
     "sub",
 }
+_AFTER = RESHAPES | {"abs", "reduce_sum", "sign"}
+_OF_LOGITS = ("softmax", "logsumexp", "logaddexp", "log_sigmoid", "softplus")  # functions of JAX
 _STEPS = 12  # operations between the two
 
 
@@ -38,7 +40,7 @@ def _in_frame(frame: Frame) -> Iterator[str]:
                 users.setdefault(atom, []).append(node)
     for node in frame.nodes:
         name = _probabilities(node, makers)
-        if name and _meets_exponential(node.outputs[0], users, name):
+        if name and _meets_exponential(node.outputs[0], users):
             line = sites.line_of(node.seen_from)
             yield f"{name} at {line}" if line else name
 
@@ -58,16 +60,16 @@ def _probabilities(node: Node, makers: dict[ValueId, Node]) -> str:
     return "softmax" if is_share and top.primitive == "exp" else ""
 
 
-def _meets_exponential(value: ValueId, users: dict[ValueId, list[Node]], name: str) -> bool:
+def _meets_exponential(value: ValueId, users: dict[ValueId, list[Node]]) -> bool:
     """Does a value go, unchanged but for a shift, into a softmax or the logarithm of one?"""
     todo, seen = [(value, 0)], {value}
     while todo:
         at, steps = todo.pop()
         for node in users.get(at, []):
-            if "softmax" in node.primitive or "logsumexp" in node.primitive:
+            if any(name in node.primitive for name in _OF_LOGITS):
                 return True
             if node.primitive == "exp":
-                return name == "softmax" or _is_summed(node, users)
+                return _is_normalised(node, users)
             if node.primitive in _BEFORE and steps < _STEPS:
                 new = set(node.outputs) - seen
                 seen |= new
@@ -75,7 +77,25 @@ def _meets_exponential(value: ValueId, users: dict[ValueId, list[Node]], name: s
     return False
 
 
-def _is_summed(node: Node, users: dict[ValueId, list[Node]]) -> bool:
-    """Is an exponential part of a logarithm of a sum, as in a cross-entropy of logits?"""
-    after = users.get(node.outputs[0], [])
-    return any(user.primitive in ("reduce_sum", "log1p") for user in after)
+def _is_normalised(node: Node, users: dict[ValueId, list[Node]]) -> bool:
+    """Does the sum of an exponential end in a logarithm, or divide, as in a softmax?"""
+    todo = [(value, "exp") for value in node.outputs]
+    for _ in range(_STEPS):
+        after = [(user, value, was) for value, was in todo for user in users.get(value, [])]
+        if any(_ends(user, value, was) for user, value, was in after):
+            return True
+        todo = [
+            (output, "sum" if user.primitive == "reduce_sum" else was)
+            for user, _, was in after
+            if user.primitive in _AFTER
+            for output in user.outputs
+        ]
+    return False
+
+
+def _ends(user: Node, value: ValueId, was: str) -> bool:
+    """Is it the logarithm of a sum of exponentials, or a division by one?"""
+    if user.primitive == "log1p":
+        return True
+    is_divisor = user.primitive == "div" and value == user.inputs[1]
+    return was == "sum" and (is_divisor or user.primitive == "log")
