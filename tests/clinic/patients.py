@@ -254,6 +254,47 @@ def stepped(rate):
     return change
 
 
+def growing(depth):
+    """Orthogonal layers that keep the gradient, and biases that each are ten times the last."""
+    kernels = jax.random.orthogonal(jax.random.key(0), WIDTH, (depth,))
+    params = {
+        "kernel": kernels,
+        "bias": 10.0 ** jnp.arange(depth)[:, None, None] + normal((depth, 1, WIDTH)),
+    }
+    params["head"] = 10.0**-depth * normal((WIDTH, CLASSES), 1)
+
+    def loss(params, x):
+        layer = lambda x, p: (x @ p[0] + p[1], None)  # noqa: E731
+        x = jax.lax.scan(layer, x, (params["kernel"], params["bias"]))[0]
+        return cross_entropy(x @ params["head"])
+
+    patient = Patient(loss, params, (normal((BATCH, WIDTH), 2),))
+    return sick(patient, "forward_drift", "", "rank_collapse")
+
+
+def constant(width):
+    """Kernels of one number each, as a careless initialiser leaves them."""
+    params = {"a": jnp.full((WIDTH, width), 0.1), "b": jnp.full((width, width), 0.02)}
+    params["head"] = normal((width, CLASSES), 1, width**-0.5)
+
+    def loss(params, x):
+        return cross_entropy(jnp.tanh(jnp.tanh(x @ params["a"]) @ params["b"]) @ params["head"])
+
+    return sick(
+        Patient(loss, params, (normal((BATCH, WIDTH), 2),)), "symmetry", "a", "rank_collapse"
+    )
+
+
+def twice():
+    """Probabilities that a loss takes for logits."""
+    params = {"a": normal((WIDTH, WIDTH), 0, WIDTH**-0.5), "b": normal((WIDTH, CLASSES), 1, 0.1)}
+
+    def loss(params, x):
+        return cross_entropy(jax.nn.softmax(jnp.tanh(x @ params["a"]) @ params["b"]))
+
+    return sick(Patient(loss, params, (normal((BATCH, WIDTH), 2),)), "double_softmax")
+
+
 def sick(patient, kind, where="", *also):
     return patient._replace(kind=kind, where=where, also=frozenset(also))
 
@@ -373,4 +414,7 @@ PATIENTS = {
     ),
     "a norm of one number": lambda: with_extra(normed_number),
     "steps that bfloat16 rounds away": lambda: with_extra(rounded),
+    "growing biases": lambda: growing(8),
+    "constant kernels": lambda: constant(64),
+    "a softmax of a softmax": lambda: twice(),
 }  # fmt: skip

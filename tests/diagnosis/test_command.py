@@ -74,13 +74,13 @@ def test_a_bad_model_ends_in_one_line(model, flag, reason):
     assert reason in line
 
 
-@pytest.mark.parametrize(("name", "code"), [("make_loss", 1), ("healthy", 0), ("unseen", 2)])
+@pytest.mark.parametrize(("name", "code"), [("make_loss", 1), ("healthy", 0), ("unseen", 0)])
 def test_a_program_gets_json_and_an_exit_code(model, name, code):
     process = run(f"--model={model}:{name}", "--json")
     assert process.returncode == code, process.stderr
     result = json.loads(process.stdout)
     assert [finding["kind"] for finding in result["findings"]] == ["vanishing"] * (code == 1)
-    assert bool(result["rows"]) == (code != 2)
+    assert result["rows"]  # of operations, where no layer is known
 
 
 def test_json_is_no_report(model):

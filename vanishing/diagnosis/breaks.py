@@ -116,6 +116,11 @@ def _why_cut(
     if underflow := _underflow(trace, place):
         return "precision", "underflow", underflow, (remedies.LOSS_SCALE, remedies.BFLOAT)
     if site is None:
+        weights = zip(trace.layout.param_names, trace.params.weight, strict=True)
+        empty = [name for name, weight in weights if weight == 0 and "bias" not in name]
+        if place.where and empty:
+            says = f"the gradient is exactly 0 everywhere, and {listed(empty)} is all 0"
+            return "dead_gradient", "all_factors_zero", says, (remedies.ALL_BUT_ONE,)
         says = "the gradient is exactly 0" + (" everywhere" if place.where else "")
         fix = remedies.SCALE if place.where else remedies.UNSTOP
         return "dead_gradient", "", says, (fix, remedies.SLOPE)

@@ -20,6 +20,25 @@ ALL_DEAD = 0.9
 """Share of dead units that is no chance even where all examples are the same, nor at the best of
 many steps of time, at each of which others may be off."""
 
+HAVE_SLOPE_AT_0 = frozenset(
+    {
+        *(
+            "asinh",
+            "atan",
+            "celu",
+            "elu",
+            "erf",
+            "gelu",
+            "hard_tanh",
+            "leaky_relu",
+            "mish",
+            "prelu",
+        ),
+        *("selu", "silu", "sin", "sinh", "snake", "soft_sign", "squareplus", "tanh"),
+    }
+)
+"""Nonlinearities whose slope at 0 is not 0, so that a unit of 0 is not off."""
+
 FEWEST_EXAMPLES = 8
 """A unit that is on for half of the examples is off for eight at once with probability 0.4 %."""
 
@@ -57,11 +76,10 @@ def dead_units(trace: Trace) -> Iterator[Finding]:
 def _dead_at_all_steps(trace: Trace) -> np.ndarray:
     """The share of dead units, of what is computed again and again the least of all times.
 
-    Where a nonlinearity has a slope at 0, as tanh has, a unit of 0 is none; where its slope is not
-    measured, its share of dead units counts.
+    Where a nonlinearity has a slope at 0, as tanh has, a unit of 0 is none.
     """
-    dead, flat = np.array(trace.forward.dead_units), np.asarray(trace.forward.saturated)
-    dead = np.where(np.isnan(flat), dead, np.minimum(dead, flat))
+    slopes = np.array([site.op in HAVE_SLOPE_AT_0 for site in trace.sites], bool)
+    dead = np.where(slopes, np.nan, np.array(trace.forward.dead_units))
     least: dict[tuple[str, ...], float] = {}
     keys = []
     for row, (site, name) in enumerate(zip(trace.sites, trace.names, strict=True)):

@@ -63,7 +63,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     explained = {p for f in causes for p in f.evidence.get("parameters", ())}.union(names)
     if not dead:
         causes += [f for f in without_input(trace, known) if f.where not in explained]
-    if not examples:
+    if not examples and not same:
         causes += cancelling(trace, known, explained)
     sizes = list(lost_or_gained(trace, budget)) or list(forgotten(trace))
     if any(f.cause == "activation" for f in sizes):  # what loses the gradient loses differences
@@ -83,7 +83,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         *flat,
         *(f for f in sizes if f.evidence.get("mostly_in") not in flat_places),
         *lost_branch(trace, budget),
-        *head(trace),
+        *([] if sizes else head(trace)),
         *([] if sizes or flat else drift(trace, budget)),
         *updates(trace, known),
     ]

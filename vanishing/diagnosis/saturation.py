@@ -49,7 +49,9 @@ def saturated(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
     """Nonlinearities most of whose units have no slope, and attention to a single token."""
     yield from _saturated_attention(trace, known)
     # What a rectifier leaves at 0 has no slope either, but half of its units are off by design.
-    share = np.where(trace.forward.zeros > 0.01, np.nan, trace.forward.saturated)
+    squashes = np.array([site.op in _SQUASHES for site in trace.sites], bool)
+    rectifies = (trace.forward.zeros > 0.01) & ~squashes
+    share = np.where(rectifies, np.nan, trace.forward.saturated)
     share = np.where(_ends_rightly(trace), np.nan, share)
     for row in worst_of_each_site(trace, share):
         if share[row] > SATURATED_SHARE:

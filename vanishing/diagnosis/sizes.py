@@ -39,6 +39,9 @@ FORGOTTEN_DECADES = 6.0
 """Decades over which even the slowest unit of a recurrence beside other ways forgets its past."""
 
 
+CONVERGED = 1e-4
+"""Relative change of the signal's size at the last step of a fixed-point iteration."""
+
 ALIKE = 0.9
 """Mean cosine of the tokens' weights under which attention tells them apart."""
 
@@ -73,7 +76,12 @@ def _fit(trace: Trace, rows: Sequence[int], sizes: Any) -> _Fit | None:
     spread = np.sum((y - y.mean()) ** 2)
     r_squared = 1 - np.sum((y - slope * x - offset) ** 2) / spread if spread > 0 else 1.0
     widths = [max(2, trace.sites[row].shape[-1]) if trace.sites[row].shape else 2 for row in rows]
-    variance = 5 * sum(1 / width for width in widths)
+    # The steps of a recurrence share their weights, and with these what chance makes of them.
+    own = {
+        trace.layout.instances[r].site if "[t=" in trace.names[r] else -1 - r: w
+        for r, w in zip(rows, widths, strict=True)
+    }
+    variance = 5 * sum(1 / width for width in own.values())
     allowed = CHANCE_SPREADS * math.sqrt(variance) / 2 * math.log10(math.e)
     return _Fit(float(y[0] - y[-1]), float(10**-slope), float(r_squared), len(rows), allowed)
 
@@ -92,9 +100,26 @@ def _path(trace: Trace, budget: Budget) -> Sequence[int]:
         [row for row in rows if trace.sites[row].kind == kind]
         for kind in (SiteKind.RESIDUAL, SiteKind.MATMUL, SiteKind.NONLINEARITY)
     )
-    if len(sums) >= 3 and 3 * len(sums) >= len(products):
+    stream = [row for row in sums if _continues(trace, row)]
+    if len(sums) >= 3 and 2 * len(stream) >= len(sums) and 3 * len(sums) >= len(products):
         return [*rows[:1], *sums]
     return products if len(products) >= 2 and 2 * len(products) >= len(curves) else rows
+
+
+def _converges(trace: Trace, rows: Sequence[int]) -> bool:
+    """Do the steps of a recurrence end in one signal, as those of a contraction do?"""
+    if len(rows) < 4 or not all("[t=" in trace.names[row] for row in rows[-2:]):
+        return False
+    before, last = (float(trace.forward.rms[row]) for row in rows[-2:])
+    return abs(last - before) < CONVERGED * last
+
+
+def _continues(trace: Trace, row: int) -> bool:
+    """Does a sum add to another sum, which at most a normalisation is between?"""
+    parents = list(trace.layout.instances[row].parents)
+    norms = [p for p in parents if trace.sites[p].kind == SiteKind.NORMALIZATION]
+    parents += [parent for norm in norms for parent in trace.layout.instances[norm].parents]
+    return any(trace.sites[parent].kind == SiteKind.RESIDUAL for parent in parents)
 
 
 def _layers(trace: Trace, budget: Budget) -> Sequence[int]:
@@ -107,6 +132,8 @@ def lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
     """A gradient that vanishes or explodes on its way back through the layers."""
     fit = _fit(trace, _layers(trace, budget), trace.backward.rms)
     if fit is None or abs(fit.total) < LOST_DECADES + fit.allowed * (0.5 if fit.steady else 1):
+        return
+    if fit.total < 0 and _converges(trace, _layers(trace, budget)):
         return
     kind, verb = ("vanishing", "lost") if fit.total < 0 else ("exploding", "gained")
     ranked = sorted(budget.charges, key=lambda charge: charge.gain, reverse=fit.total > 0)

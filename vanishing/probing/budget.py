@@ -34,11 +34,11 @@ class Budget(NamedTuple):
     the cotangent at the branch point is the sum of what comes back from all its users, so the
     ratio there is that sum over one contribution: it says what the gradient was worth before and
     after, not what the op's own Jacobian would do to it alone. At a point with several sources
-    the path goes on to the one whose cotangent has the largest norm (the skip connection, in a
-    residual network), and of equals to the one with the longest way back; at a product of signals
-    it goes on to the one with the longest way back. A way that only ends
-    in cotangents of 0 counts where no other leads on, and so does one that begins later than
-    another of twice its length (at the input of the last step, in a recurrent network).
+    the path goes on to the skip connection, which the other terms of the sum are computed from; of
+    several, or where there is none, to the one whose cotangent has the largest norm, and of equals
+    to the one with the longest way back; at a product of signals to the latter at once. A way that
+    only ends in cotangents of 0 counts where no other leads on, and so does one that begins later
+    than another of twice its length (at the input of the last step, in a recurrent network).
     """
 
     charges: tuple[Charge, ...]  # in forward order
@@ -161,9 +161,28 @@ def _path(instances, names, rms, sizes, factors) -> tuple[list[RowId], str]:
         if row in factors:  # of which the norms say how large the others are
             longest = max(ways[parent].rows for parent in onward)
             onward = [parent for parent in onward if ways[parent].rows == longest]
+        else:
+            onward = _streams(onward, instances) or onward
         most = max(norms[parent] for parent in onward)
         equals = [parent for parent in onward if norms[parent] >= EQUAL * most]
         row = max(equals, key=lambda parent: ways[parent].rows)
+
+
+def _streams(parents: Sequence[RowId], instances: Sequence[Instance]) -> list[RowId]:
+    """Of what is added, the skip connections: those that another is computed from."""
+    return [p for p in parents if any(_follows(q, p, instances) for q in parents if q > p)]
+
+
+def _follows(row: RowId, earlier: RowId, instances: Sequence[Instance]) -> bool:
+    """Is a row computed from an earlier one?"""
+    seen, todo = {row}, [row]
+    while todo:
+        new = {p for p in instances[todo.pop()].parents if p >= earlier} - seen
+        if earlier in new:
+            return True
+        seen |= new
+        todo += new
+    return False
 
 
 def _bridged(

@@ -1,0 +1,65 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vanishing.diagnosis import diagnose, remedies
+
+WIDTH = 32
+X = jax.random.normal(jax.random.key(0), (16, WIDTH))
+
+
+class Normed(nn.Module):
+    norm: nn.Module
+    size: float = 1.0
+    shift: float = 0.0
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.size * nn.Dense(WIDTH, name="first")(x) + self.shift
+        return nn.Dense(4, name="last")(jnp.tanh(self.norm(x)))
+
+
+def found(module):
+    params = module.init(jax.random.key(1), X)
+    loss = lambda p, x: jnp.mean(module.apply(p, x) ** 2)  # noqa: E731
+    findings = {f.kind: f for f in diagnose(loss)(params, X).findings}
+    _, kept = module.apply(params, X, capture_intermediates=True)
+    (after,) = kept["intermediates"]["norm"]["__call__"]
+    return findings, float(np.sqrt(np.mean(np.square(after))))
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_a_signal_under_the_epsilon_is_not_normalised(norm):
+    findings, size = found(Normed(norm(epsilon=1e-3), size=1e-4))
+    assert findings["norm"].cause == "epsilon"
+    assert findings["norm"].remedies == (remedies.EPSILON,)
+    assert findings["norm"].evidence["rms"] == pytest.approx(size, rel=1e-4)
+    assert "norm" not in found(Normed(norm()))[0]
+
+
+def test_a_variance_that_is_rounding_beside_the_mean_is_found():
+    findings, size = found(Normed(nn.LayerNorm(), size=0.1, shift=1000.0))
+    assert size > 3
+    assert (findings["norm"].cause, findings["norm"].remedies) == ("rounding", (remedies.TWO_PASS,))
+    safe, size = found(Normed(nn.LayerNorm(use_fast_variance=False), size=0.1, shift=1000.0))
+    assert size == pytest.approx(1, rel=0.1)
+    assert "norm" not in safe
+
+
+def test_a_gain_of_its_own_is_what_is_due():
+    gain = nn.initializers.constant
+    assert "norm" not in found(Normed(nn.LayerNorm(scale_init=gain(5.0))))[0]
+    assert "norm" not in found(Normed(nn.LayerNorm(scale_init=gain(0.0))))[0]  # for one step
+
+
+def test_a_norm_of_one_number_is_constant():
+    def loss(params, x):
+        h = (x @ params["a"])[..., None]
+        h = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-5)
+        return jnp.mean((h[..., 0] @ params["b"] + x @ params["c"]) ** 2)
+
+    w = jax.random.normal(jax.random.key(2), (3, WIDTH, WIDTH))
+    findings = diagnose(loss)(dict(zip("abc", w, strict=True)), X).findings
+    assert "one_unit" in {f.cause for f in findings if f.kind == "norm"}

@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vanishing.diagnosis import diagnose, remedies
+
+WIDTH = 32
+X = jax.random.normal(jax.random.key(1), (64, WIDTH))
+W, V, OUT = jax.random.normal(jax.random.key(0), (3, WIDTH, WIDTH)) / WIDTH**0.5
+LABELS = jnp.arange(64) % WIDTH
+
+
+def two(params, x):
+    return jnp.mean((jnp.tanh(jnp.tanh(x @ params[0]) @ params[1]) @ params[2]) ** 2)
+
+
+def found(loss, params, *args):
+    return {f.kind: f for f in diagnose(loss)(params, *args).findings}
+
+
+def test_large_weights_and_large_inputs_are_told_apart():
+    weights = found(two, [30 * W, V, OUT], X)["saturated"]
+    inputs = found(two, [W, V, OUT], 30 * X)["saturated"]
+    assert (weights.cause, inputs.cause) == ("initial_scale", "input_scale")
+    assert inputs.remedies[0] == remedies.INPUTS
+    assert "x (of size 30)" in inputs.says
+    assert found(two, [W, V, OUT], X) == {}
+
+
+def test_the_share_is_that_of_the_slopes_of_plain_jax():
+    finding = found(two, [30 * W, V, OUT], X)["saturated"]
+    slope = 1 - jnp.tanh(X @ (30 * W)) ** 2
+    share = float(jnp.mean(slope < 0.01 * slope.max()))
+    assert finding.evidence["saturated_share"] == pytest.approx(share, abs=0.01)
+    size = float(np.sqrt(np.mean(np.square(X @ (30 * W)))))
+    assert finding.evidence["input_rms"] == pytest.approx(size, rel=1e-5)
+
+
+def test_a_loss_that_is_flat_where_it_should_be_is_no_saturation():
+    huber = lambda w, x: optax.losses.huber_loss(100 * (x @ w), delta=1.0).mean()  # noqa: E731
+    assert "saturated" not in found(huber, W, X)
+
+
+def test_a_sigmoid_that_is_right_is_not_saturated_and_one_that_is_wrong_is():
+    y = (X @ W > 0).astype(float)
+    loss = lambda w, x, y: jnp.mean((jax.nn.sigmoid(x @ w) - y) ** 2)  # noqa: E731
+    assert found(loss, 100 * W, X, y) == {}
+    assert "saturated" in found(loss, 100 * W, X, 1 - y)
+
+
+def classified(params, x, labels):
+    logits = jnp.tanh(x @ params[0]) @ params[1]
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def test_a_last_layer_that_is_too_large_is_told_by_the_loss_of_chance():
+    finding = found(classified, [W, 30 * V], X, LABELS)["exploding"]
+    value = float(classified([W, 30 * V], X, LABELS))
+    assert finding.evidence["loss"] == pytest.approx(value, rel=1e-5)
+    assert finding.evidence["chance"] == pytest.approx(np.log(WIDTH))
+    assert finding.cause == "head_scale"
+    assert found(classified, [W, V], X, LABELS) == {}
+
+
+def test_large_logits_that_are_right_are_none():
+    logits = 60 * jax.nn.one_hot(LABELS, WIDTH)
+    loss = lambda w, x: classified([jnp.eye(WIDTH), w], x, LABELS)  # noqa: E731
+    w = jnp.linalg.pinv(jnp.tanh(X[:WIDTH])) @ logits[:WIDTH]
+    part = lambda w, x: classified([jnp.eye(WIDTH), w], x, LABELS[:WIDTH])  # noqa: E731
+    assert float(part(w, X[:WIDTH])) < 0.01
+    assert found(part, w, X[:WIDTH]) == {}
+    assert "exploding" in found(loss, w, X[::-1])

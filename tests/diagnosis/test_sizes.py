@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vanishing.diagnosis import diagnose, remedies
+from vanishing.diagnosis.sizes import in_words
+
+WIDTH = 32
+X = jax.random.normal(jax.random.key(1), (16, WIDTH))
+ORTHOGONAL = list(jax.random.orthogonal(jax.random.key(0), WIDTH, (10,)))
+
+
+def chain(weights, x):
+    for w in weights:
+        x = x @ w
+    return jnp.mean(x @ jnp.ones((WIDTH, 1)))
+
+
+def found(loss, params, *args):
+    return {f.kind: f for f in diagnose(loss)(params, *args).findings}
+
+
+@pytest.mark.parametrize(("factor", "kind"), [(0.5, "vanishing"), (2.0, "exploding")])
+def test_the_factor_of_a_layer_is_that_of_its_weights_and_the_remedy_undoes_it(factor, kind):
+    finding = found(chain, [factor * w for w in ORTHOGONAL], X)[kind]
+    assert finding.evidence["factor_a_layer"] == pytest.approx(factor, rel=0.02)
+    assert finding.cause == "initial_scale"
+    assert f"about {1 / factor:.2g} times what it is" in finding.remedies[0].action
+
+
+def test_three_layers_are_judged_like_ten():
+    assert "vanishing" in found(chain, [1e-3 * w for w in ORTHOGONAL[:3]], X)
+    assert found(chain, ORTHOGONAL[:3], X) == {}
+
+
+def test_a_skip_connection_with_a_factor_is_the_cause():
+    def loss(params, x):
+        for up, down in params:
+            x = 0.3 * x + jax.nn.relu(x @ up) @ down
+        return jnp.mean(x @ jnp.ones((WIDTH, 1)))
+
+    pairs = [(w, 0.05 * v) for w, v in zip(ORTHOGONAL, ORTHOGONAL[::-1], strict=True)]
+    finding = found(loss, pairs, X)["vanishing"]
+    assert (finding.cause, finding.remedies[0]) == ("residual_scale", remedies.UNSCALED)
+
+
+def over_time(factor, steps):
+    def loss(params, xs):
+        def step(h, x):
+            return h * params["keep"] + x, h
+
+        return jnp.mean(jax.lax.scan(step, jnp.zeros_like(xs[0]), xs)[0] @ params["out"])
+
+    params = {"keep": jnp.full((1, WIDTH), factor), "out": jnp.ones((WIDTH, 1))}
+    return loss, params, jax.random.normal(jax.random.key(2), (steps, 16, WIDTH))
+
+
+def test_a_recurrence_that_forgets_is_found_with_its_factor_a_step():
+    loss, params, xs = over_time(0.5, 40)
+    finding = found(loss, params, xs)["vanishing"]
+    assert finding.cause == "recurrence"
+    assert finding.evidence["factor_a_layer"] == pytest.approx(0.5, rel=0.01)
+    assert found(*over_time(0.99, 40)) == {}
+
+
+def test_a_fixed_point_iteration_may_forget_how_it_began():
+    def loss(w, x):
+        step = lambda h, _: (jnp.tanh(h @ w + x), None)  # noqa: E731
+        return jnp.mean(jax.lax.scan(step, jnp.zeros_like(x), None, 60)[0] ** 2)
+
+    assert "vanishing" not in found(loss, 0.4 * ORTHOGONAL[0], X)
+
+
+def test_a_clean_bill_has_the_factors_that_plain_jax_measures():
+    weights = [1.1 * w for w in ORTHOGONAL[:4]]
+    diagnosis = diagnose(chain)(weights, X)
+    assert diagnosis.findings == ()
+
+    def signals(weights, x, slots):
+        result = []
+        for w, slot in zip(weights, slots, strict=True):
+            x = x @ w + slot
+            result.append(x)
+        return jnp.mean(x @ jnp.ones((WIDTH, 1))), result
+
+    slots = [jnp.zeros_like(X)] * 4
+    (_, h), grads = jax.value_and_grad(signals, argnums=2, has_aux=True)(weights, X, slots)
+    rms = lambda x: float(np.sqrt(np.mean(np.square(x))))  # noqa: E731
+    trace = diagnosis.trace.single()
+    words = in_words(trace, trace.budget())
+    assert f"multiplied by {rms(grads[0]) / rms(grads[3]):.2g}" in words
+    assert f"multiplied by {rms(h[3]) / rms(h[0]):.2g}" in words
+    assert words in str(diagnosis)
