@@ -107,10 +107,11 @@ def _path(trace: Trace, budget: Budget) -> Sequence[int]:
 
 
 def _converges(trace: Trace, rows: Sequence[int]) -> bool:
-    """Do steps that each add the input end in one signal, as those of a contraction do?"""
-    again = [row for row in rows[-2:] if "[t=" in trace.names[row] and "add" in trace.sites[row].op]
-    if len(rows) < 4 or len(again) < 2:
+    """Do the steps of a recurrence end in an equilibrium, one for each example?"""
+    if len(rows) < 4 or not all("[t=" in trace.names[row] for row in rows[-2:]):
         return False
+    if not trace.forward.similarity[rows[-1]] < 1 - COLLAPSED:
+        return False  # the input is forgotten as well
     before, last = (float(trace.forward.rms[row]) for row in rows[-2:])
     return abs(last - before) < CONVERGED * last
 
