@@ -161,9 +161,7 @@ def cancelling(trace: Trace, known: Known, explained: Collection[str]) -> Iterat
     """Parameters of whose gradient nothing is left, since its terms cancel in every element."""
     gradients = np.asarray(trace.params.gradient)
     names = np.array(trace.layout.param_names)
-    leaf_of = np.repeat(
-        np.arange(len(trace.layout.leaves)), [math.prod(f.lengths) for f in trace.layout.leaves]
-    )
+    leaf_of = np.array(trace.layout.param_leaves, int)
     for sum_ in known.cancelled:
         small = np.isin(leaf_of, sum_.leaves) & (gradients < SMALL * gradients.max())
         # Of a bias alone, as that of a critic, the loss is no function: both terms shift by it.
@@ -188,8 +186,7 @@ def cancelling(trace: Trace, known: Known, explained: Collection[str]) -> Iterat
 
 
 def _is_bias(leaf: LeafPlace) -> bool:
-    shape = leaf.shape[len(leaf.lengths) :]
-    return math.prod(shape) == math.prod(shape[-1:])
+    return math.prod(leaf.own_shape) == math.prod(leaf.own_shape[-1:])
 
 
 def without_input(trace: Trace, known: Known) -> Iterator[Finding]:

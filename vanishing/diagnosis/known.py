@@ -102,10 +102,15 @@ def _leaves(plan: Plan, grads: PyTree, updates: PyTree) -> list[Leaf]:
     gradients = jax.tree.leaves(grads)
     steps = [None] * len(gradients) if updates is None else jax.tree.leaves(updates)
     leaves = zip(plan.params, gradients, steps, strict=True)
-    return [
-        Leaf(twins(np.asarray(w), np.asarray(g)), *(() if u is None else _step(w, u)))
-        for w, g, u in leaves
-    ]
+    return [_leaf(w, g, u) for w, g, u in leaves]
+
+
+def _leaf(weight: Any, gradient: Any, update: Any) -> Leaf:
+    share = twins(np.asarray(weight), np.asarray(gradient))
+    if update is None:
+        return Leaf(share)
+    swallowed, broken = _rounded(weight, update)
+    return Leaf(share, float(swallowed), bool(broken))
 
 
 def twins(weight: np.ndarray, gradient: np.ndarray) -> float:
@@ -146,8 +151,3 @@ def _rounded(weight, update):
     moves = (update != 0) & (weight != 0)
     stays = moves & (weight + update.astype(weight.dtype) == weight)
     return jnp.sum(stays) / jnp.maximum(jnp.sum(moves), 1), ~jnp.all(jnp.isfinite(update))
-
-
-def _step(weight: Any, update: Any) -> tuple[float, bool]:
-    share, broken = _rounded(weight, update)
-    return float(share), bool(broken)

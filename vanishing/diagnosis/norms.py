@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def norms(trace: Trace) -> Iterator[Finding]:
     sizes = np.asarray(trace.forward.rms)
     is_norm = [s.kind == SiteKind.NORMALIZATION and s.op != "l2_norm" for s in trace.sites]
     off = np.full(len(trace), np.nan)
-    for row in np.flatnonzero(is_norm):
+    for row in map(int, np.flatnonzero(is_norm)):
         expected, before = _expected(trace, row), _before(trace, row)
         if expected > 0 and before > 0 and np.isfinite([sizes[row], before]).all():
             ratio = float(sizes[row]) / expected
@@ -45,7 +46,7 @@ def _finding(trace: Trace, row: int, size: float, before: float) -> Finding:
     cause, fix = "rounding", remedies.TWO_PASS
     if size < expected:
         cause, fix = "epsilon", remedies.EPSILON
-    evidence = {"rms": size, "expected_rms": expected, "input_rms": before}
+    evidence: dict[str, Any] = {"rms": size, "expected_rms": expected, "input_rms": before}
     name = trace.names[row]
     return finding("norm", name, True, says, remedies=(fix,), cause=cause, **evidence)
 
@@ -59,12 +60,11 @@ def _before(trace: Trace, row: int) -> float:
 def _expected(trace: Trace, row: int) -> float:
     """The size of a normal output, given gain and offset of its own: 1 where there are none."""
     site = trace.sites[row]
-    counts = [math.prod(leaf.lengths) for leaf in trace.layout.leaves]
-    leaves = [leaf for leaf, n in zip(trace.layout.leaves, counts, strict=True) for _ in range(n)]
+    layout = trace.layout
     own = {
-        name: float(weight) / math.sqrt(max(1, math.prod(leaf.shape[len(leaf.lengths) :])))
+        name: float(weight) / math.sqrt(max(1, math.prod(layout.leaves[leaf].own_shape)))
         for name, weight, leaf in zip(
-            trace.layout.param_names, trace.params.weight, leaves, strict=True
+            layout.param_names, trace.params.weight, layout.param_leaves, strict=True
         )
         if site.param and is_within(name, site.param)
     }

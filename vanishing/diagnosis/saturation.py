@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ SMALL_LOSS = 0.1
 
 
 def _saturation(
-    trace: Trace, row: int, high: bool, says: str, known: Known, **evidence: float
+    trace: Trace, row: int, high: bool, says: str, known: Known, **evidence: Any
 ) -> Finding:
     """Of a nonlinearity, with the factor by which what it takes in is too large."""
     around = setting(trace, [row])
@@ -140,7 +141,7 @@ def head(trace: Trace) -> Iterator[Finding]:
         # The gradient of a mean cross-entropy is at most 1 over the number of examples.
         is_mean = 0.1 < trace.backward.largest[row] * examples < 1.01
         fix = remedies.HEAD._replace(action=f"{remedies.HEAD.action}, by {number(1 / size)}")
-        evidence = {"rms": size, "loss": loss, "chance": chance}
+        evidence: dict[str, Any] = {"rms": size, "loss": loss, "chance": chance}
         if is_mean and size > LARGE_LOGITS and loss > ABOVE_CHANCE * chance:
             says = (
                 f"the loss is {number(loss)}, where chance is {number(chance)}, the logarithm of "

@@ -184,7 +184,10 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
             around, ratio = setting(trace, rows), 10**fit.total
             says = f"the gradient at the first step is {number(ratio)} times that at the last, "
             says += _each(fit, fit.factor, around)
-            evidence = {"first_over_last_layer": ratio, "factor_a_layer": fit.factor}
+            evidence: dict[str, Any] = {
+                "first_over_last_layer": ratio,
+                "factor_a_layer": fit.factor,
+            }
             yield finding(
                 "vanishing",
                 trace.names[rows[0]],
@@ -192,7 +195,6 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
                 says,
                 around,
                 cause="recurrence",
-                r_squared=fit.r_squared,
                 layers=fit.layers,
                 **evidence,
             )

@@ -1,7 +1,7 @@
 """Rules for the optimiser's step: what it does to the parameters, beside what the gradient asks."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 import numpy as np
@@ -59,7 +59,7 @@ def _out_of_range(trace: Trace, known: Known, update: np.ndarray) -> Iterator[Fi
     weight = np.asarray(trace.params.weight)
     rows = [i for i in range(len(update)) if weight[i] > 0 and update[i] > 0]
     ratios = {i: float(update[i] / weight[i]) for i in rows}
-    leaf_of = _leaves(trace)
+    leaf_of = trace.layout.param_leaves
     swallowed = [i for i in rows if _is_swallowed(trace, known, leaf_of[i], ratios[i])]
     for i in swallowed:
         yield _swallowed(trace, known, i, leaf_of[i], ratios[i])
@@ -121,20 +121,12 @@ def _swallowed(trace: Trace, known: Known, i: int, leaf: int, ratio: float) -> F
     )
 
 
-def _leaves(trace: Trace) -> list[int]:
-    """The leaf of each parameter."""
-    counts = [math.prod(leaf.lengths) for leaf in trace.layout.leaves]
-    return [leaf for leaf, count in enumerate(counts) for _ in range(count)]
-
-
 def _is_kernel(trace: Trace, leaf: int) -> bool:
-    place = trace.layout.leaves[leaf]
-    return len(place.shape) - len(place.lengths) >= 2
+    return len(trace.layout.leaves[leaf].own_shape) >= 2
 
 
 def _starts_small(trace: Trace, leaf: int) -> bool:
-    place = trace.layout.leaves[leaf]
-    shape: Sequence[int] = place.shape[len(place.lengths) :]
-    weights = [w for w, of in zip(trace.params.weight, _leaves(trace), strict=True) if of == leaf]
+    shape, leaves = trace.layout.leaves[leaf].own_shape, trace.layout.param_leaves
+    weights = [w for w, of in zip(trace.params.weight, leaves, strict=True) if of == leaf]
     rms = max(weights) / math.sqrt(max(1, math.prod(shape)))
     return rms * math.sqrt(math.prod(shape[:-1])) < SMALL_START

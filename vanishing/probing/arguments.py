@@ -102,9 +102,10 @@ class Arguments(NamedTuple):
         rest = jax.tree.unflatten(self.structure.rest, self.others)
         names = []
         for (keyword, first, *path), _ in jax.tree.leaves_with_path(rest):
-            place = getattr(first, "idx", getattr(first, "key", ""))
-            is_named = keyword.idx == 1 or place < len(own)
-            name = str(place if keyword.idx == 1 else own[place] if is_named else f"args[{place}]")
+            if keyword.idx == 1:
+                name = str(first.key)
+            else:
+                name = own[first.idx] if first.idx < len(own) else f"args[{first.idx}]"
             names.append(name + jax.tree_util.keystr(tuple(path)))
         return names
 

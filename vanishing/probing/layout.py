@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,11 @@ class LeafPlace(NamedTuple):
     reach: str  # USED, STOPPED or UNUSED
     dtype: str
     shape: tuple[int, ...] = ()
+
+    @property
+    def own_shape(self) -> tuple[int, ...]:
+        """Without the axes of depth: the shape of one layer."""
+        return self.shape[len(self.lengths) :]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +84,12 @@ class Layout:
         instance = self.instances[row]
         kernel = self.kernels[instance.site] if self.kernels else ""
         return kernel.format(*map(Index, instance.indices))
+
+    @functools.cached_property
+    def param_leaves(self) -> tuple[int, ...]:
+        """The number of the leaf that each parameter is, or is a layer of."""
+        lengths = (math.prod(leaf.lengths) for leaf in self.leaves)
+        return tuple(leaf for leaf, count in enumerate(lengths) for _ in range(count))
 
     @functools.cached_property
     def param_names(self) -> tuple[str, ...]:

@@ -56,8 +56,9 @@ def _probabilities(node: Node, makers: dict[ValueId, Node]) -> str:
     top, total = (makers.get(a) if not isinstance(a, Literal) else None for a in node.inputs)
     while total and total.primitive in RESHAPES and not isinstance(total.inputs[0], Literal):
         total = makers.get(total.inputs[0])
-    is_share = top and total and total.primitive == "reduce_sum" and total.inputs[0] in top.outputs
-    return "softmax" if is_share and top.primitive == "exp" else ""
+    if not top or not total or top.primitive != "exp" or total.primitive != "reduce_sum":
+        return ""
+    return "softmax" if total.inputs[0] in top.outputs else ""
 
 
 def _meets_exponential(value: ValueId, users: dict[ValueId, list[Node]]) -> bool:
