@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vanishing.diagnosis import diagnose
 from vanishing.diagnosis.known import SMALL, known_of
 from vanishing.probing import SUMMARIES, probe
 
@@ -160,3 +161,21 @@ def test_a_double_softmax_is_known_whatever_the_numbers_are():
     loss = lambda p, x: -jnp.mean(jax.nn.log_softmax(jax.nn.softmax(x @ p["a"])))  # noqa: E731
     (place,) = known(loss, PARAMS, X).softmax_twice
     assert place.startswith("softmax at tests/diagnosis/test_known.py:")
+
+
+def test_a_program_that_cannot_be_run_again_is_still_diagnosed(monkeypatch):
+    def fails(*args):
+        raise NotImplementedError
+
+    loss = lambda w: jnp.mean(jnp.log(w))  # noqa: E731
+    named = diagnose(loss)(-jnp.ones(4)).findings
+    monkeypatch.setattr("vanishing.probing.births.reaching", fails)
+    (finding,) = diagnose(loss)(-jnp.ones(4)).findings
+    assert finding.kind == named[0].kind == "non_finite"
+    assert "log" in finding.says
+
+
+def test_where_a_nan_is_made_is_found_while_jax_looks_for_nan_too():
+    loss = lambda w: jnp.mean(jnp.log(w))  # noqa: E731
+    with jax.debug_nans(True), pytest.raises(FloatingPointError):
+        diagnose(loss)(-jnp.ones(4))  # as the loss itself does

@@ -1,5 +1,6 @@
 """What a call of a loss shows beside its trace."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -74,14 +75,27 @@ def known_of(
     params_are_finite = np.isfinite(np.asarray(probed.trace.params.weight)).all()
     is_broken = params_are_finite and not np.isfinite(results).all()
     return Known(
-        births=births.reaching(plan, names) if is_broken else (),
+        births=_tried(births.reaching, plan, names) if is_broken else (),
         arguments=tuple(_arguments(plan, names)),
         leaves=tuple(_leaves(plan, probed.grads, updates)),
         softmax_twice=twice.softmax_of_probabilities(plan.program),
-        no_input=inputs.empty(plan) if (gradient == 0).any() else (),
+        no_input=_tried(inputs.empty, plan) if (gradient == 0).any() else (),
         moves_later=moves_later,
-        cancelled=cancelling.cancelled(plan) if _is_small(gradient).any() else (),
+        cancelled=_tried(cancelling.cancelled, plan) if _is_small(gradient).any() else (),
     )
+
+
+def _tried(look: Callable[..., tuple], *args: Any) -> tuple:
+    """What a look into a program finds; nothing where the program cannot be run again.
+
+    What only explains a finding must never fail a diagnosis: the program holds what a library put
+    there, of which not everything can be run operation by operation.
+    """
+    try:
+        with jax.debug_nans(False):
+            return look(*args)
+    except Exception:
+        return ()
 
 
 def _is_small(gradients: np.ndarray) -> np.ndarray:
