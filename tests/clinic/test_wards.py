@@ -1,6 +1,7 @@
 """Scores the diagnosis on networks of many domains, written without knowing its rules."""
 
 import importlib
+import os
 import pkgutil
 
 import jax
@@ -10,6 +11,8 @@ import tests.clinic.wards
 from vanishing.diagnosis import diagnose
 from vanishing.probing import SUMMARIES, probe
 
+# One of so many is scored, which takes minutes; all of them where SCORE_ALL is set.
+EVERY = 1 if os.environ.get("SCORE_ALL") else 4
 WARDS = [m.name for m in pkgutil.iter_modules(tests.clinic.wards.__path__)]
 
 
@@ -38,7 +41,7 @@ def test_precision_and_recall_of_a_ward(ward):
     """Each finding of a healthy one is false; of a sick one, each of another kind than its own."""
     right = wrong = missed = 0
     told = []
-    for name, make in patients(ward).items():
+    for name, make in list(patients(ward).items())[::EVERY]:
         patient = make()
         kinds = {f.kind for f in findings_of(patient)}
         hit = patient.kind in kinds if patient.kind else True
@@ -50,9 +53,8 @@ def test_precision_and_recall_of_a_ward(ward):
             told.append((name, patient.kind, sorted(kinds)))
         jax.clear_caches()
     print(ward, right, wrong, missed, told)
-    assert right / (right + wrong) >= LEAST[ward][0], told
-    assert right / (right + missed) >= LEAST[ward][1], told
+    assert wrong <= MOST, told
+    assert missed <= MOST, told
 
 
-# Precision and recall that were measured, less one patient: the aim is 0.98 each.
-LEAST = dict.fromkeys(WARDS, (0.7, 0.6))
+MOST = 1 if EVERY > 1 else 4  # false and missing findings of a ward; the aim is none in fifty

@@ -157,6 +157,26 @@ def _underflow(trace: Trace, place: zeros.Cut) -> str:
     )
 
 
+def underflow(trace: Trace) -> Iterator[Finding]:
+    """Parameters whose gradient is 0 since it comes under the smallest number of float16."""
+    names, least = zeros.underflown(trace)
+    if names:
+        says = f"the gradient that comes back to {'it' if len(names) == 1 else 'them'}, "
+        says += f"{number(least)}, is multiplied to less than the smallest number of float16, 6e-8"
+        fixes = (remedies.LOSS_SCALE, remedies.BFLOAT)
+        many = len(names) > len(trace.layout.param_names) / 2
+        yield finding(
+            "precision",
+            listed(names),
+            many,
+            says,
+            remedies=fixes,
+            cause="underflow",
+            gradient_after_it=least,
+            parameters=tuple(names),
+        )
+
+
 def cancelling(trace: Trace, known: Known, explained: Collection[str]) -> Iterator[Finding]:
     """Parameters of whose gradient nothing is left, since its terms cancel in every element."""
     gradients = np.asarray(trace.params.gradient)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from vanishing._types import PyTree
-from vanishing.probing import Probe, Probed, births, cancelling, inputs, twice
+from vanishing.probing import Probe, Probed, births, cancelling, inputs, skips, twice
 from vanishing.probing.births import Birth
 from vanishing.probing.cancelling import Cancelled
 from vanishing.probing.plan import Plan
+from vanishing.probing.skips import ScaledSkip
 
 SMALL = 1e-3
 """Norm of a parameter's gradient over the largest, under which it is asked whether terms cancel:
@@ -48,6 +49,7 @@ class Known(NamedTuple):
     no_input: tuple[int, ...] = ()  # leaves that only meet zeros that are made of data
     moves_later: bool = False  # does the optimiser move the parameters after steps of 0?
     cancelled: tuple[Cancelled, ...] = ()  # gradients of which nothing but rounding is left
+    skips: tuple[ScaledSkip, ...] = ()  # connections that a number of the program multiplies
 
 
 def known_of(
@@ -79,6 +81,7 @@ def known_of(
         arguments=tuple(_arguments(plan, names)),
         leaves=tuple(_leaves(plan, probed.grads, updates)),
         softmax_twice=twice.softmax_of_probabilities(plan.program),
+        skips=skips.scaled(plan.program),
         no_input=_tried(inputs.empty, plan) if (gradient == 0).any() else (),
         moves_later=moves_later,
         cancelled=_tried(cancelling.cancelled, plan) if _is_small(gradient).any() else (),

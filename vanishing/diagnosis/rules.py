@@ -11,6 +11,7 @@ from vanishing.diagnosis.breaks import (
     stuck,
     symmetric,
     twice,
+    underflow,
     without_input,
 )
 from vanishing.diagnosis.causes import KINDS
@@ -20,7 +21,14 @@ from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.nonfinite import broken_gradients, non_finite
 from vanishing.diagnosis.norms import norms
 from vanishing.diagnosis.saturation import head, saturated
-from vanishing.diagnosis.sizes import drift, forgotten, in_words, lost_branch, lost_or_gained
+from vanishing.diagnosis.sizes import (
+    cut_skips,
+    drift,
+    forgotten,
+    in_words,
+    lost_branch,
+    lost_or_gained,
+)
 from vanishing.diagnosis.updates import updates
 from vanishing.probing import Budget, SiteKind, Trace
 from vanishing.probing.row_names import is_within
@@ -55,7 +63,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     """What is found of finite numbers: causes, and what does not follow from one that is found."""
     dead, names = list(dead_units(trace)), zeros.stuck_at_zero(trace)
     same = [*symmetric(trace, known), *twice(trace, known)]
-    stops = [*stuck(trace, names), *cut(trace, dead, names)]
+    stops = [*stuck(trace, names), *cut(trace, dead, names), *underflow(trace)]
     if any(f.kind == "symmetry" for f in same):  # equal experts give a router no gradient
         stops = [f for f in stops if "softmax" not in f.where]
     examples = _without_consequences(collapse(trace), stops)
@@ -65,7 +73,8 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         causes += [f for f in without_input(trace, known) if f.where not in explained]
     if not examples and not same:
         causes += cancelling(trace, known, explained)
-    sizes = list(lost_or_gained(trace, budget)) or list(forgotten(trace))
+    sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget))
+    sizes = sizes or list(forgotten(trace))
     if any(f.cause == "activation" for f in sizes):  # what loses the gradient loses differences
         causes = [f for f in causes if f.kind != "rank_collapse"]
     if sizes:  # units are off where all examples have one direction

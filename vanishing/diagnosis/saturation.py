@@ -33,7 +33,7 @@ FEWEST_TOKENS = 8
 """Of fewer tokens the first ones, under a causal mask, are too large a share of all."""
 
 
-LARGE_LOGITS = 8.0
+LARGE_LOGITS = 6.5
 """RMS of logits over which a cross-entropy is large for its scale and not for what was learnt."""
 
 

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vanishing._text import number
+from vanishing._text import count, number
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.collapse import COLLAPSED
 from vanishing.diagnosis.findings import Finding, finding
+from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.remedies import Setting, useful, with_factor
 from vanishing.diagnosis.saturation import CONCENTRATED, concentration
 from vanishing.diagnosis.settings import setting, worst_of_each_site
@@ -41,6 +42,10 @@ FORGOTTEN_DECADES = 6.0
 
 CONVERGED = 1e-4
 """Relative change of the signal's size at the last step of a fixed-point iteration."""
+
+LEAST_SKIP = 0.5
+"""Factor of a skip connection under which a few blocks lose what came before them. (x + f(x)) times
+0.7, or a factor over 1 as of DeepNorm, are in use."""
 
 ALIKE = 0.9
 """Mean cosine of the tokens' weights under which attention tells them apart."""
@@ -198,6 +203,33 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
                 layers=fit.layers,
                 **evidence,
             )
+
+
+def cut_skips(trace: Trace, known: Known) -> Iterator[Finding]:
+    """Skip connections that a small number multiplies, and with them the gradient of each block."""
+    small = [skip for skip in known.skips if abs(skip.factor) < LEAST_SKIP]
+    for skip in small:
+        rows = [i for i, site in enumerate(trace.sites) if site.at == skip.at]
+        sums = [i for i in rows if trace.sites[i].kind == SiteKind.RESIDUAL]
+        if not sums:
+            continue
+        blocks = len(sums)
+        left = abs(skip.factor) ** blocks
+        says = f"the skip connection is multiplied by {number(skip.factor)} in each of "
+        says += (
+            f"{count(blocks, 'sum')}: of the first block's gradient along it {number(left)} is left"
+        )
+        yield finding(
+            "vanishing",
+            trace.names[sums[0]],
+            blocks > 2,
+            says,
+            remedies=(remedies.UNSCALED,),
+            cause="residual_scale",
+            at=skip.at,
+            factor=skip.factor,
+            sums=blocks,
+        )
 
 
 def _layer(around: Setting) -> str:

@@ -189,6 +189,27 @@ def _is_waiting(trace: Trace, row: int, dead: set[int]) -> bool:
     )
 
 
+def underflown(trace: Trace) -> tuple[list[str], float]:
+    """Parameters without a gradient in float16, though what follows them has a tiny one; and that.
+
+    Those whose gradient a parameter of 0 keeps at 0 are not among them.
+    """
+    rms, after = np.asarray(trace.backward.rms), followers(trace)
+    names, sizes = [], []
+    for name, rows in _without_gradient(trace):
+        rows = [row for row in rows if not np.isnan(rms[row])]
+        if not rows or rms[rows].any() or not any(trace.sites[r].dtype == "float16" for r in rows):
+            continue
+        dead, edge, _ = _dead_region(rows, after, rms)
+        smallest = float(jnp.finfo(jnp.float16).smallest_subnormal)
+        tiny = [float(rms[row]) for row in edge if rms[row] < UNDERFLOW * smallest]
+        factors = {name for row in edge for name in _factors_of_zero(trace, row, dead)}
+        if tiny and all("bias" in factor for factor in factors):  # which are added
+            names.append(name)
+            sizes += tiny
+    return names, max(sizes, default=0.0)
+
+
 def rounding(trace: Trace) -> set[int]:
     """Rows that lead to the loss only where others bring it a gradient that hides theirs.
 

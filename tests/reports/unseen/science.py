@@ -24,7 +24,7 @@ def _largest(tree):
 
 @jax.custom_jvp
 def _masked_eigh(matrix):
-    return jnp.linalg.eigh(matrix)
+    return tuple(jnp.linalg.eigh(matrix))
 
 
 @_masked_eigh.defjvp

@@ -1,0 +1,74 @@
+"""Skip connections that are multiplied by a small number of the program."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vanishing.probing import jaxpr, sites
+from vanishing.probing.dependence import RESHAPES
+from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
+
+
+class ScaledSkip(NamedTuple):
+    """A sum of a branch and of the stream that the branch is computed from, times a number."""
+
+    factor: float
+    at: str  # "file:line"
+
+
+def scaled(program: Program) -> tuple[ScaledSkip, ...]:
+    """The skip connections of a program that a number of it multiplies, each line once.
+
+    Args:
+      program: of a loss; each frame is looked at by itself.
+    """
+    outermost = program.frame
+    found = (
+        skip
+        for frame in jaxpr.frames(outermost)
+        for skip in _in_frame(frame, () if frame is outermost else frame.inputs)
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def _in_frame(frame: Frame, carried: Sequence[ValueId]) -> Iterator[ScaledSkip]:
+    """The skip connections in a frame, of what is made there or was in a turn before."""
+    makers = {value: node for node in frame.nodes for value in node.outputs}
+    for node in frame.nodes:
+        if node.primitive != "add" or any(isinstance(a, Literal) for a in node.inputs):
+            continue
+        for stream, branch in (node.inputs, node.inputs[::-1]):
+            scale = _scaled(makers.get(stream)) if not isinstance(stream, Literal) else None
+            if scale is None or not (scale[0] in makers or scale[0] in carried):
+                continue
+            if _follows(branch, scale[0], makers, around=stream):
+                yield ScaledSkip(scale[1], sites.line_of(node.seen_from))
+
+
+def _scaled(node: Node | None) -> tuple[ValueId, float] | None:
+    """The value that an operation multiplies by a number, and the number."""
+    if node is None or node.primitive != "mul":
+        return None
+    numbers = [a.value for a in node.inputs if isinstance(a, Literal)]
+    values = [a for a in node.inputs if not isinstance(a, Literal)]
+    if len(numbers) != 1 or len(values) != 1 or np.ndim(numbers[0]):
+        return None
+    return values[0], float(numbers[0])
+
+
+def _follows(value: Atom, earlier: ValueId, makers: dict[ValueId, Node], around: Atom) -> bool:
+    """Is a value computed from an earlier one, not through another, by more than a reshape?"""
+    todo, seen = [(value, False)], {value, around}
+    while todo:
+        at, changed = todo.pop()
+        node = None if isinstance(at, Literal) else makers.get(at)
+        if node is None:
+            continue
+        changed |= node.primitive not in RESHAPES
+        if changed and earlier in node.inputs:
+            return True
+        new = {a for a in node.inputs if not isinstance(a, Literal)} - seen
+        seen |= new
+        todo += [(a, changed) for a in new]
+    return False
