@@ -39,6 +39,9 @@ HAVE_SLOPE_AT_0 = frozenset(
 )
 """Nonlinearities whose slope at 0 is not 0, so that a unit of 0 is not off."""
 
+# Single operations, which may be 0 by what they multiply or leave out.
+_NO_UNITS = ("add", "div", "integer_pow", "l2_norm", "mul", "select_n", "square", "sub")
+
 FEWEST_EXAMPLES = 8
 """A unit that is on for half of the examples is off for eight at once with probability 0.4 %."""
 
@@ -78,7 +81,7 @@ def _dead_at_all_steps(trace: Trace) -> np.ndarray:
 
     Where a nonlinearity has a slope at 0, as tanh has, a unit of 0 is none.
     """
-    slopes = np.array([site.op in HAVE_SLOPE_AT_0 for site in trace.sites], bool)
+    slopes = [site.op in HAVE_SLOPE_AT_0 or site.op in _NO_UNITS for site in trace.sites]
     dead = np.where(slopes, np.nan, np.array(trace.forward.dead_units))
     least: dict[tuple[str, ...], float] = {}
     keys = []

@@ -93,6 +93,8 @@ def _birth(trace: Trace, birth: Birth, row: int | None) -> Finding:
         where, says = "the loss", f"it is {float(trace.value)}, though every row is finite"
         evidence["value"] = float(trace.value)
     kind, cause, why, fixes = _why(birth)
+    if cause == "data":
+        where = birth.of
     if cause == "growth":
         rate, steps = _rate(trace, birth)
         if steps:

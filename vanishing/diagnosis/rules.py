@@ -75,6 +75,8 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         causes += cancelling(trace, known, explained)
     sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget))
     sizes = sizes or list(forgotten(trace))
+    if any(f.cause == "underflow" for f in stops):  # what is 0 by its dtype has no size
+        sizes = []
     if any(f.cause == "activation" for f in sizes):  # what loses the gradient loses differences
         causes = [f for f in causes if f.kind != "rank_collapse"]
     if sizes:  # units are off where all examples have one direction
