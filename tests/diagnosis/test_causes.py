@@ -57,6 +57,8 @@ def given(tree):
             for target in node.targets:
                 found |= assigned(target, node.value)
         elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+            if not node.value.elts:
+                continue
             kind, *rest = node.value.elts  # of a kind, its cause, and what follows
             if strings(kind) & set(KINDS) and len(rest) > 1:
                 found |= strings(rest[0])
