@@ -126,7 +126,6 @@ def test_a_slope_in_the_branch_that_a_where_leaves_out_is_told_from_one_that_is_
     assert (birth.at, birth.backward, birth.untaken) == (line_of(loss), True, untaken)
 
 
-@pytest.mark.xfail(strict=True, reason="only the slope by the first operand is looked at")
 def test_a_number_over_a_signal_is_left_out_by_a_where_too():
     assert birth_of(lambda w: jnp.sum(jnp.where(w == 0, 0.0, 1 / w)), ZERO_TO_TWO).untaken
 

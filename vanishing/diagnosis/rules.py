@@ -127,18 +127,15 @@ def _folded(findings: Iterable[Finding]) -> list[Finding]:
     groups: dict[tuple, list[Finding]] = {}
     for f in findings:
         groups.setdefault((f.kind, f.cause, f.remedies), []).append(f)
-    return [
-        min(group, key=lambda f: f.severity)._replace(also=tuple(others))
-        for group in groups.values()
-        for others in [[f.where for f in group if f is not min(group, key=lambda f: f.severity)]]
-    ]
+    worst_first = (sorted(group, key=lambda f: f.severity) for group in groups.values())
+    return [worst._replace(also=tuple(f.where for f in rest)) for worst, *rest in worst_first]
 
 
 def _without_consequences(findings: Iterable[Finding], causes: Sequence[Finding]) -> list[Finding]:
-    """Findings without those at a place, or of a parameter of zeros, that a cause names."""
+    """Findings without those at a place, or of parameters of zeros, that a cause names."""
     places = {cause.where for cause in causes}
     places |= {name for cause in causes for name in cause.evidence.get("zero_parameters", ())}
-    return [f for f in findings if not {f.where, f.evidence.get("zero_parameter")} & places]
+    return [f for f in findings if f.where not in places]
 
 
 def _unjudged(trace: Trace) -> Iterator[str]:

@@ -253,7 +253,7 @@ def lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
     if smallest < BRANCH_SHARE * largest:
         return  # the stream itself vanishes, which is another finding
     hidden = zeros.rounding(trace).union(stream)
-    after = zeros.followers(trace)
+    after, one_token = zeros.followers(trace), concentration(trace) > CONCENTRATED
     for row in worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
         share = float(trace.backward.rms[row] / largest)
         is_layer = trace.sites[row].kind == SiteKind.MATMUL
@@ -261,7 +261,7 @@ def lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
             continue
         scores = [later for later in after[row] if trace.sites[later].op == "attention"]
         alike = any(_became_alike(trace, later) for later in scores)
-        if alike or any(concentration(trace)[scores] > CONCENTRATED):
+        if alike or any(one_token[scores]):
             says = f"its gradient is {number(share)} times that of the skip connection beside it"
             if alike:
                 says += ", and each token looks at all others with the same weights, unlike in the "

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vanishing.probing import cancelling, jaxpr, replay, sites, suspects
+from vanishing.probing import cancelling, jaxpr, reach, replay, sites, suspects
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, ValueId
 from vanishing.probing.plan import Plan
 
@@ -211,7 +211,7 @@ class _Slopes:
 
     def is_untaken(self, frame: Frame, node: Node) -> bool:
         """Does a `where` leave an operation out wherever its slope is not finite?"""
-        value, users = node.outputs[0], _users(frame)
+        value, users = node.outputs[0], reach.users(frame)
         while True:
             after = users.get(value, [])
             if len(after) != 1:
@@ -226,10 +226,7 @@ class _Slopes:
         if frame is not self.plan.program.frame or select.inputs.index(value) == 0:
             return False
         wanted = (*node.inputs, select.inputs[0])
-        x, *others, which = replay.evaluate(frame, [*self.plan.params, *self.plan.others], wanted)
-        if np.shape(x) != np.shape(which):
-            return False
-        inputs = [x, *others]
+        *inputs, which = replay.evaluate(frame, [*self.plan.params, *self.plan.others], wanted)
         numbers = [i for i, value in enumerate(inputs) if _is_number(value)]
 
         def run(*values):
@@ -237,6 +234,8 @@ class _Slopes:
 
         at = [jnp.asarray(inputs[i]) for i in numbers]
         slope = jax.jvp(run, at, [jnp.ones_like(value) for value in at])[1]
+        if np.shape(slope) != np.shape(which):
+            return False
         taken = np.asarray(which).astype(int) == select.inputs.index(value) - 1
         return not (taken & ~np.isfinite(np.asarray(slope))).any()
 
@@ -246,14 +245,6 @@ def _with(inputs: Sequence[Any], places: Sequence[int], values: Sequence[Any]) -
     for place, value in zip(places, values, strict=True):
         result[place] = value
     return result
-
-
-def _users(frame: Frame) -> dict[ValueId, list[Node]]:
-    users: dict[ValueId, list[Node]] = {}
-    for node in frame.nodes:
-        for atom in {a for a in node.inputs if not isinstance(a, Literal)}:
-            users.setdefault(atom, []).append(node)
-    return users
 
 
 def _is_number(value: Any) -> bool:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vanishing.probing import jaxpr, replay, sites
+from vanishing.probing import jaxpr, reach, replay, sites
 from vanishing.probing.jaxpr import Literal, Node, Program
 from vanishing.probing.plan import Plan
 
@@ -70,10 +70,7 @@ def _size(node: Node) -> int:
 
 
 def _of(node: Node, program: Program) -> Cancelled:
-    reached = set(node.outputs)
-    for later in program.frame.nodes:
-        if reached.intersection(a for a in later.inputs if not isinstance(a, Literal)):
-            reached |= set(later.outputs)
+    reached = reach.downstream(program.frame, node.outputs)
     outputs = program.frame.outputs
     leaves = tuple(i for i, atom in enumerate(outputs) if atom in reached)
     return Cancelled(at=sites.line_of(node.seen_from), leaves=leaves)

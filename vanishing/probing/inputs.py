@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vanishing.probing import replay
+from vanishing.probing import reach, replay
 from vanishing.probing.dependence import RESHAPES
 from vanishing.probing.jaxpr import Literal, Node, ValueId
 from vanishing.probing.plan import Plan
@@ -23,16 +23,11 @@ def empty(plan: Plan) -> tuple[int, ...]:
       plan: of a loss, made of arguments with numbers.
     """
     frame = plan.program.frame
-    users: dict[ValueId, list[Node]] = {}
-    makers = {value: node for node in frame.nodes for value in node.outputs}
-    for node in frame.nodes:
-        for atom in node.inputs:
-            if not isinstance(atom, Literal):
-                users.setdefault(atom, []).append(node)
+    users, makers = reach.users(frame), reach.makers(frame)
     given = set(frame.inputs[len(plan.params) :])
-    of_data = _following(frame.nodes, given)
+    of_data = reach.downstream(frame, given)
     leaves = zip(frame.inputs, plan.params, strict=False)
-    of_zeros = _following(frame.nodes, {v for v, x in leaves if not np.any(np.asarray(x))})
+    of_zeros = reach.downstream(frame, {v for v, x in leaves if not np.any(np.asarray(x))})
     factors: dict[int, set[ValueId]] = {}
     for number, value in enumerate(frame.inputs[: len(plan.params)]):
         views, todo, others, known = {value}, [value], set(), True
@@ -60,14 +55,6 @@ def empty(plan: Plan) -> tuple[int, ...]:
     flags = map(bool, np.asarray(are_zero(plan.params, plan.others)))
     zero = dict(zip(wanted, flags, strict=True))
     return tuple(n for n, others in factors.items() if all(zero[other] for other in others))
-
-
-def _following(nodes, values: set[ValueId]) -> set[ValueId]:
-    reached = set(values)
-    for node in nodes:
-        if reached.intersection(a for a in node.inputs if not isinstance(a, Literal)):
-            reached |= set(node.outputs)
-    return reached
 
 
 def _origin(value: ValueId, makers: dict[ValueId, Node]) -> ValueId:

@@ -1,6 +1,6 @@
 """Reach: the values that a loss depends on, and those that depend on a parameter."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from vanishing.probing.equations import is_differentiable
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
@@ -96,3 +96,26 @@ def following(
 
     frame_on(program.frame)
     return frozenset(reached)
+
+
+def users(frame: Frame) -> dict[ValueId, list[Node]]:
+    """The operations of a frame that take in each value."""
+    result: dict[ValueId, list[Node]] = {}
+    for node in frame.nodes:
+        for atom in dict.fromkeys(a for a in node.inputs if not isinstance(a, Literal)):
+            result.setdefault(atom, []).append(node)
+    return result
+
+
+def makers(frame: Frame) -> dict[ValueId, Node]:
+    """The operation of a frame that makes each value."""
+    return {value: node for node in frame.nodes for value in node.outputs}
+
+
+def downstream(frame: Frame, values: Iterable[ValueId]) -> set[ValueId]:
+    """These values of a frame and all that is computed from them there, integers included."""
+    reached = set(values)
+    for node in frame.nodes:
+        if reached.intersection(a for a in node.inputs if not isinstance(a, Literal)):
+            reached |= set(node.outputs)
+    return reached

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vanishing.probing import jaxpr, sites
+from vanishing.probing import jaxpr, reach, sites
 from vanishing.probing.dependence import RESHAPES
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
 
@@ -34,7 +34,7 @@ def scaled(program: Program) -> tuple[ScaledSkip, ...]:
 
 def _in_frame(frame: Frame, carried: Sequence[ValueId]) -> Iterator[ScaledSkip]:
     """The skip connections in a frame, of what is made there or was in a turn before."""
-    makers = {value: node for node in frame.nodes for value in node.outputs}
+    makers = reach.makers(frame)
     for node in frame.nodes:
         if node.primitive != "add" or any(isinstance(a, Literal) for a in node.inputs):
             continue

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from vanishing.probing import jaxpr, sites
+from vanishing.probing import jaxpr, reach, sites
 from vanishing.probing.dependence import RESHAPES, VIEWS
 from vanishing.probing.jaxpr import Frame, Literal, Node, Program, ValueId
 
@@ -32,12 +32,7 @@ def softmax_of_probabilities(program: Program) -> tuple[str, ...]:
 
 
 def _in_frame(frame: Frame) -> Iterator[str]:
-    makers = {value: node for node in frame.nodes for value in node.outputs}
-    users: dict[ValueId, list[Node]] = {}
-    for node in frame.nodes:
-        for atom in node.inputs:
-            if not isinstance(atom, Literal):
-                users.setdefault(atom, []).append(node)
+    users, makers = reach.users(frame), reach.makers(frame)
     for node in frame.nodes:
         name = _probabilities(node, makers)
         if name and _meets_exponential(node.outputs[0], users):
