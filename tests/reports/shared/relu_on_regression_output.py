@@ -19,7 +19,7 @@ class Net(nnx.Module):
         self.a = nnx.Linear(10, 32, rngs=rngs)
         self.b = nnx.Linear(32, 32, rngs=rngs)
         self.c = nnx.Linear(32, 1, rngs=rngs)
-        self.c.bias.value = jnp.full(1, -4.0)
+        self.c.bias[...] = jnp.full(1, -4.0)
         self.output = output
 
     def __call__(self, x):

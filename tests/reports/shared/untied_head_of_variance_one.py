@@ -20,7 +20,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x):
         h = nn.RMSNorm()(x)
-        x = x + nn.SelfAttention(4)(h)
+        x = x + nn.MultiHeadDotProductAttention(4)(h)
         h = nn.RMSNorm()(x)
         return x + nn.Dense(WIDTH)(nn.gelu(nn.Dense(2 * WIDTH)(h)))
 
