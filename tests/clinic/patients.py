@@ -389,7 +389,7 @@ PATIENTS = {
         "forward_drift",
     ),
     "a branch scaled to nothing": lambda: sick(
-        linen(Transformer(1, branch=1e-9), tokens()), "vanishing", "LayerNorm_0"
+        linen(Transformer(1, branch=1e-9), tokens()), "vanishing", "DotProductAttention_0"
     ),
     "nnx N(0, 1)": lambda: sick(
         of_nnx(4, textbook, nnx.tanh), "saturated", "/tanh", "exploding"

@@ -25,13 +25,12 @@ def examine():
         if name not in FINDINGS:
             with jax.numpy_rank_promotion("allow"):
                 patient = PATIENTS[name]()
-                probed = jax.jit(probe(patient.loss, summaries=SUMMARIES))(
-                    patient.params, *patient.args
-                )
-            trace = probed.trace
-            if patient.updates:
-                trace = trace.with_updates(patient.updates(probed.grads))
-            FINDINGS[name] = (patient, diagnose(trace).findings)
+                if patient.updates:
+                    probed = probe(patient.loss, summaries=SUMMARIES)(patient.params, *patient.args)
+                    diagnosis = diagnose(probed.trace.with_updates(patient.updates(probed.grads)))
+                else:
+                    diagnosis = diagnose(patient.loss)(patient.params, *patient.args)
+            FINDINGS[name] = (patient, diagnosis.findings)
         return FINDINGS[name]
 
     return findings

@@ -11,6 +11,14 @@ import tests.clinic.wards
 from vanishing.diagnosis import diagnose
 from vanishing.probing import SUMMARIES, probe
 
+# What a ward calls not finite is said more exactly where it is a dtype's range, growth or a step.
+MORE_EXACT = {
+    "bfloat16 overflow": "exploding",
+    "float16 second moment": "update_ratio",
+    "float16 squared error": "precision",
+    "float16 sum of squares": "precision",
+    "mamba, a sign forgotten": "exploding",
+}
 SCORE_ALL = os.environ.get("SCORE_ALL")  # takes half an hour
 WARDS = [m.name for m in pkgutil.iter_modules(tests.clinic.wards.__path__)]
 
@@ -44,8 +52,9 @@ def test_precision_and_recall_of_a_ward(ward):
     for name, make in patients(ward).items():
         patient = make()
         kinds = {f.kind for f in findings_of(patient)}
-        hit = patient.kind in kinds if patient.kind else True
-        extra = kinds - {patient.kind} - patient.also
+        own = {patient.kind, MORE_EXACT.get(name, patient.kind)}
+        hit = bool(own & kinds) if patient.kind else True
+        extra = kinds - own - patient.also
         right += bool(patient.kind) and hit
         missed += not hit
         wrong += len(extra)
@@ -57,4 +66,4 @@ def test_precision_and_recall_of_a_ward(ward):
     assert missed <= MOST, told
 
 
-MOST = 4  # false and missing findings of a ward; the aim is none in fifty
+MOST = 2  # false and missing findings of a ward; the aim is none in fifty

@@ -88,3 +88,20 @@ def test_outputs_of_one_unit_have_a_common_direction_and_are_no_collapse():
 def test_units_that_are_off_for_different_examples_are_dead():
     loss = lambda p, x: jnp.mean(jax.nn.relu(x @ p[0] - 20.0) @ p[1])  # noqa: E731
     assert ("dead_units", "[0]/relu") in places(loss, kernels(2))
+
+
+def attending(params, x, skip):
+    for q, k, v in params["layers"]:
+        scores = jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", x @ q, x @ k) / WIDTH**0.5)
+        x = skip * x + scores @ (x @ v)
+    return jnp.mean((x @ params["head"]) ** 2)
+
+
+def test_tokens_that_attention_without_skips_makes_the_same_are_found():
+    drawn = kernels(25)
+    layers = [tuple(drawn[i : i + 3]) for i in range(0, 24, 3)]
+    params = {"layers": layers, "head": drawn[24]}
+    x = jax.random.normal(jax.random.key(5), (4, EXAMPLES, WIDTH))
+    (finding,) = diagnose(attending)(params, x, 0.0).findings
+    assert (finding.kind, finding.cause) == ("rank_collapse", "same_examples")
+    assert diagnose(attending)(params, x, 1.0).findings == ()

@@ -63,3 +63,31 @@ def test_a_norm_of_one_number_is_constant():
     w = jax.random.normal(jax.random.key(2), (3, WIDTH, WIDTH))
     findings = diagnose(loss)(dict(zip("abc", w, strict=True)), X).findings
     assert "one_unit" in {f.cause for f in findings if f.kind == "norm"}
+
+
+def test_a_gain_of_0_is_found_in_front_of_a_layer_and_not_in_front_of_a_sum():
+    gain = jnp.zeros((1, WIDTH))
+    weights = [jax.random.normal(jax.random.key(i), (WIDTH, WIDTH)) / 6 for i in range(3)]
+
+    def normed(x, gain):
+        centred = x - x.mean(-1, keepdims=True)
+        return gain * centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+
+    def in_front_of_a_layer(params, x):
+        a, b, c = params["kernels"]
+        h = x @ a
+        h = h + jnp.tanh(normed(h, params["gain"]) @ b)
+        return jnp.mean((h @ c) ** 2)
+
+    def in_front_of_a_sum(params, x):
+        a, b, c = params["kernels"]
+        h = x @ a
+        h = h + normed(jnp.tanh(h @ b), params["gain"])
+        return jnp.mean((h @ c) ** 2)
+
+    params = {"kernels": weights, "gain": gain}
+    (finding,) = diagnose(in_front_of_a_layer)(params, X).findings
+    assert finding.kind == "norm"
+    assert finding.remedies == (remedies.UNIT_GAIN,)
+    assert not jax.grad(in_front_of_a_layer)(params, X)["kernels"][1].any()
+    assert diagnose(in_front_of_a_sum)(params, X).findings == ()

@@ -72,3 +72,29 @@ def test_large_logits_that_are_right_are_none():
     assert float(part(w, X[:WIDTH])) < 0.01
     assert found(part, w, X[:WIDTH]) == {}
     assert "exploding" in found(loss, w, X[::-1])
+
+
+def test_a_sigmoid_at_one_end_for_all_is_saturated_though_the_loss_is_small():
+    bias = jnp.full((1, WIDTH), -25.0)  # as of a discriminator that no sample fools
+    loss = lambda w, x: jnp.mean(jnp.log(1 - jax.nn.sigmoid(x @ w + bias)))  # noqa: E731
+    assert -1e-6 < loss(W, X) <= 0
+    assert "saturated" in found(loss, W, X)
+
+
+def masked(params, x, mask):
+    q, k, v, head = params
+    scores = jnp.einsum("bqd,bkd->bqk", x @ q, x @ k) / WIDTH**0.5
+    weights = jax.nn.softmax(jnp.where(mask, scores, -1e30))
+    return jnp.mean(((x + weights @ (x @ v)) @ head) ** 2)
+
+
+def test_a_mask_the_wrong_way_round_is_told_from_one_that_hides_padding():
+    keys = jax.random.split(jax.random.key(3), 5)
+    params = [jax.random.normal(k, (WIDTH, WIDTH)) / WIDTH**0.5 for k in keys[:4]]
+    x = jax.random.normal(keys[4], (4, 16, WIDTH))
+    is_token = jnp.arange(16) < 15  # the last is padding
+    assert found(masked, params, x, is_token) == {}
+    finding = found(masked, params, x, ~is_token)["saturated"]
+    assert finding.cause == "mask"
+    assert finding.evidence["unseen_share"] == pytest.approx(15 / 16)
+    assert not jnp.any(jax.grad(masked)(params, x, ~is_token)[0])

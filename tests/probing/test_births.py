@@ -304,3 +304,17 @@ def test_of_what_follows_from_a_birth_the_birth_alone_is_told():
     births = births_of(loss, ZERO_TO_TWO)
     assert {(birth.ops, birth.at) for birth in births} == {(("exp",), line_of(first))}
     assert jnp.isnan(loss(ZERO_TO_TWO))
+
+
+def test_an_inf_that_a_division_makes_0_has_the_line_where_it_overflowed():
+    def loss(w, x):
+        h = x @ w
+        return jnp.mean(h / jnp.sqrt(jnp.sum(h * h, -1, keepdims=True)))
+
+    large, small = (jnp.full((2, 4), size, jnp.float16) for size in (100, 1))
+    w = jnp.eye(4, dtype=jnp.float16) * 10
+    assert loss(w, large) == 0 != loss(w, small)
+    (birth,) = births.divided_by(make_plan(loss, (w, large), {}))
+    assert birth.at == line_of(loss, 2)
+    assert birth.dtype == "float16"
+    assert births.divided_by(make_plan(loss, (w, small), {})) == ()

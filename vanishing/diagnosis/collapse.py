@@ -2,11 +2,11 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
-from vanishing._text import number, percent
+from vanishing._text import count, number, percent
 from vanishing.diagnosis import zeros
 from vanishing.diagnosis.findings import Finding, finding
 from vanishing.diagnosis.settings import setting, worst_of_each_site
@@ -49,6 +49,9 @@ COLLAPSED = 1e-4
 """Distance of the mean cosine of two examples from 1 under which they have become one (Dong et al.,
 Attention is not all you need, ICML 2021)."""
 
+ALIKE = 0.9
+"""Mean cosine of the tokens' weights under which attention tells them apart."""
+
 
 def dead_units(trace: Trace) -> Iterator[Finding]:
     """Nonlinearities most of whose units are off for all examples.
@@ -65,6 +68,7 @@ def dead_units(trace: Trace) -> Iterator[Finding]:
         examples = math.prod(site.shape[:-1])
         if (
             site.kind == SiteKind.NONLINEARITY
+            and site.op != "attention"  # of which a mask leaves out what it likes
             and share > (ALL_DEAD if "[t=" in trace.names[row] else DEAD_SHARE)
             and examples >= FEWEST_EXAMPLES
             and not (before and (rms[before] == 0).all())
@@ -100,8 +104,7 @@ def collapse(trace: Trace) -> Iterator[Finding]:
     later layer reads, as an output, may be the same, and so may be what a kernel of 0 makes for
     one step; data themselves have no row.
     """
-    products = _is_product(trace)
-    is_read = passed_back(trace, products, itself=False)
+    is_read = passed_back(trace, _is_product(trace), itself=False)
     attention = np.array([site.op == "attention" for site in trace.sites], bool)
     same = _same(trace) & (is_read | attention) & ~_waits(trace)
     if np.sum(same & attention) > 1:  # what comes out of attention to all alike is alike as well
@@ -118,6 +121,37 @@ def collapse(trace: Trace) -> Iterator[Finding]:
         where, name = setting(trace, [row]), trace.names[row]
         cause = "same_examples"
         yield finding("rank_collapse", name, False, says, where, cause=cause, mean_cosine=cosine)
+
+
+def became_alike(trace: Trace, row: int, at_first: float = ALIKE) -> bool:
+    """Are attention's weights the same for all tokens here, but not in the first layer?"""
+    cosine = np.asarray(trace.forward.similarity)
+    first = next(r for r, site in enumerate(trace.sites) if site.op == "attention")
+    return bool(cosine[row] > 1 - COLLAPSED and cosine[first] < at_first)
+
+
+def tokens(trace: Trace, parameters: Collection[str]) -> Iterator[Finding]:
+    """Queries and keys of which nothing is left, since attention sees all tokens as the same."""
+    chosen = [name in parameters for name in trace.layout.param_names]
+    after = zeros.followers(trace)
+    rows = {row for _, used in zeros.users(trace, chosen) for row in used}
+    scores = {s for row in rows for s in after[row] if trace.sites[s].op == "attention"}
+    alike = sorted(s for s in scores if became_alike(trace, s, at_first=0.99))
+    if alike:
+        cosine, depth = float(trace.forward.similarity[alike[0]]), count(len(alike), "layer")
+        says = f"each token looks at all others with the same weights, in {depth} of attention, "
+        says += "unlike in the first: the tokens of a sequence have become the same"
+        name, places = trace.names[alike[0]], [trace.layout.instances[i] for i in alike]
+        yield finding(
+            "rank_collapse",
+            name,
+            True,
+            says,
+            setting(trace, [parent for place in places for parent in place.parents]),
+            cause="same_examples",
+            mean_cosine=cosine,
+            layers=len(alike),
+        )
 
 
 def _same(trace: Trace) -> np.ndarray:

@@ -50,6 +50,7 @@ class Known(NamedTuple):
     moves_later: bool = False  # does the optimiser move the parameters after steps of 0?
     cancelled: tuple[Cancelled, ...] = ()  # gradients of which nothing but rounding is left
     skips: tuple[ScaledSkip, ...] = ()  # connections that a number of the program multiplies
+    divided_by: tuple[Birth, ...] = ()  # of the inf of which a division makes 0
 
 
 def known_of(
@@ -84,6 +85,7 @@ def known_of(
         skips=skips.scaled(plan.program),
         no_input=_tried(inputs.empty, plan) if (gradient == 0).any() else (),
         moves_later=moves_later,
+        divided_by=_tried(births.divided_by, plan) if _has_zeros(probed) else (),
         cancelled=_tried(cancelling.cancelled, plan) if _is_small(gradient).any() else (),
     )
 
@@ -105,6 +107,13 @@ def _is_small(gradients: np.ndarray) -> np.ndarray:
     """Which gradients are so small beside the largest that they may be rounding?"""
     finite = np.isfinite(gradients).all() and gradients.size > 0
     return gradients < SMALL * gradients.max() if finite else np.zeros(0, bool)
+
+
+def _has_zeros(probed: Probed) -> bool:
+    """Is there a row of float16 that holds zeros alone? Numbers over 256 have squares beyond it."""
+    rms = np.asarray(probed.trace.single().forward.rms)
+    half = np.array([site.dtype == "float16" for site in probed.trace.sites], bool)
+    return bool(((rms == 0) & half).any())
 
 
 def _arguments(plan: Plan, names: list[str]) -> Any:

@@ -110,6 +110,15 @@ def _birth(trace: Trace, birth: Birth, row: int | None) -> Finding:
     return finding(kind, where, True, says, remedies=fixes, cause=cause, at=birth.at, **evidence)
 
 
+def divided_by_inf(trace: Trace, births: Sequence[Birth]) -> Iterator[Finding]:
+    """What is 0 since it was divided by a number beyond the largest of its dtype."""
+    empty = np.flatnonzero(np.asarray(trace.forward.rms) == 0)
+    for birth in births[:_MOST] if len(empty) else ():
+        kind, cause, why, fixes = _why(birth)
+        where, says = trace.names[empty[0]], f"it is 0 for every example, divided by inf: {why}"
+        yield finding(kind, where, True, says, remedies=fixes, cause=cause, at=birth.at)
+
+
 def _why(birth: Birth) -> tuple[str, str, str, tuple[Remedy, ...]]:
     """Kind and cause of a birth, what it is in words, and what mends it."""
     place = f" at {os.path.basename(birth.at)}" if birth.at else ""

@@ -1,14 +1,14 @@
 """Rules for normalisations that do not normalise."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from vanishing._text import number
-from vanishing.diagnosis import remedies
-from vanishing.diagnosis.findings import Finding, finding
+from vanishing.diagnosis import remedies, zeros
+from vanishing.diagnosis.findings import Finding, finding, listed
 from vanishing.diagnosis.settings import worst_of_each_site
 from vanishing.probing import SiteKind, Trace
 from vanishing.probing.row_names import is_within
@@ -28,12 +28,32 @@ def norms(trace: Trace) -> Iterator[Finding]:
         if expected > 0 and before > 0 and np.isfinite([sizes[row], before]).all():
             ratio = float(sizes[row]) / expected
             width = trace.sites[row].shape[-1] if trace.sites[row].shape else 1
-            if abs(sizes[row] * math.sqrt(width) - 1) < 0.1:
-                continue  # to length 1, by design
+            if abs(sizes[row] * math.sqrt(width) - 1) < 0.1 or zeros.makers_of_zero(trace, row):
+                continue  # to length 1, by design; or by a gain of 0
             off[row] = abs(math.log(ratio)) if ratio else math.inf
     for row in worst_of_each_site(trace, off):
         if off[row] > math.log(OFF):
             yield _finding(trace, row, float(sizes[row]), _before(trace, row))
+    empty = np.flatnonzero(np.array(is_norm, bool) & (sizes == 0))
+    yield from _gains_of_zero(trace, map(int, empty))
+
+
+def _gains_of_zero(trace: Trace, rows: Iterable[int]) -> Iterator[Finding]:
+    """Normalisations with a gain of 0 in front of layers, which see nothing.
+
+    At the end of a branch, in front of a sum, it is in use (Goyal et al., Accurate, large minibatch
+    SGD, 2017, section 5.1).
+    """
+    after = zeros.followers(trace)
+    gradients = dict(zip(trace.layout.param_names, trace.params.gradient, strict=True))
+    for row in rows:
+        gains = sorted(zeros.makers_of_zero(trace, row))
+        read = any(trace.sites[later].kind == SiteKind.MATMUL for later in after[row])
+        if read and gains and all(gradients[name] != 0 for name in gains):
+            says = f"its gain is 0, and so is all that the layers behind it see: {listed(gains)}"
+            fix = (remedies.UNIT_GAIN,)
+            name = trace.names[row]
+            yield finding("norm", name, False, says, remedies=fix, cause="no_input", rms=0.0)
 
 
 def _finding(trace: Trace, row: int, size: float, before: float) -> Finding:

@@ -56,6 +56,11 @@ BRANCHES = Remedy(
     "the blocks' sum then keeps the size of one",
     "Zhang et al. 2019; Bachlechner et al. 2021",
 )
+WAKE = Remedy(
+    "multiply that branch by more: by 1e-4 to 1, or by a gain that is trained, and may begin at 0",
+    "what is left of its gradient moves none of its weights",
+    "Touvron et al. 2021; Bachlechner et al. 2021",
+)
 TOKENS = Remedy(
     "keep the tokens apart: normalise inside of each branch (pre-norm), or warm up slowly",
     "attention to tokens that are alike is the same whatever its weights are",
@@ -129,6 +134,12 @@ MASK = Remedy(
     "let every row see at least one element, or mask with jnp.finfo(dtype).min in place of -inf",
     "the softmax of a row of -inf is 0 / 0",
     "jax.nn.softmax",
+)
+OTHER_WAY = Remedy(
+    "look which way the mask goes: True is what is looked at in Flax and jax.nn, what is left out "
+    "in PyTorch",
+    "of what a mask leaves a token, a single other has no slope",
+    "jax.nn.dot_product_attention; torch.nn.MultiheadAttention",
 )
 INDEX = Remedy(
     "look for labels and indices that are not under the size of their axis",
@@ -204,6 +215,11 @@ EPSILON = Remedy(
     "make the epsilon smaller than the variance of what the normalisation takes in, or that larger",
     "it divides by sqrt(variance + epsilon)",
     "Ba et al. 2016",
+)
+UNIT_GAIN = Remedy(
+    "begin with a gain of 1; of 0 only at the end of a branch, in front of its sum",
+    "a layer whose input is 0 has no gradient",
+    "Ba et al. 2016; Goyal et al. 2017",
 )
 TWO_PASS = Remedy(
     "compute its variance from x - mean(x) (use_fast_variance=False in Flax), or in float32",

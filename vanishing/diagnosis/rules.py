@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from vanishing.diagnosis import zeros
+from vanishing.diagnosis.branches import cut_skips, idle, lost_branch
 from vanishing.diagnosis.breaks import (
     cancelling,
     cut,
@@ -15,20 +16,13 @@ from vanishing.diagnosis.breaks import (
     without_input,
 )
 from vanishing.diagnosis.causes import KINDS
-from vanishing.diagnosis.collapse import ALL_DEAD, FEWEST_EXAMPLES, collapse, dead_units
+from vanishing.diagnosis.collapse import ALL_DEAD, FEWEST_EXAMPLES, collapse, dead_units, tokens
 from vanishing.diagnosis.findings import Diagnosis, Finding
 from vanishing.diagnosis.known import Known
-from vanishing.diagnosis.nonfinite import broken_gradients, non_finite
+from vanishing.diagnosis.nonfinite import broken_gradients, divided_by_inf, non_finite
 from vanishing.diagnosis.norms import norms
-from vanishing.diagnosis.saturation import head, saturated
-from vanishing.diagnosis.sizes import (
-    cut_skips,
-    drift,
-    forgotten,
-    in_words,
-    lost_branch,
-    lost_or_gained,
-)
+from vanishing.diagnosis.saturation import head, masked, saturated
+from vanishing.diagnosis.sizes import drift, forgotten, in_words, lost_or_gained
 from vanishing.diagnosis.updates import updates
 from vanishing.probing import Budget, SiteKind, Trace
 from vanishing.probing.row_names import is_within
@@ -61,7 +55,9 @@ def judged(trace: Trace, known: Known = Known()) -> Diagnosis:
 
 def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     """What is found of finite numbers: causes, and what does not follow from one that is found."""
-    dead, names = list(dead_units(trace)), zeros.stuck_at_zero(trace)
+    dead, names = [*dead_units(trace), *masked(trace)], zeros.stuck_at_zero(trace)
+    if overflown := list(divided_by_inf(trace, known.divided_by)):
+        return overflown  # all else follows
     same = [*symmetric(trace, known), *twice(trace, known)]
     stops = [*stuck(trace, names), *cut(trace, dead, names), *underflow(trace)]
     if any(f.kind == "symmetry" for f in same):  # equal experts give a router no gradient
@@ -72,7 +68,9 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     if not dead:
         causes += [f for f in without_input(trace, known) if f.where not in explained]
     if not examples and not same:
-        causes += cancelling(trace, known, explained)
+        cancelled = list(cancelling(trace, known, explained))
+        rounded = {name for f in cancelled for name in f.evidence["parameters"]}
+        causes += list(tokens(trace, rounded)) or cancelled
     sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget))
     sizes = sizes or list(forgotten(trace))
     if any(f.cause == "underflow" for f in stops):  # what is 0 by its dtype has no size
@@ -87,13 +85,16 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         for site, name in zip(trace.sites, trace.names, strict=True)
         if name in {f.where for f in flat}
     }
+    branches = list(lost_branch(trace, budget)) or ([] if flat or sizes else list(idle(trace)))
+    collapsed = any(f.kind == "rank_collapse" for f in causes)
+    attention = any(f.cause == "attention" for f in flat)
     if any(f.evidence.get("saturated_share", 0) > MOST_FLAT for f in flat):
         causes = [f for f in causes if f.cause not in ("flat", "same_examples")]
     return [
         *causes,
         *flat,
-        *(f for f in sizes if f.evidence.get("mostly_in") not in flat_places),
-        *lost_branch(trace, budget),
+        *(f for f in sizes if f.evidence.get("mostly_in") not in flat_places and not attention),
+        *(f for f in branches if not (f.cause == "same_examples" and collapsed)),
         *([] if sizes else head(trace)),
         *([] if sizes or flat else drift(trace, budget)),
         *updates(trace, known),

@@ -33,6 +33,10 @@ FEWEST_TOKENS = 8
 """Of fewer tokens the first ones, under a causal mask, are too large a share of all."""
 
 
+MOST_UNSEEN = 0.5
+"""Share of tokens that no other looks at, over which it is the mask that leaves attention one."""
+
+
 LARGE_LOGITS = 6.5
 """RMS of logits over which a cross-entropy is large for its scale and not for what was learnt."""
 
@@ -66,13 +70,15 @@ def _ends_rightly(trace: Trace) -> np.ndarray:
 
     A softplus or an exponential is a positive number of any size, and loses nothing relative to
     itself. What follows the last layer is flat where the loss says so (beyond the delta of Huber,
-    or the clip of a ratio), or where a sigmoid is right, and the loss small.
+    or the clip of a ratio), or where a sigmoid is right, and the loss small; of a sigmoid at one
+    end for every example, as of a generator that fools nobody, that is not known.
     """
     layers = [s.kind == SiteKind.MATMUL or s.op in ACTIVATIONS for s in trace.sites]
     is_last = ~passed_back(trace, np.array(layers, bool), itself=False)
     squashes = np.array([site.op in _SQUASHES for site in trace.sites], bool)
     positive = np.array([site.op in ("softplus", "exp") for site in trace.sites], bool)
-    is_right = 0 <= float(trace.value) < SMALL_LOSS
+    variance = np.asarray(trace.forward.rms) ** 2 - np.asarray(trace.forward.mean) ** 2
+    is_right = (0 <= float(trace.value) < SMALL_LOSS) & ~(variance < BOTH_ENDS)
     return positive | (is_last & (~squashes | is_right))
 
 
@@ -80,6 +86,9 @@ _SQUASHES = ("sigmoid", "tanh", "softmax", "hard_sigmoid", "hard_tanh", "softsig
 
 SMALL_LOSS = 0.1
 """Loss under which outputs at the ends of a sigmoid are right; of chance it is 0.25 in squares."""
+
+BOTH_ENDS = 1e-3
+"""Variance of a sigmoid's outputs over which some examples are at its other end."""
 
 
 def _saturation(
@@ -117,23 +126,44 @@ def concentration(trace: Trace) -> np.ndarray:
 
 def _saturated_attention(trace: Trace, known: Known) -> Iterator[Finding]:
     """Attention whose weights are all on one token, so that its softmax has no slope."""
+    for row, share, says in _on_one_token(trace):
+        yield _saturation(trace, row, False, says, known, concentration=share)
+
+
+def masked(trace: Trace) -> Iterator[Finding]:
+    """Attention to one token, since a mask leaves out most of the others."""
+    for row, share, says in _on_one_token(trace):
+        unseen = float(trace.forward.dead_units[row])
+        if unseen > MOST_UNSEEN:
+            yield finding(
+                "saturated",
+                trace.names[row],
+                True,
+                f"{says}; {percent(unseen)} of the tokens are seen by none",
+                remedies=(remedies.OTHER_WAY,),
+                cause="mask",
+                concentration=share,
+                unseen_share=unseen,
+            )
+
+
+def _on_one_token(trace: Trace) -> Iterator[tuple[int, float, str]]:
+    """Rows of attention to a single token, how far they are that, and the same in words."""
     sizes = concentration(trace)
     for row in worst_of_each_site(trace, sizes):
-        share = float(sizes[row])
+        share, tokens = float(sizes[row]), trace.sites[row].shape[-1:]
         if share > CONCENTRATED:
-            tokens = trace.sites[row].shape[-1]
-            says = f"the squares of its weights over {tokens} tokens sum to {number(share)}"
-            says += ", where 1 is all of the weight on a single one"
-            yield _saturation(trace, row, False, says, known, concentration=share)
+            says = f"the squares of its weights over {tokens[0]} tokens sum to {number(share)}, "
+            yield row, share, says + "where 1 is all of the weight on a single one"
 
 
 def head(trace: Trace) -> Iterator[Finding]:
     """A last layer so large that a cross-entropy begins far above chance, or has no slope."""
-    followed = {parent for instance in trace.layout.instances for parent in instance.parents}
+    products = np.array([site.kind == SiteKind.MATMUL for site in trace.sites], bool)
     after = {place.partition(" ")[0] for place in trace.layout.suspects[-1]}
     if not {"exp", "log"} <= after:
         return
-    for row in set(range(len(trace))) - followed:
+    for row in np.flatnonzero(~passed_back(trace, products, itself=False)):
         site, size, loss = trace.sites[row], float(trace.forward.rms[row]), float(trace.value)
         if site.kind != SiteKind.MATMUL or site.shape[-1:] <= (1,) or not size > 0:
             continue

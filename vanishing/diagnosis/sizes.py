@@ -6,14 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vanishing._text import count, number
-from vanishing.diagnosis import remedies, zeros
+from vanishing._text import number
+from vanishing.diagnosis import remedies
 from vanishing.diagnosis.collapse import COLLAPSED
 from vanishing.diagnosis.findings import Finding, finding
-from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.remedies import Setting, useful, with_factor
-from vanishing.diagnosis.saturation import CONCENTRATED, concentration
-from vanishing.diagnosis.settings import setting, worst_of_each_site
+from vanishing.diagnosis.settings import setting
 from vanishing.probing import Budget, SiteKind, Trace
 
 LOST_DECADES = 2.0
@@ -42,17 +40,6 @@ FORGOTTEN_DECADES = 6.0
 
 CONVERGED = 1e-4
 """Relative change of the signal's size at the last step of a fixed-point iteration."""
-
-LEAST_SKIP = 0.5
-"""Factor of a skip connection under which a few blocks lose what came before them. (x + f(x)) times
-0.7, or a factor over 1 as of DeepNorm, are in use."""
-
-ALIKE = 0.9
-"""Mean cosine of the tokens' weights under which attention tells them apart."""
-
-
-BRANCH_SHARE = 1e-4
-"""Gradient in a residual branch over that of the stream it is added to."""
 
 
 class _Fit(NamedTuple):
@@ -185,6 +172,8 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
             rows_of.setdefault(place.site, []).append(row)
     for rows in rows_of.values():
         fit = _fit(trace, rows, trace.backward.rms)
+        if _converges(trace, rows):
+            continue
         if fit and fit.layers > 8 and fit.total < -FORGOTTEN_DECADES and fit.r_squared > 0.9:
             around, ratio = setting(trace, rows), 10**fit.total
             says = f"the gradient at the first step is {number(ratio)} times that at the last, "
@@ -205,85 +194,12 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
             )
 
 
-def cut_skips(trace: Trace, known: Known) -> Iterator[Finding]:
-    """Skip connections that a small number multiplies, and with them the gradient of each block."""
-    small = [skip for skip in known.skips if abs(skip.factor) < LEAST_SKIP]
-    for skip in small:
-        rows = [i for i, site in enumerate(trace.sites) if site.at == skip.at]
-        sums = [i for i in rows if trace.sites[i].kind == SiteKind.RESIDUAL]
-        if not sums:
-            continue
-        blocks = len(sums)
-        left = abs(skip.factor) ** blocks
-        says = f"the skip connection is multiplied by {number(skip.factor)} in each of "
-        says += (
-            f"{count(blocks, 'sum')}: of the first block's gradient along it {number(left)} is left"
-        )
-        yield finding(
-            "vanishing",
-            trace.names[sums[0]],
-            blocks > 2,
-            says,
-            remedies=(remedies.UNSCALED,),
-            cause="residual_scale",
-            at=skip.at,
-            factor=skip.factor,
-            sums=blocks,
-        )
-
-
 def _layer(around: Setting) -> str:
     return "step" if around.recurrent else "layer"
 
 
 def _each(fit: _Fit, factor: float, around: Setting) -> str:
     return f"a factor of {number(factor)} a {_layer(around)} over {fit.layers} {_layer(around)}s"
-
-
-def lost_branch(trace: Trace, budget: Budget) -> Iterator[Finding]:
-    """Queries and keys without a gradient beside the stream, since tokens are alike or one wins.
-
-    Of weights drawn small, as of std 0.02, that gradient is small too, and comes back as they grow.
-    """
-    stream = [charge.row for charge in budget.charges]
-    if not stream:
-        return
-    largest = max(trace.backward.rms[row] for row in stream)
-    smallest = min(trace.backward.rms[row] for row in stream)
-    if smallest < BRANCH_SHARE * largest:
-        return  # the stream itself vanishes, which is another finding
-    hidden = zeros.rounding(trace).union(stream)
-    after, one_token = zeros.followers(trace), concentration(trace) > CONCENTRATED
-    for row in worst_of_each_site(trace, -np.asarray(trace.backward.rms)):
-        share = float(trace.backward.rms[row] / largest)
-        is_layer = trace.sites[row].kind == SiteKind.MATMUL
-        if row in hidden or not is_layer or not 0 < share < BRANCH_SHARE:
-            continue
-        scores = [later for later in after[row] if trace.sites[later].op == "attention"]
-        alike = any(_became_alike(trace, later) for later in scores)
-        if alike or any(one_token[scores]):
-            says = f"its gradient is {number(share)} times that of the skip connection beside it"
-            if alike:
-                says += ", and each token looks at all others with the same weights, unlike in the "
-                says += "first layers"
-            fixes = (remedies.TOKENS if alike else remedies.SCORES,)
-            name, cause = trace.names[row], "same_examples" if alike else "attention"
-            yield finding(
-                "vanishing",
-                name,
-                False,
-                says,
-                remedies=fixes,
-                cause=cause,
-                share_of_the_stream=share,
-            )
-
-
-def _became_alike(trace: Trace, row: int) -> bool:
-    """Are attention's weights the same for all tokens here, but not in the first layer?"""
-    cosine = np.asarray(trace.forward.similarity)
-    first = next(r for r, site in enumerate(trace.sites) if site.op == "attention")
-    return bool(cosine[row] > 1 - COLLAPSED and cosine[first] < ALIKE)
 
 
 def drift(trace: Trace, budget: Budget) -> Iterator[Finding]:

@@ -126,10 +126,13 @@ def _own_zeros(trace: Trace, row: int) -> set[str]:
     """The parameters of zeros that the input of a row is multiplied with."""
     weights = dict(zip(trace.layout.param_names, trace.params.weight, strict=True))
     kernel, site = trace.layout.kernel(row), trace.sites[row]
-    if kernel:
-        return {kernel} if weights.get(kernel) == 0 else set()
+    if kernel and weights.get(kernel) == 0:
+        return {kernel}
+    if kernel and trace.forward.rms[row] != 0:
+        return set()
     own = {name for name in weights if site.param and is_within(name, site.param)}
     named = {other.param for other in trace.sites if other.param}
+    own = set() if kernel else own  # a bias of 0 makes nothing 0 that a kernel multiplies
     own |= {name for name in weights if not any(is_within(name, other) for other in named)}
     empty = {name for name in own if weights[name] == 0}
     is_only_shifted = site.kind == SiteKind.NORMALIZATION and empty < own  # by an offset of 0

@@ -56,6 +56,19 @@ def reaching(plan: Plan, names: Sequence[str] = ()) -> tuple[Birth, ...]:
     return tuple(dict.fromkeys(map(slopes.named, _roots(births))))
 
 
+def divided_by(plan: Plan) -> tuple[Birth, ...]:
+    """The births of inf that a division, or the inverse of a root, turns into 0.
+
+    So nothing that is not finite is left of a number that was too large for its dtype.
+
+    Args:
+      plan: of the loss, made of arguments with numbers.
+    """
+    args, healed = [*plan.params, *plan.others], []
+    _frame(plan.program.frame, args, [None] * len(args), healed=healed)
+    return tuple(_roots(healed))
+
+
 class _Made(NamedTuple):
     """A birth in a program, and what was not finite before it."""
 
@@ -80,8 +93,12 @@ def _frame(
     args: Sequence[Any],
     made: Sequence[_Made | None],
     steps: tuple[int, ...] = (),
+    healed: list[_Made] | None = None,
 ) -> tuple[list[Any], list[_Made | None]]:
-    """The outputs of a frame on these arguments, and where what is broken in them was made."""
+    """The outputs of a frame on these arguments, and where what is broken in them was made.
+
+    What was broken, and is 0 after a division, is added to `healed`, inside of loops apart.
+    """
     values = dict(zip(frame.inputs, args, strict=True)) | dict(frame.constants)
     births = {v: m for v, m in zip(frame.inputs, made, strict=True) if m}
     births |= {v: _CONSTANT for v, x in frame.constants if _broken(x)}
@@ -99,8 +116,10 @@ def _frame(
         outputs = jaxpr.run(node, inputs)
         values.update(zip(node.outputs, outputs, strict=True))
         if any(map(_broken, outputs)):
-            new = _births(node, inputs, before, outputs, steps)
+            new = _births(node, inputs, before, outputs, steps, healed)
             births |= {v: m for v, m in zip(node.outputs, new, strict=True) if m}
+        elif healed is not None and node.primitive in _INVERSES and before[-1]:
+            healed.append(before[-1])
     return [value(a) for a in frame.outputs], [birth(a) for a in frame.outputs]
 
 
@@ -110,6 +129,7 @@ def _births(
     before: Sequence[_Made | None],
     outputs: Sequence[Any],
     steps: tuple[int, ...],
+    healed: list[_Made] | None,
 ) -> list[_Made | None]:
     """Where the outputs of a node that are not finite were made."""
     if node.loop:
@@ -117,7 +137,7 @@ def _births(
     elif node.frames:
         frame = node.frames[int(inputs[0]) if node.primitive == "cond" else 0]
         offset = len(inputs) - len(frame.inputs)
-        _, inner = _frame(frame, inputs[offset:], before[offset:], steps)
+        _, inner = _frame(frame, inputs[offset:], before[offset:], steps, healed)
     else:
         inner = [_own(node, inputs, before, output, steps) for output in outputs]
     return [m if _broken(x) else None for m, x in zip(inner, outputs, strict=True)]
@@ -157,6 +177,8 @@ def _scan(node: Node, inputs, before, steps) -> list[_Made | None]:
     follows = next((m for m in state if m), None)
     return [m or follows for m in (*state, *ys)]
 
+
+_INVERSES = ("div", "rsqrt")  # of inf they are 0; the divisor comes last
 
 _CONSTANT = _Made(None, (), None, "constant")
 
