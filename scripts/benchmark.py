@@ -5,7 +5,7 @@
     scripts/benchmark --versus=torch --device=gpu
 
 Prints, and writes between the two benchmark marks of a file, what `vanishing.probe` costs against
-`jax.value_and_grad` of the same model, with the usual summaries and with the RMS alone: the time of
+`jax.value_and_grad` of the same model, with the usual summaries, the RMS alone, and the check for inf and nan: the time of
 a later call, the memory it adds to the program, and the first call, in processes of its own.
 `--before=folder` measures an earlier version beside this one: `git worktree add folder commit`.
 
@@ -156,7 +156,7 @@ def probe_tables() -> None:
     before = BEFORE.value
     say("Probe against `jax.value_and_grad` of the same model, every layer recorded: a later call,")
     say("and the temporary memory that the program takes beyond the plain one's:\n")
-    forms, repeats = ["usual", "rms"], REPEATS.value
+    forms, repeats = ["usual", "rms", "finite"], REPEATS.value
     for line in probed.table(list(probed.SCANNED), forms, ROUNDS.value, repeats, before):
         say(line)
     say("\nThe first call, with tracing and compiling, in CPU seconds of fresh processes:\n")

@@ -28,6 +28,7 @@ FORMS: dict[str, dict[str, Any] | None] = {  # options of `vanishing.probe`
     "plain": None,  # `jax.value_and_grad`
     "usual": {},
     "rms": {"summaries": ("rms",)},
+    "finite": {"summaries": "finite"},
     "op": {"level": "op"},
 }
 

@@ -98,3 +98,10 @@ def test_a_mask_the_wrong_way_round_is_told_from_one_that_hides_padding():
     assert finding.cause == "mask"
     assert finding.evidence["unseen_share"] == pytest.approx(15 / 16)
     assert not jnp.any(jax.grad(masked)(params, x, ~is_token)[0])
+
+
+def test_an_activation_that_cannot_reach_the_targets_is_found_before_it_has_no_slope():
+    loss = lambda w, x, y: jnp.mean((jax.nn.sigmoid(x @ w / 8) - y) ** 2)  # noqa: E731
+    finding = found(loss, W, X, 3 + jnp.abs(X))["saturated"]
+    assert (finding.cause, finding.evidence["share"]) == ("out_of_range", 1.0)
+    assert found(loss, W, X, jax.nn.sigmoid(X)) == {}

@@ -143,3 +143,42 @@ def test_norms_of_large_parameters_need_no_copy_of_them():
         for params in (True, False)
     )
     assert with_norms.temp_size_in_bytes < without.temp_size_in_bytes + 0.5 * w.nbytes
+
+
+def overflowing(params, x):
+    for w in params:
+        x = jnp.exp(x @ w)
+    return jnp.mean(x)
+
+
+def counts(probed):
+    return [np.asarray(way.non_finite) for way in (probed.trace.forward, probed.trace.backward)]
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, jax.jit])
+def test_of_a_finite_loss_nothing_is_counted_and_of_another_all_that_is_not(transform):
+    params, finite = layers(4), transform(probe(overflowing, summaries="finite"))
+    probed, plain = finite(params, 100 * X), probe(overflowing)(params, 100 * X)
+    assert plain.trace.forward.non_finite.any()
+    for a, b in zip(counts(probed), counts(plain), strict=True):
+        np.testing.assert_array_equal(a, b)
+    healthy = finite([0.1 * w for w in params], X)
+    assert [x.any() for x in counts(healthy)] == [False, False]
+    assert np.isnan(healthy.trace.forward.rms).all()
+    value, grads = jax.value_and_grad(overflowing)([0.1 * w for w in params], X)
+    np.testing.assert_allclose(healthy.value, value, rtol=1e-6)
+    for a, b in zip(healthy.grads, grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_a_gradient_alone_that_is_not_finite_is_counted():
+    loss = lambda w, x: jnp.sum(jnp.sqrt(x @ w))  # noqa: E731
+    probed = probe(loss, summaries="finite")(jnp.ones((3, 2)), jnp.zeros((4, 3)))
+    assert jnp.isfinite(probed.value)
+    assert [x.any() for x in counts(probed)] == [False, True]
+
+
+def test_of_a_batch_of_losses_those_that_are_not_finite_are_counted():
+    params, finite = layers(4), probe(overflowing, summaries="finite")
+    traces = jax.vmap(lambda x: finite(params, x).trace)(jnp.stack([0 * X, 100 * X]))
+    assert traces.forward.non_finite.any(1).tolist() == [False, True]

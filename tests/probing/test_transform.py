@@ -399,7 +399,8 @@ def test_what_cannot_be_probed_is_refused_with_a_reason():
     assert_refuses(lambda: wrong(loss, where=None), "where is None", "a function of a site")
     assert_refuses(lambda: wrong(loss, where=["a"]), "where is ['a']", "pattern")
     assert_refuses(lambda: probe(loss, summaries=("rsm",)), "'rsm'", "rms")
-    assert_refuses(lambda: probe(loss, summaries="rms"), "summaries is the text 'rms'", "('rms',)")
+    assert_refuses(lambda: probe(loss, summaries="rms"), "a single name", "('rms',)")
+    assert_refuses(lambda: probe(loss, summaries="every"), "'every'", "usual, all, size, finite")
 
 
 def test_python_on_traced_values_is_explained():

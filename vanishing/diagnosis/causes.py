@@ -92,6 +92,7 @@ CAUSES = {
     "one_unit": "A softmax, or a normalisation, over a single number is constant.",
     "one_parameter": "One parameter is out of proportion to its own step; its neighbours are not.",
     "optimizer": "The optimiser makes it: its state, its epsilon, or what it divides by.",
+    "out_of_range": "The targets are beyond what the output's activation can be.",
     "overflow": "A number is beyond the largest of its dtype.",
     "parameter": "A parameter holds it already.",
     "recurrence": "Every step of time multiplies the gradient by the same matrix or gate.",

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from vanishing._types import PyTree
-from vanishing.probing import Probe, Probed, births, cancelling, inputs, skips, twice
+from vanishing.probing import Probe, Probed, births, cancelling, inputs, skips, targets, twice
 from vanishing.probing.births import Birth
 from vanishing.probing.cancelling import Cancelled
 from vanishing.probing.plan import Plan
 from vanishing.probing.skips import ScaledSkip
+from vanishing.probing.targets import Unreached
 
 SMALL = 1e-3
 """Norm of a parameter's gradient over the largest, under which it is asked whether terms cancel:
@@ -50,6 +51,7 @@ class Known(NamedTuple):
     moves_later: bool = False  # does the optimiser move the parameters after steps of 0?
     cancelled: tuple[Cancelled, ...] = ()  # gradients of which nothing but rounding is left
     skips: tuple[ScaledSkip, ...] = ()  # connections that a number of the program multiplies
+    unreached: tuple[Unreached, ...] = ()  # targets that the last activation cannot have
     divided_by: tuple[Birth, ...] = ()  # of the inf of which a division makes 0
 
 
@@ -85,6 +87,7 @@ def known_of(
         skips=skips.scaled(plan.program),
         no_input=_tried(inputs.empty, plan) if (gradient == 0).any() else (),
         moves_later=moves_later,
+        unreached=_tried(targets.unreached, plan, names),
         divided_by=_tried(births.divided_by, plan) if _has_zeros(probed) else (),
         cancelled=_tried(cancelling.cancelled, plan) if _is_small(gradient).any() else (),
     )

@@ -177,6 +177,11 @@ INPUTS = Remedy(
     "the weights are drawn for inputs of that size",
     "LeCun et al. 1998, Efficient BackProp, section 4.3",
 )
+NO_ACTIVATION = Remedy(
+    "leave out the activation on the output, or bring the targets into its range",
+    "at the end of its range, where it should go, it has no slope",
+    "Bishop 2006, section 4.3",
+)
 HEAD = Remedy(
     "draw the last layer smaller",
     "a loss that begins far above chance spends its first steps on the scale of the outputs",

@@ -21,7 +21,7 @@ from vanishing.diagnosis.findings import Diagnosis, Finding
 from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.nonfinite import broken_gradients, divided_by_inf, non_finite
 from vanishing.diagnosis.norms import norms
-from vanishing.diagnosis.saturation import head, masked, saturated
+from vanishing.diagnosis.saturation import head, masked, out_of_range, saturated
 from vanishing.diagnosis.sizes import drift, forgotten, in_words, lost_or_gained
 from vanishing.diagnosis.updates import updates
 from vanishing.probing import Budget, SiteKind, Trace
@@ -63,7 +63,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     if any(f.kind == "symmetry" for f in same):  # equal experts give a router no gradient
         stops = [f for f in stops if "softmax" not in f.where]
     examples = _without_consequences(collapse(trace), stops)
-    causes = [*same, *stops, *dead, *examples]
+    causes = [*out_of_range(trace, known), *same, *stops, *dead, *examples]
     explained = {p for f in causes for p in f.evidence.get("parameters", ())}.union(names)
     if not dead:
         causes += [f for f in without_input(trace, known) if f.where not in explained]

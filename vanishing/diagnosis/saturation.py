@@ -188,3 +188,31 @@ def head(trace: Trace) -> Iterator[Finding]:
             continue
         name, cause = trace.names[row], "head_scale"
         yield finding(kind, name, high, says, remedies=(fix,), cause=cause, **evidence)
+
+
+def out_of_range(trace: Trace, known: Known) -> Iterator[Finding]:
+    """A last activation that cannot have the values that the loss compares it with."""
+    for found in known.unreached:
+        if found.share < MOST_UNREACHED:
+            continue
+        rows = (name for name, s in zip(trace.names, trace.sites, strict=True) if s.at == found.at)
+        op = "sigmoid" if found.op == "logistic" else found.op
+        last = [name for name in rows if name.endswith(op)]
+        says = f"{percent(found.share)} of {found.target} ({number(found.least)} to "
+        says += f"{number(found.largest)}) are beyond what a {op} can be, {number(found.low)} to "
+        says += number(found.high)
+        yield finding(
+            "saturated",
+            last[-1] if last else "the loss",
+            True,
+            says,
+            remedies=(remedies.NO_ACTIVATION,),
+            cause="out_of_range",
+            at=found.at,
+            share=found.share,
+        )
+
+
+MOST_UNREACHED = 0.4
+"""Share of the targets out of an activation's range over which it is no matter of a few of them:
+of a standard normal target 32 % are out of that of tanh."""

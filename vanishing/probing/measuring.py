@@ -19,7 +19,7 @@ from vanishing._types import PyTree
 from vanishing.probing import equations, jaxpr, slopes, summary, tap
 from vanishing.probing.jaxpr import ValueId
 from vanishing.probing.plan import Plan, tapped
-from vanishing.probing.replay import Tap
+from vanishing.probing.replay import Tap, evaluate
 from vanishing.probing.rows import LetOut, Rows, Slope, summaries
 from vanishing.probing.summary import BackwardSummary, ForwardSummary
 from vanishing.probing.trace import ParamNorms, Trace, leaf_norms
@@ -44,7 +44,8 @@ def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callabl
     Args:
       plan: of the loss; what it says of this call's arguments is not used.
       wanted: names of the summaries' entries to compute.
-      with_params: are the norms of parameters and gradients wanted?
+      with_params: are the norms of parameters and gradients wanted? With `FINITE` alone they are
+        left out.
 
     Returns:
       A function of the leaves of the parameters and of the program's other inputs, that returns the
@@ -52,6 +53,7 @@ def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callabl
     """
 
     # The compiled program may be kept for long: it holds on to no loss and to no argument.
+    with_params = with_params and wanted != FINITE
     measured = (*wanted, "params") if with_params else wanted
     plan = plan._replace(
         flat_loss=None,
@@ -61,8 +63,7 @@ def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callabl
         layout=dataclasses.replace(plan.layout, measured=measured),
     )
 
-    @jax.jit
-    def run(params, others):
+    def whole_trace(params, others):
         rows = _Measuring(plan, wanted)
         loss = jax.value_and_grad(tapped(plan, rows.tap(), absent=0.0), (0, 1), has_aux=True)
         (value, (aux, measured)), (grads, cotangents) = loss(params, rows.slots(), others)
@@ -76,7 +77,34 @@ def measuring(plan: Plan, wanted: tuple[str, ...], with_params: bool) -> Callabl
         )
         return [value, *aux], grads, trace
 
-    return run
+    def trace_if_broken(params, others):
+        """Counts what is not finite in a second pass, where the loss or a gradient is not."""
+
+        def loss(params):
+            value, *aux = evaluate(plan.program.frame, [*params, *others])
+            return value, aux
+
+        (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        # XLA for CPUs sums by the first axis with vector instructions.
+        leaving = sum(jnp.sum(jnp.sum(jnp.atleast_1d(abs(x)) * 0, 0)) for x in (value, *grads))
+        again = lambda *args: whole_trace(*args)[2]  # noqa: E731
+        nothing = _nothing(jax.eval_shape(again, params, others))
+        trace = jax.lax.cond(leaving == 0, lambda *_: nothing, again, params, others)
+        return [value, *aux], grads, dataclasses.replace(trace, value=whole(jnp.asarray(value)))
+
+    return jax.jit(trace_if_broken if wanted == FINITE else whole_trace)
+
+
+FINITE = ("non_finite",)
+
+
+def _nothing(trace: Trace) -> Trace:
+    """A trace of this form that counts nothing that is not finite."""
+    zeros = jax.tree.map(equations.zeros_of, trace)
+    unmeasured = jax.tree.map(lambda x: x + summary.unmeasured(), zeros)
+    ways = {name: getattr(unmeasured, name)._replace(non_finite=getattr(zeros, name).non_finite)
+            for name in ("forward", "backward")}  # fmt: skip
+    return dataclasses.replace(unmeasured, **ways)
 
 
 def _norms(plan: Plan, params: list[Any], grads: list[Any], wanted: bool) -> ParamNorms:

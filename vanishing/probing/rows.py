@@ -26,7 +26,8 @@ EXTRA_MEMORY = 0.15  # of what the signals of all rows take, for stacks of rows
 # all rows of a size: a kernel takes as long to compile as it takes to run a thousand times.
 SMALL = 16 * 2**10  # bytes
 
-SIZES = ("largest", "squares", "counted", "total", "zeros")  # they do not depend on the shape
+# Those that do not depend on the shape.
+SIZES = ("largest", "squares", "counted", "total", "broken", "zeros")
 SHAPED = ("dead_units", "similarity")
 RAN = "ran"  # 0 where a row in place did not run
 WAYS = (ForwardSummary, BackwardSummary)
@@ -64,7 +65,11 @@ class Rows(NamedTuple):
 
     def measures(self, way: type) -> tuple[str, ...]:
         """The names of the measures of one pass."""
-        return summary.measures_of([name for name in way._fields if name in self.wanted])
+        return self.measures_of(*(name for name in way._fields if name in self.wanted))
+
+    def measures_of(self, *names: str) -> tuple[str, ...]:
+        """The names of the measures of these entries."""
+        return summary.measures_of(names, sizes=not summary.SIZES.isdisjoint(self.wanted))
 
     def measured(self, way: type, kind: SiteKind) -> tuple[str, ...]:
         """The names of those that a row of this kind has."""
@@ -244,7 +249,7 @@ class _Numbers:
         """The summary of a pass, with all rows in forward order."""
         columns = {}
         for name in way._fields:
-            measure = summary.measures_of((name,))[0]
+            measure = self.rows.measures_of(name)[0]
             if name in self.rows.wanted and (place := self.places.get((way, measure))) is not None:
                 columns[name] = self._take(name, place)
         if (ran := self.places.get((ForwardSummary, RAN))) is not None:

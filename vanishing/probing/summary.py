@@ -61,6 +61,7 @@ def unmeasured() -> float:
     return LOWEST if jax.config.jax_debug_nans else math.nan  # pyright: ignore[reportAttributeAccessIssue]
 
 
+SIZES = frozenset({"mean", "rms", "largest"})  # entries
 _BROKEN = 2.0**96
 
 # What the entries follow from, where that is not the number itself.
@@ -72,12 +73,20 @@ _FOLLOWS_FROM = {
 }
 
 
-def measures_of(names: Collection[str]) -> tuple[str, ...]:
+def measures_of(names: Collection[str], sizes: bool = True) -> tuple[str, ...]:
     """The names of the measures that entries of these names follow from.
+
+    Args:
+      names: of the entries.
+      sizes: are sizes wanted as well? Else what is not finite is counted on its own.
 
     >>> measures_of(("rms", "mean", "zeros")), measures_of(("rms", "non_finite"))
     (('largest', 'squares', 'total', 'zeros'), ('largest', 'counted'))
+    >>> measures_of(("non_finite",), sizes=False)
+    ('broken',)
     """
+    if not sizes:
+        return tuple("broken" if name == "non_finite" else name for name in names)
     measures = dict.fromkeys(m for name in names for m in _FOLLOWS_FROM.get(name, (name,)))
     if "counted" in measures:
         measures.pop("squares", None)
@@ -94,7 +103,8 @@ def measure(
     "squares" and "total" are sums after a division by a number near the largest magnitude; where
     that is 0 or not finite the inverse is 0, and what is not finite becomes nan. "counted" is the
     sum of squares too, in which each nan counts as `_BROKEN`, beside which all finite squares are
-    rounding. XLA for CPUs (jaxlib 0.10.2 to 0.12) sums plain squares without storing them.
+    rounding. XLA for CPUs (jaxlib 0.10.2 to 0.12) sums plain squares without storing them. "broken"
+    is the number of inf and nan.
 
     Args:
       x: the signals.
@@ -119,6 +129,8 @@ def measure(
             result["counted"] = jnp.sum(squares, axes)
         if "total" in measures:
             result["total"] = jnp.sum(scaled, axes)
+    if "broken" in measures:
+        result["broken"] = jnp.sum(jnp.where(lax.is_finite(x), 0.0, 1.0).astype(x.dtype), axes)
     if "zeros" in measures:
         result["zeros"] = fraction(x == 0, x.dtype)
     if "saturated" in measures and is_saturated is not None:
@@ -143,6 +155,8 @@ def entries(
 ) -> dict[str, Float[Array, "rows"]]:
     """The entries of the summaries of signals, given their measures and numbers of elements."""
     result = dict(measured)
+    if "broken" in measured:
+        result["non_finite"] = measured["broken"]
     squares = measured.get("counted", measured.get("squares"))
     if squares is not None:
         largest = measured["largest"]

@@ -10,7 +10,7 @@ from jax.core import Tracer
 from vanishing import _arguments
 from vanishing.probing import check, kept
 from vanishing.probing.check import Check
-from vanishing.probing.measuring import Probed, measuring
+from vanishing.probing.measuring import FINITE, Probed, measuring
 from vanishing.probing.plan import Plan, make_plan
 from vanishing.probing.sites import Site
 
@@ -19,6 +19,8 @@ LEVELS = ("layer", "op")  # what gets a row: each layer and nonlinearity, or eve
 USUAL = ("mean", "rms", "largest", "zeros", "non_finite", "saturated")
 # All summaries; the last two take a pass over the data each.
 SUMMARIES = (*USUAL, "dead_units", "similarity")
+# Words for several of them.
+PRESETS = {"usual": USUAL, "all": SUMMARIES, "size": ("rms",), "finite": FINITE}
 
 
 def probe(
@@ -28,7 +30,7 @@ def probe(
     *,
     level: str = "layer",
     where: Callable[[Site], bool] | str = lambda site: True,
-    summaries: Collection[str] = USUAL,
+    summaries: Collection[str] | str = USUAL,
     params: bool = True,
 ) -> "Probe":
     """A function of the same arguments that also measures signal and gradient at every layer.
@@ -54,11 +56,13 @@ def probe(
         `lambda site: site.kind == "matmul"`; or those with a row whose name matches a pattern, for
         instance "blocks[3].*" or "**/gelu", in which `*` stands for anything within a part of a
         name, `**` for anything across parts, and brackets for themselves.
-      summaries: names of entries of `vanishing.probing.ForwardSummary` and `BackwardSummary`. The
-        usual ones are all but "dead_units" and "similarity", which a diagnosis finds dead units
-        and inputs that become one by: `vanishing.probing.SUMMARIES` has all. `("rms",)` alone
-        costs the least.
-      params: are the norms of each parameter and of its gradient wanted?
+      summaries: a tuple of names of entries of `vanishing.probing.ForwardSummary` and
+        `BackwardSummary`, or a word for some: "usual" for all but "dead_units" and "similarity",
+        which a diagnosis finds dead units and inputs that become one by; "all"; "size" for
+        `("rms",)`; "finite" for `("non_finite",)`, which costs the least: of a loss whose value
+        and gradients are finite nothing is counted, and of another in a second pass.
+      params: are the norms of each parameter and of its gradient wanted? With "finite" there are
+        none.
 
     Returns:
       A `Probe`: call it for a `Probed`; its `check` proves the numbers on the same arguments.
@@ -81,7 +85,10 @@ def probe(
     if not isinstance(where, str):
         _arguments.function("where", where, "a function of a site, or a pattern of names as text")
     if isinstance(summaries, str):
-        raise ValueError(f"summaries is the text {summaries!r}; give a tuple: ({summaries!r},).")
+        if summaries in SUMMARIES:
+            raise ValueError(f"summaries is a single name; give a tuple: ({summaries!r},).")
+        _arguments.one_of("summaries", summaries, tuple(PRESETS))
+        summaries = PRESETS[summaries]
     if unknown := sorted(set(summaries) - set(SUMMARIES)):
         raise ValueError(f"summaries has {unknown[0]!r}; it may hold {', '.join(SUMMARIES)}.")
     return Probe(
