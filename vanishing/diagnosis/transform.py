@@ -11,7 +11,7 @@ import optax
 from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.diagnosis.findings import Diagnosis
-from vanishing.diagnosis.known import known_of
+from vanishing.diagnosis.known import Known, known_of
 from vanishing.diagnosis.remedies import REMEDIES
 from vanishing.diagnosis.rules import judged
 from vanishing.probing import SUMMARIES, Probe, Probed, Site, Trace, probe
@@ -52,7 +52,7 @@ def diagnose(
         traces, the median is looked at, and every element that is not finite.
       argnums: as for `vanishing.probe`, like the next three.
       has_aux: see there.
-      level: see there.
+      level: see there. With "op" operations are judged where the layers show nothing.
       where: see there.
       optimizer: of Optax, whose update of the parameters is looked at too.
 
@@ -117,9 +117,20 @@ class Diagnose:
             optimizer = optax.with_extra_args_support(self.optimizer)
             updates, moves_later = self._updates(optimizer, probed, opt_state, args, kwargs)
             trace = trace.with_updates(updates)
-        return judged(
-            trace, known_of(probe, probed, args, kwargs, updates, moves_later=moves_later)
-        )
+
+        def known_by(probe: Probe, probed: Probed) -> Known:
+            return known_of(probe, probed, args, kwargs, updates, moves_later=moves_later)
+
+        if probe.level == "op" and self.probe.level == "op":
+            # Attention, normalisations and layers are seen as such among layers alone.
+            layers = dataclasses.replace(probe, level="layer")
+            probed_layers = layers(*args, **kwargs)
+            by_layer = probed_layers.trace
+            by_layer = by_layer if updates is None else by_layer.with_updates(updates)
+            diagnosis = judged(by_layer, known_by(layers, probed_layers))
+            if diagnosis.findings:
+                return diagnosis._replace(trace=trace)
+        return judged(trace, known_by(probe, probed))
 
     def _updates(
         self,
