@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from vanishing.diagnosis import zeros
+from vanishing.diagnosis import terms, zeros
 from vanishing.diagnosis.breaks import (
     cancelling,
     cut,
@@ -50,7 +50,9 @@ def judged(trace: Trace, known: Known = Known()) -> Diagnosis:
         if not broken:
             findings += broken_gradients(single)
     return Diagnosis(
-        findings=tuple(_in_order(_folded(_placed(single, f) for f in findings))),
+        findings=tuple(
+            _in_order(_folded(_placed(single, terms.at_corner(single, f)) for f in findings))
+        ),
         rows=int(zeros.measured(single).sum()),
         notes=(*trace.notes, *zeros.unmeasured(single)),
         unjudged=tuple(_unjudged(single)),
@@ -73,7 +75,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         causes += [f for f in without_input(trace, known) if f.where not in explained]
     if not examples and not same:
         causes += cancelling(trace, known, explained)
-    sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget))
+    sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget, known))
     sizes = sizes or list(forgotten(trace))
     if any(f.cause == "underflow" for f in stops):  # what is 0 by its dtype has no size
         sizes = []
@@ -95,7 +97,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         *(f for f in sizes if f.evidence.get("mostly_in") not in flat_places),
         *lost_branch(trace, budget),
         *([] if sizes else head(trace)),
-        *([] if sizes or flat else drift(trace, budget)),
+        *([] if sizes or flat else drift(trace, budget, known)),
         *updates(trace, known),
     ]
 

@@ -6,14 +6,17 @@ from typing import Any, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.diagnosis.findings import Diagnosis
-from vanishing.diagnosis.known import known_of
+from vanishing.diagnosis.known import Step, known_of, tried
 from vanishing.diagnosis.remedies import REMEDIES
 from vanishing.diagnosis.rules import judged
+from vanishing.diagnosis.stopping import stopped
+from vanishing.facts.stops import STEPS
 from vanishing.probing import SUMMARIES, Probe, Probed, Site, Trace, probe
 
 LATER = 128  # steps after one of 0 in which an optimiser should begin to move
@@ -111,34 +114,36 @@ class Diagnose:
         if not len(probed.trace) and probe.level == "layer":  # no layer is known as one
             probe = dataclasses.replace(probe, level="op")
             probed = probe(*args, **kwargs)
-        trace, updates, moves_later = probed.trace, None, False
+        trace, step = probed.trace, Step()
         trace.single()  # which refuses one that is being traced
         if self.optimizer is not None:
             optimizer = optax.with_extra_args_support(self.optimizer)
-            updates, moves_later = self._updates(optimizer, probed, opt_state, args, kwargs)
-            trace = trace.with_updates(updates)
-        return judged(
-            trace, known_of(probe, probed, args, kwargs, updates, moves_later=moves_later)
-        )
+            step = self._step(optimizer, probe, probed, opt_state, args, kwargs)
+            trace = trace.with_updates(step.updates)
+        return judged(trace, known_of(probe, probed, args, kwargs, step))
 
-    def _updates(
+    def _step(
         self,
         optimizer: optax.GradientTransformationExtraArgs,
+        probe: Probe,
         probed: Probed,
         state: PyTree,
         args: tuple,
         kwargs: dict,
-    ) -> tuple[PyTree, bool]:
-        """What the optimiser adds to the parameters, and whether it does so after steps of 0."""
+    ) -> Step:
+        """What the optimiser makes of the gradients."""
         numbers = self.probe.argnums
         is_one = not isinstance(numbers, Sequence)
         places = [range(len(args))[number] for number in ([numbers] if is_one else numbers)]
 
-        def value(params):
+        def with_params(params):
             new = list(args)
             for place, param in zip(places, [params] if is_one else params, strict=True):
                 new[place] = param
-            result = self.probe.loss(*new, **kwargs)
+            return new
+
+        def value(params):
+            result = self.probe.loss(*with_params(params), **kwargs)
             return result[0] if self.probe.has_aux else result
 
         def update(grads, state, params):
@@ -158,11 +163,51 @@ class Diagnose:
 
             return jnp.any(jax.lax.scan(step, state, None, LATER)[1] > 0)
 
+        @jax.jit
+        def moved(grads, params):
+            """What these gradients add to the parameters in the first steps of a new state."""
+
+            def step(carry, _):
+                state, total = carry
+                updates, state = update(grads, state, params)
+                return (state, optax.tree.add(total, updates)), None
+
+            start = optimizer.init(params), optax.tree.zeros_like(params)
+            (_, total), _ = jax.lax.scan(step, start, None, STEPS)
+            return total
+
+        def gradient_after(change):
+            after = probe(*with_params(optax.apply_updates(params, change)), **kwargs)
+            return np.asarray(after.trace.params.gradient)
+
         params = args[places[0]] if is_one else tuple(args[place] for place in places)
+        kept = "" if state is None else _kept(state)
         state = optimizer.init(params) if state is None else state
         updates, state = jax.jit(update)(probed.grads, state, params)
         is_still = largest(updates) == 0 and largest(probed.grads) > 0
-        return updates, bool(is_still and moves(probed.grads, state, params))
+        trace = probed.trace.single().with_updates(updates)
+        return Step(
+            updates,
+            moves_later=bool(is_still and moves(probed.grads, state, params)),
+            kept=kept,
+            stopped=tried(stopped, trace, probed.grads, lambda g: moved(g, params), gradient_after),
+        )
+
+
+def _kept(state: PyTree) -> str:
+    """What in an optimiser's state holds an inf or nan, or ""."""
+
+    def is_sum(node):
+        return isinstance(node, optax.MultiStepsState)
+
+    def is_broken(tree):
+        leaves = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact))
+        return any(not jnp.isfinite(x).all() for x in leaves)
+
+    sums = [node for node in jax.tree.leaves(state, is_leaf=is_sum) if is_sum(node)]
+    if any(is_broken(node.acc_grads) for node in sums):
+        return "MultiSteps"
+    return "state" if tried(lambda: (is_broken(state),)) == (True,) else ""
 
 
 def assert_healthy(

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from vanishing import facts
 from vanishing._text import number, percent
-from vanishing.diagnosis import remedies
+from vanishing.diagnosis import remedies, terms
 from vanishing.diagnosis.findings import Finding, finding, listed
 from vanishing.diagnosis.known import Known
 from vanishing.probing import Trace
@@ -22,6 +23,11 @@ rounding takes what is under half of a weight's own spacing, which is between ha
 of it. Of single elements it is known where the arguments are: then half of them is asked for."""
 
 MOST_STAY = 0.5
+
+HARDLY = 1e-3
+"""Step over that for a large gradient, under which a parameter does not take part in training."""
+
+ADAM_EPSILON = np.float32(1e-8)
 
 SMALL_START = 0.1
 """Root mean square of a kernel times sqrt(fan-in) under which it was drawn small on purpose, as the
@@ -41,11 +47,12 @@ def updates(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
             f"the update of {len(broken)} of {len(names)} parameters is inf or nan, though every "
         )
         says += "gradient is finite"
-        fixes, cause = (remedies.OPTIMIZER,), "optimizer"
-        yield finding("update_ratio", listed(broken), True, says, remedies=fixes, cause=cause)
+        why, cause, fix = _why_broken(trace, known, update)
+        says += why
+        yield finding("update_ratio", listed(broken), True, says, remedies=(fix,), cause=cause)
         return
     if (gradient > 0).any() and not update[gradient > 0].any():
-        if not known.moves_later:
+        if not known.step.moves_later:
             says = "every update is exactly 0, though there are gradients"
             fixes, cause = (remedies.STANDS_STILL,), "frozen"
             where = listed([n for n, g in zip(names, gradient, strict=True) if g > 0])
@@ -54,10 +61,54 @@ def updates(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
     yield from _out_of_range(trace, known, update)
 
 
+def _why_broken(trace: Trace, known: Known, update: np.ndarray) -> tuple[str, str, remedies.Remedy]:
+    """Why updates are not finite: in words, the cause, and what mends it."""
+    if known.step.kept == "MultiSteps":
+        return ": optax.MultiSteps keeps one of a step before", "optimizer", remedies.SKIP
+    if known.step.kept:
+        says = ": the optimiser's state holds one of a step before"
+        return says, "optimizer", remedies.OPTIMIZER
+    leaves = zip(trace.layout.param_leaves, update, strict=True)
+    dtypes = {trace.layout.leaves[leaf].dtype for leaf, size in leaves if not np.isfinite(size)}
+    if dtypes == {"float16"} and not ADAM_EPSILON.astype(np.float16):
+        return ": 1e-8, Adam's epsilon, is 0 in float16", "epsilon", remedies.OPTIMIZER
+    return "", "optimizer", remedies.OPTIMIZER
+
+
+def _outweighed(trace: Trace, known: Known) -> Iterator[Finding]:
+    """Kernels that an optimiser would move, but for its epsilon."""
+    unreliable = {leaf for cancelled in known.cancelled for leaf in cancelled.leaves}
+    for stop in known.step.stopped:
+        if trace.layout.param_leaves[stop.param] in unreliable:
+            continue
+        alike = facts.stops_like(stop.half)
+        says = (
+            f"its gradient, of {number(stop.size)} an element, moves it {number(stop.share)} times "
+        )
+        says += f"as far as a large one would; half as far takes one of {terms.plain(stop.half)}"
+        says += f", as with optax.{alike[0]}" if alike else ""
+        yield finding(
+            "update_ratio",
+            trace.layout.param_names[stop.param],
+            stop.share < HARDLY,
+            says,
+            remedies=(remedies.LOUDER, remedies.NO_EPSILON),
+            cause="epsilon",
+            gradient_rms=stop.size,
+            share_of_a_full_step=stop.share,
+            half_a_step_at=stop.half,
+            stops_like=", ".join(alike),
+        )
+
+
 def _out_of_range(trace: Trace, known: Known, update: np.ndarray) -> Iterator[Finding]:
     low, high = UPDATE_RANGE
     weight = np.asarray(trace.params.weight)
-    rows = [i for i in range(len(update)) if weight[i] > 0 and update[i] > 0]
+    outweighed = list(_outweighed(trace, known))
+    yield from outweighed
+    stopped = {f.where for f in outweighed}
+    names = trace.layout.param_names
+    rows = [i for i, u in enumerate(update) if weight[i] > 0 and u > 0 and names[i] not in stopped]
     ratios = {i: float(update[i] / weight[i]) for i in rows}
     leaf_of = trace.layout.param_leaves
     swallowed = [i for i in rows if _is_swallowed(trace, known, leaf_of[i], ratios[i])]

@@ -94,9 +94,16 @@ KERNELS = (
 keras_dense = KERNELS[8]
 
 STANDARD_ERRORS = 4.0
+"""Of a kernel's size, that are allowed."""
 
-_SPREAD = {"uniform": 0.447, "half uniform": 0.447, "truncated normal": 0.577, "orthogonal": 0.0}
-_PEAK = {"uniform": 1.74, "half uniform": 2.01, "truncated normal": 2.29}
+# Of each law: sqrt((kurtosis - 1) / 4), times 1 / sqrt(n) the standard error of a root mean square
+# over n numbers; and its largest number over its root mean square.
+_SPREAD = {"uniform": 0.447, "half uniform": 0.447, "truncated normal": 0.585, "orthogonal": 0.0}
+_NORMAL = 0.7072
+_PEAK = {"uniform": 3**0.5, "half uniform": 3**0.5, "truncated normal": 2 / _TRUNCATED}
+
+FEWEST = 1024
+"""Numbers of a kernel from which on their largest tells one law from another."""
 
 
 class Drawn(NamedTuple):
@@ -119,18 +126,17 @@ def drawn_as(kernels: Sequence[Drawn]) -> tuple[Kernel, ...]:
 
 def _fits(row: Kernel, kernel: Drawn) -> bool:
     count = kernel.fan_in * kernel.fan_out
-    # The variance of a root mean square over n numbers is (kurtosis - 1) / 4n of its square.
-    near = STANDARD_ERRORS * _SPREAD.get(row.law, 0.7072) / math.sqrt(count) + 1e-3
-    expected = row.relative(kernel.fan_in, kernel.fan_out)
-    if abs(kernel.scale / expected - 1) > near:
+    error = _SPREAD.get(row.law, _NORMAL) / math.sqrt(count)
+    relative = kernel.scale / row.relative(kernel.fan_in, kernel.fan_out)
+    if abs(relative - 1) > STANDARD_ERRORS * error + 1e-3:
         return False
     if math.isnan(kernel.peak) or count < FEWEST:
         return True
-    is_uniform = kernel.peak < _PEAK["uniform"]
-    is_cut = kernel.peak < _PEAK["truncated normal"]
-    law = "uniform" if is_uniform else "truncated normal" if is_cut else ""
-    return row.law == law or (not law and row.law in ("normal", "orthogonal"))
+    # No number is beyond the end of a law, and of so many one is close to it.
+    end = _PEAK.get(row.law)
+    largest = kernel.peak * relative
+    return 0.95 * end < largest < 1.001 * end if end else kernel.peak > _LEAST_OF_NORMAL
 
 
-FEWEST = 256
-"""Numbers of a kernel from which on their largest tells one law from another."""
+_LEAST_OF_NORMAL = 2.4
+"""Largest of so many normal numbers, once in more than ten million draws."""
