@@ -72,3 +72,13 @@ def test_large_logits_that_are_right_are_none():
     assert float(part(w, X[:WIDTH])) < 0.01
     assert found(part, w, X[:WIDTH]) == {}
     assert "exploding" in found(loss, w, X[::-1])
+
+
+def test_the_range_in_which_the_activation_has_a_slope_is_named():
+    finding = found(two, [30 * W, V, OUT], X)["saturated"]
+    assert "tanh has more between -3 and 3" in finding.says
+    for end in finding.evidence["steep_between"]:  # where 1 - tanh(x)^2 is 1 %
+        assert 1 - np.tanh(end) ** 2 == pytest.approx(0.01, rel=1e-3)
+    for end in finding.evidence["no_slope_beyond"]:
+        assert 1 - np.tanh(end) ** 2 < 4 * np.finfo(np.float32).eps  # which rounding takes
+    assert "no slope beyond: (-8.0, 8.0)" in finding.explain()

@@ -76,3 +76,18 @@ def test_every_optimiser_stops_as_stated():
         warnings.simplefilter("ignore")
         # The sizes that are tried lie 12 % apart.
         assert_as_stated(STOPS, lambda row: [(row.half, half(row.optimizer))], rtol=0.15)
+
+
+@pytest.mark.slow
+def test_muon_passes_stacked_kernels_to_adam():
+    """Which moves an element of a stack as Nadam does, and of one matrix far less."""
+    stack = jnp.stack([WEIGHT, WEIGHT])
+    rms = {}
+    for name, weight in (("matrix", WEIGHT), ("stack", stack)):
+        optimizer = optax.contrib.muon(1e-3)
+        update, _ = optimizer.update(jnp.cos(weight), optimizer.init(weight), weight)
+        rms[name] = update
+    nadam = optax.nadam(1e-3)
+    expected, _ = nadam.update(jnp.cos(stack), nadam.init(stack), stack)
+    np.testing.assert_allclose(rms["stack"], expected, rtol=0.01)
+    assert float(jnp.std(rms["matrix"])) < 0.5 * float(jnp.abs(rms["stack"]).mean())

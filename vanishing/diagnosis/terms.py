@@ -41,8 +41,8 @@ def initial_scale(trace: Trace, rows: Sequence[int], around: Setting, known: Kno
     evidence: dict[str, Any] = {"kernel_scale": scale}
     if alike := _defaults(facts.drawn_as(kernels)):
         says += f", {english(_owners(alike))}"
-        first = {row.framework: row for row in reversed(alike)}.values()
-        evidence["drawn_like"] = ", ".join(f"{row.layer} of {row.version}" for row in first)
+        layers = {row.framework: f"{row.layer} of {row.version}" for row in reversed(alike)}
+        evidence["drawn_like"] = ", ".join(reversed(layers.values()))
     op = "" if around.residual or around.normalized else _activation(trace, rows)
     critical = facts.critical_scale(op)
     if critical and abs(scale / critical - 1) > NEAR:

@@ -185,10 +185,12 @@ class Diagnose:
         state = optimizer.init(params) if state is None else state
         updates, state = jax.jit(update)(probed.grads, state, params)
         is_still = largest(updates) == 0 and largest(probed.grads) > 0
-        trace = probed.trace.single().with_updates(updates)
+        moves_later = bool(is_still and moves(probed.grads, state, params))
+        usual = moved(probed.grads, params) if moves_later else updates
+        trace = probed.trace.single().with_updates(usual)
         return Step(
             updates,
-            moves_later=bool(is_still and moves(probed.grads, state, params)),
+            moves_later=moves_later,
             kept=kept,
             stopped=tried(stopped, trace, probed.grads, lambda g: moved(g, params), gradient_after),
         )

@@ -57,6 +57,7 @@ def updates(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
             fixes, cause = (remedies.STANDS_STILL,), "frozen"
             where = listed([n for n, g in zip(names, gradient, strict=True) if g > 0])
             yield finding("update_ratio", where, True, says, remedies=fixes, cause=cause)
+        yield from _outweighed(trace, known)
         return
     yield from _out_of_range(trace, known, update)
 
@@ -82,10 +83,10 @@ def _outweighed(trace: Trace, known: Known) -> Iterator[Finding]:
         if trace.layout.param_leaves[stop.param] in unreliable:
             continue
         alike = facts.stops_like(stop.half)
-        says = (
-            f"its gradient, of {number(stop.size)} an element, moves it {number(stop.share)} times "
-        )
-        says += f"as far as a large one would; half as far takes one of {terms.plain(stop.half)}"
+        size, far = number(stop.size), number(stop.share)
+        half = terms.plain(float(f"{stop.half:.0e}"))
+        says = f"its gradient, of {size} an element, moves it {far} times as far as a large one "
+        says += f"would; half as far takes one of {half}"
         says += f", as with optax.{alike[0]}" if alike else ""
         yield finding(
             "update_ratio",
