@@ -27,8 +27,6 @@ MOST_STAY = 0.5
 HARDLY = 1e-3
 """Step over that for a large gradient, under which a parameter does not take part in training."""
 
-ADAM_EPSILON = np.float32(1e-8)
-
 SMALL_START = 0.1
 """Root mean square of a kernel times sqrt(fan-in) under which it was drawn small on purpose, as the
 last layer of a policy or a residual branch is: its first steps are large beside it."""
@@ -43,13 +41,7 @@ def updates(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
     gradient = np.asarray(trace.params.gradient)
     broken = [name for name, u in zip(names, update, strict=True) if not np.isfinite(u)]
     if broken and np.isfinite(gradient).all():
-        says = (
-            f"the update of {len(broken)} of {len(names)} parameters is inf or nan, though every "
-        )
-        says += "gradient is finite"
-        why, cause, fix = _why_broken(trace, known, update)
-        says += why
-        yield finding("update_ratio", listed(broken), True, says, remedies=(fix,), cause=cause)
+        yield _broken(trace, known, update, broken)
         return
     if (gradient > 0).any() and not update[gradient > 0].any():
         if not known.step.moves_later:
@@ -62,18 +54,22 @@ def updates(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
     yield from _out_of_range(trace, known, update)
 
 
-def _why_broken(trace: Trace, known: Known, update: np.ndarray) -> tuple[str, str, remedies.Remedy]:
-    """Why updates are not finite: in words, the cause, and what mends it."""
-    if known.step.kept == "MultiSteps":
-        return ": optax.MultiSteps keeps one of a step before", "optimizer", remedies.SKIP
-    if known.step.kept:
-        says = ": the optimiser's state holds one of a step before"
-        return says, "optimizer", remedies.OPTIMIZER
+def _broken(trace: Trace, known: Known, update: np.ndarray, broken: list[str]) -> Finding:
+    """Updates that are not finite, though the gradients are, and why."""
+    says = f"the update of {len(broken)} of {len(update)} parameters is inf or nan, though every "
+    says += "gradient is finite"
     leaves = zip(trace.layout.param_leaves, update, strict=True)
     dtypes = {trace.layout.leaves[leaf].dtype for leaf, size in leaves if not np.isfinite(size)}
-    if dtypes == {"float16"} and not ADAM_EPSILON.astype(np.float16):
-        return ": 1e-8, Adam's epsilon, is 0 in float16", "epsilon", remedies.OPTIMIZER
-    return "", "optimizer", remedies.OPTIMIZER
+    cause, fix = "optimizer", remedies.OPTIMIZER
+    if known.step.kept == "MultiSteps":
+        fix = remedies.SKIP
+        says += ": optax.MultiSteps keeps one of a step before"
+    elif known.step.kept:
+        says += ": the optimiser's state holds one of a step before"
+    elif dtypes == {"float16"}:
+        cause = "epsilon"
+        says += ": 1e-8, Adam's epsilon, is 0 in float16"
+    return finding("update_ratio", listed(broken), True, says, remedies=(fix,), cause=cause)
 
 
 def _outweighed(trace: Trace, known: Known) -> Iterator[Finding]:
