@@ -181,12 +181,13 @@ class Diagnose:
             return np.asarray(after.trace.params.gradient)
 
         params = args[places[0]] if is_one else tuple(args[place] for place in places)
-        kept = "" if state is None else _kept(state)
+        kept = "" if state is None else "".join(tried(lambda: (_kept(state),)))
         state = optimizer.init(params) if state is None else state
         updates, state = jax.jit(update)(probed.grads, state, params)
         is_still = largest(updates) == 0 and largest(probed.grads) > 0
         moves_later = bool(is_still and moves(probed.grads, state, params))
-        usual = moved(probed.grads, params) if moves_later else updates
+        later = tried(lambda: (moved(probed.grads, params),)) if moves_later else ()
+        (usual,) = later or (updates,)
         trace = probed.trace.single().with_updates(usual)
         return Step(
             updates,
@@ -209,7 +210,7 @@ def _kept(state: PyTree) -> str:
     sums = [node for node in jax.tree.leaves(state, is_leaf=is_sum) if is_sum(node)]
     if any(is_broken(node.acc_grads) for node in sums):
         return "MultiSteps"
-    return "state" if tried(lambda: (is_broken(state),)) == (True,) else ""
+    return "state" if is_broken(state) else ""
 
 
 def assert_healthy(

@@ -22,7 +22,7 @@ class Kernel(NamedTuple):
     def relative(self, fan_in: int, fan_out: int) -> float:
         """The standard deviation that it draws with, times sqrt(fan_in).
 
-        >>> KERNELS[0].relative(64, 256), keras_dense.relative(64, 192)
+        >>> KERNELS[0].relative(64, 256), KERNELS[8].relative(64, 192)
         (1.0, 0.7071067811865476)
         """
         size = {
@@ -90,8 +90,6 @@ KERNELS = (
     _jax("uniform", 0.01 / math.sqrt(12), "1", "half uniform"),
 )
 """Kernels as they are drawn by default."""
-
-keras_dense = KERNELS[8]
 
 STANDARD_ERRORS = 4.0
 """Of a kernel's size, that are allowed."""
