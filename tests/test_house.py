@@ -21,7 +21,7 @@ MODULES = sorted(
 )
 FLOORS = (  # from the ground up; a file imports from the floors below, or from its own package
     "vanishing._types vanishing._extras vanishing._lazy vanishing._loading",
-    "vanishing._text vanishing._numerics vanishing._arguments vanishing.figures",
+    "vanishing._text vanishing._numerics vanishing._arguments vanishing.figures vanishing.facts",
     "vanishing.data vanishing.meanfield vanishing.initializers",
     "vanishing.probing vanishing.sweep vanishing.layers vanishing.losses",
     "vanishing.networks vanishing.optimizers vanishing.theory vanishing.backprop",
@@ -124,7 +124,7 @@ def run(program):
 def test_the_face():
     names = """
         probe Probe Probed Trace Budget SiteKind predict Prediction compare diagnose Diagnose
-        Diagnosis assert_healthy Finding Layer backprop comparison data diagnosis figures
+        Diagnosis assert_healthy Finding Layer backprop comparison data diagnosis facts figures
         initializers layers losses meanfield networks optimizers probing surrogate sweep theory
         train
     """.split()  # noqa: SIM905

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vanishing.diagnosis import diagnose
-from vanishing.diagnosis.known import SMALL, known_of
+from vanishing.diagnosis.known import SMALL, Step, known_of
 from vanishing.probing import SUMMARIES, probe
 
 W = jax.random.normal(jax.random.key(0), (4, 4))
@@ -16,7 +16,7 @@ PARAMS = {"a": W, "b": W.T}
 def known(loss, *args, updates=None, moves_later=False, argnums=0, has_aux=False, **kwargs):
     probing = probe(loss, argnums, has_aux, summaries=SUMMARIES)
     probed = probing(*args, **kwargs)
-    return known_of(probing, probed, args, kwargs, updates, moves_later)
+    return known_of(probing, probed, args, kwargs, Step(updates, moves_later))
 
 
 def network(p, x):
@@ -26,7 +26,7 @@ def network(p, x):
 def test_a_healthy_network_shows_nothing_but_its_arguments_and_leaves():
     seen = known(network, PARAMS, X)
     assert (seen.births, seen.softmax_twice, seen.no_input, seen.cancelled) == ((), (), (), ())
-    assert not seen.moves_later
+    assert not seen.step.moves_later
     assert [argument.name for argument in seen.arguments] == ["x"]
     assert [leaf.twins for leaf in seen.leaves] == [0, 0]
 
@@ -127,7 +127,7 @@ def test_an_update_that_is_not_finite_is_seen_at_its_leaf(bad):
 
 
 def test_what_the_caller_knows_of_later_steps_is_kept():
-    assert known(network, PARAMS, X, moves_later=True).moves_later
+    assert known(network, PARAMS, X, moves_later=True).step.moves_later
 
 
 def test_births_are_looked_for_where_the_loss_or_a_gradient_is_broken():
@@ -179,3 +179,11 @@ def test_where_a_nan_is_made_is_found_while_jax_looks_for_nan_too():
     loss = lambda w: jnp.mean(jnp.log(w))  # noqa: E731
     with jax.debug_nans(True), pytest.raises(FloatingPointError):
         diagnose(loss)(-jnp.ones(4))  # as the loss itself does
+
+
+def test_the_peak_of_a_leaf_is_its_largest_number_over_its_size():
+    weight = np.asarray(W, np.float64)
+    expected = np.abs(weight).max() / np.sqrt(np.mean(weight**2))
+    assert known(network, PARAMS, X).leaves[0].peak == pytest.approx(expected, rel=1e-6)
+    zeros = known(network, {"a": W, "b": jnp.zeros((4, 4))}, X)
+    assert np.isnan(zeros.leaves[1].peak)

@@ -91,3 +91,35 @@ def test_a_gain_of_0_is_found_in_front_of_a_layer_and_not_in_front_of_a_sum():
     assert finding.remedies == (remedies.UNIT_GAIN,)
     assert not jax.grad(in_front_of_a_layer)(params, X)["kernels"][1].any()
     assert diagnose(in_front_of_a_sum)(params, X).findings == ()
+
+
+def told_of(epsilon, size):
+    """The finding of a signal of this size that goes through a normalisation of this epsilon."""
+    weight = size * jax.random.normal(jax.random.key(2), (WIDTH, WIDTH)) / WIDTH**0.5
+
+    def loss(weight, x):
+        x = x @ weight
+        return jnp.mean((x / jnp.sqrt(jnp.mean(x**2, axis=-1, keepdims=True) + epsilon) - 1) ** 2)
+
+    return next(f for f in diagnose(loss)(weight, X).findings if f.kind == "norm")
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "whose"),
+    [
+        ("1e-3", "Keras"),
+        ("1e-5", "Flax, Equinox, Haiku, PyTorch and JAX"),
+        ("1e-6", "Flax and Keras"),
+    ],
+)
+def test_a_default_epsilon_is_named_with_its_framework(epsilon, whose):
+    told = told_of(float(epsilon), 0.1 * float(epsilon) ** 0.5)
+    assert told.evidence["epsilon"] == pytest.approx(float(epsilon), rel=0.1)
+    assert f"an epsilon of {epsilon}, the default of {whose}, leaves so" in told.says
+
+
+def test_an_epsilon_that_is_no_default_is_nobody_s():
+    told = told_of(1e-4, 1e-3)
+    assert told.cause == "epsilon"
+    assert "default" not in told.says
+    assert "epsilon" not in told.evidence

@@ -105,3 +105,13 @@ def test_an_activation_that_cannot_reach_the_targets_is_found_before_it_has_no_s
     finding = found(loss, W, X, 3 + jnp.abs(X))["saturated"]
     assert (finding.cause, finding.evidence["share"]) == ("out_of_range", 1.0)
     assert found(loss, W, X, jax.nn.sigmoid(X)) == {}
+
+
+def test_the_range_in_which_the_activation_has_a_slope_is_named():
+    finding = found(two, [30 * W, V, OUT], X)["saturated"]
+    assert "tanh has more between -3 and 3" in finding.says
+    for end in finding.evidence["steep_between"]:  # where 1 - tanh(x)^2 is 1 %
+        assert 1 - np.tanh(end) ** 2 == pytest.approx(0.01, rel=1e-3)
+    for end in finding.evidence["no_slope_beyond"]:
+        assert 1 - np.tanh(end) ** 2 < 4 * np.finfo(np.float32).eps  # which rounding takes
+    assert "no slope beyond: (-8.0, 8.0)" in finding.explain()

@@ -228,3 +228,20 @@ def test_the_words_say_where_a_value_or_a_slope_breaks():
 def test_an_operation_that_is_not_here_has_its_own_name():
     assert in_words(("mul", "add_any"), of_slope=False) == "mul or add_any"
     assert in_words(("mul", "log"), of_slope=False) == "log of 0 or less"
+
+
+@pytest.mark.slow
+def test_every_row_is_as_stated():
+    """Where value and slope break, all in one, so that what has changed is named."""
+    changed = []
+    for op, row in SINGULAR.items():
+        assert row.version
+        assert row.source
+        for x in SLOPE.get(row.slope, ()):
+            if finite(OPS[op], x)[1]:
+                changed.append(f"{op}: stated no slope at {x}, measured one")
+        if op not in ("tan", "pow"):  # see above
+            for x in VALUE.get(row.value, ()):
+                if finite(OPS[op], x)[0]:
+                    changed.append(f"{op}: stated no value at {x}, measured one")
+    assert not changed, "\n".join(changed)

@@ -118,10 +118,12 @@ def test_the_epsilon_of_adam_is_0_in_float16():
     assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(jax.grad(network)(params, x)))
     (told,) = found(optax.adam(1e-3), params, x)
     assert (told.cause, told.severity, told.remedies) == (
-        "optimizer",
+        "epsilon",
         "high",
         (remedies.OPTIMIZER,),
     )
+    assert "1e-8, Adam's epsilon, is 0 in float16" in told.says
+    assert causes(optax.adam(1e-3, eps=1e-4), params, x) == []
 
 
 @pytest.mark.parametrize("name", ["state", "clip"])
@@ -264,3 +266,23 @@ def test_of_a_trace_alone_the_ratio_to_the_spacing_is_looked_at():
 
 def test_without_an_optimiser_there_is_no_update_to_judge():
     assert diagnose(network)(PARAMS, X).findings == ()
+
+
+def test_a_nan_that_accumulated_gradients_keep_is_named():
+    def state_after(optimizer):
+        state = optimizer.init(PARAMS)
+        broken = jax.tree.map(lambda value: jnp.nan * value, PARAMS)
+        return optimizer.update(broken, state, PARAMS)[1]
+
+    plain = optax.MultiSteps(optax.sgd(1e-2), every_k_schedule=4)
+    (told,) = found(plain, opt_state=state_after(plain))
+    assert told.cause == "optimizer"
+    assert "optax.MultiSteps keeps one of a step before" in told.says
+    assert told.remedies == (remedies.SKIP,)
+    skips = optax.MultiSteps(
+        optax.sgd(1e-2), every_k_schedule=4, should_skip_update_fn=optax.skip_not_finite
+    )
+    assert found(skips, opt_state=state_after(skips)) == []
+    momentum = optax.sgd(1e-2, momentum=0.9)
+    (told,) = found(momentum, opt_state=state_after(momentum))
+    assert "the optimiser's state holds one of a step before" in told.says

@@ -61,7 +61,9 @@ KINDS = {
     "update_ratio": (
         "A step moves a parameter by more than a tenth, or by less than 1e-7, of its own norm; "
         "about 1e-3 is usual (Karpathy, A recipe for training neural networks, 2019). Or the "
-        "update is not finite, or 0 though the gradient is not."
+        "update is not finite, or 0 though the gradient is not. Or a kernel moves by less than "
+        "1e-6 of its norm, and would move more than ten times as far if its gradient were large: "
+        "that is under the size at which the optimiser stops (vanishing.facts.STOPS)."
     ),
 }
 """Each kind of finding, by which rule it is found, and the rule's source."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vanishing._types import PyTree
+from vanishing.diagnosis.stopping import Stopped
 from vanishing.probing import Probe, Probed, births, cancelling, inputs, skips, targets, twice
 from vanishing.probing.births import Birth
 from vanishing.probing.cancelling import Cancelled
@@ -38,6 +39,16 @@ class Leaf(NamedTuple):
     twins: float  # share of its units that have another of the same weights and gradients
     swallowed: float = np.nan  # share of the elements that stay what they are by rounding
     broken: bool = False  # is the update not finite?
+    peak: float = np.nan  # its largest number over its root mean square
+
+
+class Step(NamedTuple):
+    """What an optimiser makes of the gradients."""
+
+    updates: PyTree = None
+    moves_later: bool = False  # does it move the parameters after steps of 0?
+    kept: str = ""  # what in its state held an inf or nan before the step
+    stopped: tuple[Stopped, ...] = ()  # kernels that it hardly moves, for its epsilon
 
 
 class Known(NamedTuple):
@@ -48,11 +59,11 @@ class Known(NamedTuple):
     leaves: tuple[Leaf, ...] = ()  # in the order of the layout's
     softmax_twice: tuple[str, ...] = ()  # places
     no_input: tuple[int, ...] = ()  # leaves that only meet zeros that are made of data
-    moves_later: bool = False  # does the optimiser move the parameters after steps of 0?
     cancelled: tuple[Cancelled, ...] = ()  # gradients of which nothing but rounding is left
     skips: tuple[ScaledSkip, ...] = ()  # connections that a number of the program multiplies
     unreached: tuple[Unreached, ...] = ()  # targets that the last activation cannot have
     divided_by: tuple[Birth, ...] = ()  # of the inf of which a division makes 0
+    step: Step = Step()  # of the optimiser
 
 
 def known_of(
@@ -60,8 +71,7 @@ def known_of(
     probed: Probed,
     args: tuple,
     kwargs: dict,
-    updates: PyTree = None,
-    moves_later: bool = False,
+    step: Step = Step(),
 ) -> Known:
     """What is known of a call of a probed loss.
 
@@ -70,8 +80,7 @@ def known_of(
       probed: what the call returned.
       args: of the call.
       kwargs: of the call.
-      updates: of an optimiser, if there is one.
-      moves_later: see `Known`.
+      step: of an optimiser, if there is one.
     """
     plan = probe.plan(args, kwargs)
     names = plan.arguments.names(probe.loss)
@@ -80,20 +89,20 @@ def known_of(
     params_are_finite = np.isfinite(np.asarray(probed.trace.params.weight)).all()
     is_broken = params_are_finite and not np.isfinite(results).all()
     return Known(
-        births=_tried(births.reaching, plan, names) if is_broken else (),
+        births=tried(births.reaching, plan, names) if is_broken else (),
         arguments=tuple(_arguments(plan, names)),
-        leaves=tuple(_leaves(plan, probed.grads, updates)),
+        leaves=tuple(_leaves(plan, probed.grads, step.updates)),
         softmax_twice=twice.softmax_of_probabilities(plan.program),
         skips=skips.scaled(plan.program),
-        no_input=_tried(inputs.empty, plan) if (gradient == 0).any() else (),
-        moves_later=moves_later,
-        unreached=_tried(targets.unreached, plan, names),
-        divided_by=_tried(births.divided_by, plan) if _has_zeros(probed) else (),
-        cancelled=_tried(cancelling.cancelled, plan) if _is_small(gradient).any() else (),
+        no_input=tried(inputs.empty, plan) if (gradient == 0).any() else (),
+        unreached=tried(targets.unreached, plan, names),
+        divided_by=tried(births.divided_by, plan) if _has_zeros(probed) else (),
+        cancelled=tried(cancelling.cancelled, plan) if _is_small(gradient).any() else (),
+        step=step,
     )
 
 
-def _tried(look: Callable[..., tuple], *args: Any) -> tuple:
+def tried(look: Callable[..., tuple], *args: Any) -> tuple:
     """What a look into a program finds; nothing where the program cannot be run again.
 
     What only explains a finding must never fail a diagnosis: the program holds what a library put
@@ -135,11 +144,18 @@ def _leaves(plan: Plan, grads: PyTree, updates: PyTree) -> list[Leaf]:
 
 
 def _leaf(weight: Any, gradient: Any, update: Any) -> Leaf:
-    share = twins(np.asarray(weight), np.asarray(gradient))
+    numbers = np.asarray(weight)
+    result = Leaf(twins(numbers, np.asarray(gradient)), peak=_peak(numbers))
     if update is None:
-        return Leaf(share)
+        return result
     swallowed, broken = _rounded(weight, update)
-    return Leaf(share, float(swallowed), bool(broken))
+    return result._replace(swallowed=float(swallowed), broken=bool(broken))
+
+
+def _peak(numbers: np.ndarray) -> float:
+    sizes = np.abs(numbers).astype(np.float64)
+    rms = float(np.sqrt(np.mean(sizes**2))) if sizes.size else 0.0
+    return float(sizes.max()) / rms if 0 < rms < np.inf else np.nan
 
 
 def twins(weight: np.ndarray, gradient: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vanishing._text import number
-from vanishing.diagnosis import remedies, zeros
+from vanishing.diagnosis import remedies, terms, zeros
 from vanishing.diagnosis.findings import Finding, finding, listed
 from vanishing.diagnosis.settings import worst_of_each_site
 from vanishing.probing import SiteKind, Trace
@@ -64,11 +64,22 @@ def _finding(trace: Trace, row: int, size: float, before: float) -> Finding:
     says = f"what it returns has a size of {number(size)}, where {number(expected)} is due; what "
     says += f"it takes in has one of {number(before)}"
     cause, fix = "rounding", remedies.TWO_PASS
+    evidence: dict[str, Any] = {"rms": size, "expected_rms": expected, "input_rms": before}
     if size < expected:
         cause, fix = "epsilon", remedies.EPSILON
-    evidence: dict[str, Any] = {"rms": size, "expected_rms": expected, "input_rms": before}
+        measured = _epsilon(trace, row, size / expected)
+        if whose := terms.epsilon(measured):
+            says += f", which {whose}, leaves so"
+            evidence["epsilon"] = measured
     name = trace.names[row]
     return finding("norm", name, True, says, remedies=(fix,), cause=cause, **evidence)
+
+
+def _epsilon(trace: Trace, row: int, left: float) -> float:
+    """The epsilon that leaves this share of a size, if the mean is that of the whole signal."""
+    parents = list(trace.layout.instances[row].parents)
+    spread = max(trace.forward.rms[p] ** 2 - trace.forward.mean[p] ** 2 for p in parents)
+    return float(spread) * (1 / left**2 - 1) if left else math.nan
 
 
 def _before(trace: Trace, row: int) -> float:

@@ -201,6 +201,21 @@ OPTIMIZER = Remedy(
     "the gradient is finite, and the update is not",
     "optax.adam",
 )
+SKIP = Remedy(
+    "leave such steps out: optax.MultiSteps(..., should_skip_update_fn=optax.skip_not_finite)",
+    "a nan in the sum of gradients stays in it",
+    "optax.MultiSteps",
+)
+LOUDER = Remedy(
+    "mend what makes the gradient small, or multiply the loss",
+    "Adam's step does not depend on the size of the loss, but for its epsilon",
+    "Kingma & Ba 2015, section 2.1",
+)
+NO_EPSILON = Remedy(
+    "take a smaller epsilon, or an optimiser that needs none, as optax.lion",
+    "the sign of a gradient does not depend on its size",
+    "Chen et al. 2023",
+)
 STANDS_STILL = Remedy(
     "look at the schedule, at masks and labels of groups, and at a clip whose norm overflows",
     "no parameter moves",

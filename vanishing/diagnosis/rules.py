@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
-from vanishing.diagnosis import zeros
+from vanishing.diagnosis import terms, zeros
 from vanishing.diagnosis.branches import cut_skips, idle, lost_branch
 from vanishing.diagnosis.breaks import (
     cancelling,
@@ -44,7 +44,9 @@ def judged(trace: Trace, known: Known = Known()) -> Diagnosis:
         if not broken:
             findings += broken_gradients(single)
     return Diagnosis(
-        findings=tuple(_in_order(_folded(_placed(single, f) for f in findings))),
+        findings=tuple(
+            _in_order(_folded(_placed(single, terms.at_corner(single, f)) for f in findings))
+        ),
         rows=int(zeros.measured(single).sum()),
         notes=(*trace.notes, *zeros.unmeasured(single)),
         unjudged=tuple(_unjudged(single)),
@@ -71,7 +73,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         cancelled = list(cancelling(trace, known, explained))
         rounded = {name for f in cancelled for name in f.evidence["parameters"]}
         causes += list(tokens(trace, rounded)) or cancelled
-    sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget))
+    sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget, known))
     sizes = sizes or list(forgotten(trace))
     if any(f.cause == "underflow" for f in stops):  # what is 0 by its dtype has no size
         sizes = []
@@ -96,7 +98,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         *(f for f in sizes if f.evidence.get("mostly_in") not in flat_places and not attention),
         *(f for f in branches if not (f.cause == "same_examples" and collapsed)),
         *([] if sizes else head(trace)),
-        *([] if sizes or flat else drift(trace, budget)),
+        *([] if sizes or flat else drift(trace, budget, known)),
         *updates(trace, known),
     ]
 

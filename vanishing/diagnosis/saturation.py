@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vanishing._text import english, number, percent
-from vanishing.diagnosis import remedies
+from vanishing.diagnosis import remedies, terms
 from vanishing.diagnosis.collapse import passed_back
 from vanishing.diagnosis.findings import Finding, finding
 from vanishing.diagnosis.known import Known
@@ -103,6 +103,10 @@ def _saturation(
         evidence["input_rms"] = sizes[0]
         says += f", and what it takes in has a size of {number(sizes[0])}"
         fixes = with_factor(fixes, 1 / sizes[0])
+    if around.culprit == "activation":
+        known_slopes = terms.slopes(trace.sites[row].op, trace.sites[row].dtype)
+        says += known_slopes.says
+        evidence |= known_slopes.evidence
     cause = "attention" if around.culprit == "attention" else "initial_scale"
     first = len(before) == 1 and not trace.layout.instances[before[0]].parents
     large = [a for a in known.arguments if first and a.rms > LARGE_INPUT]

@@ -1,12 +1,13 @@
 """Singular points: where a number or a slope is not finite, and what to write in place of it.
 
-Slopes as JAX 0.10.2 and 0.12 compute them; the tests take each of them again.
+The tests take each value and each slope again.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from vanishing._text import english
+from vanishing.facts import versions
 
 
 class Singular(NamedTuple):
@@ -16,6 +17,8 @@ class Singular(NamedTuple):
     value: str  # where its value is not finite
     slope: str  # where its slope is not finite; "" for nowhere else
     safe: str  # what to write; {tiny} and {near} depend on the dtype
+    version: str = versions.JAX
+    source: str = "value and slope at that point, by jax.value_and_grad of the operation of jax.lax"
 
 
 _UNDER_ROOT = "add {tiny} under the root, or jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1)), 0)"

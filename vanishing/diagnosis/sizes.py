@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vanishing._text import number
-from vanishing.diagnosis import remedies
+from vanishing.diagnosis import remedies, terms
 from vanishing.diagnosis.collapse import COLLAPSED
 from vanishing.diagnosis.findings import Finding, finding
+from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.remedies import Setting, useful, with_factor
 from vanishing.diagnosis.settings import setting
 from vanishing.probing import Budget, SiteKind, Trace
@@ -122,7 +123,7 @@ def _layers(trace: Trace, budget: Budget) -> Sequence[int]:
     return path[:-1] if len(path) > 2 else path
 
 
-def lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
+def lost_or_gained(trace: Trace, budget: Budget, known: Known = Known()) -> Iterator[Finding]:
     """A gradient that vanishes or explodes on its way back through the layers."""
     fit = _fit(trace, _layers(trace, budget), trace.backward.rms)
     if fit is None or abs(fit.total) < LOST_DECADES + fit.allowed * (0.5 if fit.steady else 1):
@@ -140,12 +141,13 @@ def lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
             return
     path = [trace.names.index(budget.first), *(charge.row for charge in ranked)]
     around, ratio = setting(trace, path, culprit), 10**fit.total
+    drawn = terms.initial_scale(trace, _layers(trace, budget), around, known)
     yield finding(
         kind,
         budget.first,
         abs(fit.total) > 2 * (LOST_DECADES + fit.allowed),
         f"the gradient at the first {_layer(around)} is {number(ratio)} times that at the last, "
-        f"{_each(fit, fit.factor, around)}, {verb} mostly in {place}",
+        f"{_each(fit, fit.factor, around)}, {verb} mostly in {place}{drawn.says}",
         around,
         first_over_last_layer=ratio,
         factor_a_layer=fit.factor,
@@ -154,7 +156,15 @@ def lost_or_gained(trace: Trace, budget: Budget) -> Iterator[Finding]:
         mostly_in=place,
         cause=around.cause,
         remedies=_numbered(useful(kind, around), 1 / fit.factor, fit),
+        **_gates(around),
+        **drawn.evidence,
     )
+
+
+def _gates(around: Setting) -> dict[str, str]:
+    """What the forget gate of each framework begins with, where there are gates."""
+    is_gated = around.recurrent and around.gated
+    return {"forget_bias_by_default": terms.forget_biases()} if is_gated else {}
 
 
 def _numbered(
@@ -181,6 +191,7 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
             evidence: dict[str, Any] = {
                 "first_over_last_layer": ratio,
                 "factor_a_layer": fit.factor,
+                **_gates(around),
             }
             yield finding(
                 "vanishing",
@@ -202,7 +213,7 @@ def _each(fit: _Fit, factor: float, around: Setting) -> str:
     return f"a factor of {number(factor)} a {_layer(around)} over {fit.layers} {_layer(around)}s"
 
 
-def drift(trace: Trace, budget: Budget) -> Iterator[Finding]:
+def drift(trace: Trace, budget: Budget, known: Known = Known()) -> Iterator[Finding]:
     """A signal that shrinks or grows on its way through the layers."""
     fit = _fit(trace, _layers(trace, budget), trace.forward.rms)
     if fit is None or abs(fit.total) < DRIFT_DECADES + fit.allowed:
@@ -210,18 +221,20 @@ def drift(trace: Trace, budget: Budget) -> Iterator[Finding]:
     high = abs(fit.total) > 2 * (DRIFT_DECADES + fit.allowed)
     ratio, factor = 10**-fit.total, 1 / fit.factor
     around = setting(trace, [charge.row for charge in budget.charges])
+    drawn = terms.initial_scale(trace, _layers(trace, budget), around, known)
     yield finding(
         "forward_drift",
         budget.last,
         high,
         f"the signal at the last {_layer(around)} is {number(ratio)} times that at the first, "
-        + _each(fit, factor, around),
+        f"{_each(fit, factor, around)}{drawn.says}",
         around,
         last_over_first=ratio,
         factor_a_layer=factor,
         layers=fit.layers,
         cause=around.cause,
         remedies=_numbered(useful("forward_drift", around), fit.factor, fit),
+        **drawn.evidence,
     )
 
 

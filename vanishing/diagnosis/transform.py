@@ -6,14 +6,17 @@ from typing import Any, SupportsIndex, overload
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.diagnosis.findings import Diagnosis
-from vanishing.diagnosis.known import Known, known_of
+from vanishing.diagnosis.known import Step, known_of, tried
 from vanishing.diagnosis.remedies import REMEDIES
 from vanishing.diagnosis.rules import judged
+from vanishing.diagnosis.stopping import stopped
+from vanishing.facts.stops import STEPS
 from vanishing.probing import SUMMARIES, Probe, Probed, Site, Trace, probe
 
 LATER = 128  # steps after one of 0 in which an optimiser should begin to move
@@ -111,45 +114,48 @@ class Diagnose:
         if not len(probed.trace) and probe.level == "layer":  # no layer is known as one
             probe = dataclasses.replace(probe, level="op")
             probed = probe(*args, **kwargs)
-        trace, updates, moves_later = probed.trace, None, False
+        trace, step = probed.trace, Step()
         trace.single()  # which refuses one that is being traced
         if self.optimizer is not None:
             optimizer = optax.with_extra_args_support(self.optimizer)
-            updates, moves_later = self._updates(optimizer, probed, opt_state, args, kwargs)
-            trace = trace.with_updates(updates)
+            step = self._step(optimizer, probe, probed, opt_state, args, kwargs)
+            trace = trace.with_updates(step.updates)
 
-        def known_by(probe: Probe, probed: Probed) -> Known:
-            return known_of(probe, probed, args, kwargs, updates, moves_later=moves_later)
+        def judged_at(probe: Probe, probed: Probed) -> Diagnosis:
+            known = known_of(probe, probed, args, kwargs, step)
+            seen = probed.trace
+            return judged(seen if step.updates is None else seen.with_updates(step.updates), known)
 
-        if probe.level == "op" and self.probe.level == "op":
+        if self.probe.level == "op":
             # Attention, normalisations and layers are seen as such among layers alone.
             layers = dataclasses.replace(probe, level="layer")
-            probed_layers = layers(*args, **kwargs)
-            by_layer = probed_layers.trace
-            by_layer = by_layer if updates is None else by_layer.with_updates(updates)
-            diagnosis = judged(by_layer, known_by(layers, probed_layers))
+            diagnosis = judged_at(layers, layers(*args, **kwargs))
             if diagnosis.findings:
                 return diagnosis._replace(trace=trace)
-        return judged(trace, known_by(probe, probed))
+        return judged_at(probe, probed)
 
-    def _updates(
+    def _step(
         self,
         optimizer: optax.GradientTransformationExtraArgs,
+        probe: Probe,
         probed: Probed,
         state: PyTree,
         args: tuple,
         kwargs: dict,
-    ) -> tuple[PyTree, bool]:
-        """What the optimiser adds to the parameters, and whether it does so after steps of 0."""
+    ) -> Step:
+        """What the optimiser makes of the gradients."""
         numbers = self.probe.argnums
         is_one = not isinstance(numbers, Sequence)
         places = [range(len(args))[number] for number in ([numbers] if is_one else numbers)]
 
-        def value(params):
+        def with_params(params):
             new = list(args)
             for place, param in zip(places, [params] if is_one else params, strict=True):
                 new[place] = param
-            result = self.probe.loss(*new, **kwargs)
+            return new
+
+        def value(params):
+            result = self.probe.loss(*with_params(params), **kwargs)
             return result[0] if self.probe.has_aux else result
 
         def update(grads, state, params):
@@ -169,11 +175,54 @@ class Diagnose:
 
             return jnp.any(jax.lax.scan(step, state, None, LATER)[1] > 0)
 
+        @jax.jit
+        def moved(grads, params):
+            """What these gradients add to the parameters in the first steps of a new state."""
+
+            def step(carry, _):
+                state, total = carry
+                updates, state = update(grads, state, params)
+                return (state, optax.tree.add(total, updates)), None
+
+            start = optimizer.init(params), optax.tree.zeros_like(params)
+            (_, total), _ = jax.lax.scan(step, start, None, STEPS)
+            return total
+
+        def gradient_after(change):
+            after = probe(*with_params(optax.apply_updates(params, change)), **kwargs)
+            return np.asarray(after.trace.params.gradient)
+
         params = args[places[0]] if is_one else tuple(args[place] for place in places)
+        kept = "" if state is None else "".join(tried(lambda: (_kept(state),)))
         state = optimizer.init(params) if state is None else state
         updates, state = jax.jit(update)(probed.grads, state, params)
         is_still = largest(updates) == 0 and largest(probed.grads) > 0
-        return updates, bool(is_still and moves(probed.grads, state, params))
+        moves_later = bool(is_still and moves(probed.grads, state, params))
+        later = tried(lambda: (moved(probed.grads, params),)) if moves_later else ()
+        (usual,) = later or (updates,)
+        trace = probed.trace.single().with_updates(usual)
+        return Step(
+            updates,
+            moves_later=moves_later,
+            kept=kept,
+            stopped=tried(stopped, trace, probed.grads, lambda g: moved(g, params), gradient_after),
+        )
+
+
+def _kept(state: PyTree) -> str:
+    """What in an optimiser's state holds an inf or nan, or ""."""
+
+    def is_sum(node):
+        return isinstance(node, optax.MultiStepsState)
+
+    def is_broken(tree):
+        leaves = (x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact))
+        return any(not jnp.isfinite(x).all() for x in leaves)
+
+    sums = [node for node in jax.tree.leaves(state, is_leaf=is_sum) if is_sum(node)]
+    if any(is_broken(node.acc_grads) for node in sums):
+        return "MultiSteps"
+    return "state" if is_broken(state) else ""
 
 
 def assert_healthy(

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import jax.numpy as jnp
 import numpy as np
 
+from vanishing import facts
 from vanishing._text import number, percent
-from vanishing.diagnosis import remedies
+from vanishing.diagnosis import remedies, terms
 from vanishing.diagnosis.findings import Finding, finding, listed
 from vanishing.diagnosis.known import Known
 from vanishing.probing import Trace
@@ -23,6 +24,9 @@ of it. Of single elements it is known where the arguments are: then half of them
 
 MOST_STAY = 0.5
 
+HARDLY = 1e-3
+"""Step over that for a large gradient, under which a parameter does not take part in training."""
+
 SMALL_START = 0.1
 """Root mean square of a kernel times sqrt(fan-in) under which it was drawn small on purpose, as the
 last layer of a policy or a residual branch is: its first steps are large beside it."""
@@ -37,27 +41,71 @@ def updates(trace: Trace, known: Known = Known()) -> Iterator[Finding]:
     gradient = np.asarray(trace.params.gradient)
     broken = [name for name, u in zip(names, update, strict=True) if not np.isfinite(u)]
     if broken and np.isfinite(gradient).all():
-        says = (
-            f"the update of {len(broken)} of {len(names)} parameters is inf or nan, though every "
-        )
-        says += "gradient is finite"
-        fixes, cause = (remedies.OPTIMIZER,), "optimizer"
-        yield finding("update_ratio", listed(broken), True, says, remedies=fixes, cause=cause)
+        yield _broken(trace, known, update, broken)
         return
     if (gradient > 0).any() and not update[gradient > 0].any():
-        if not known.moves_later:
+        if not known.step.moves_later:
             says = "every update is exactly 0, though there are gradients"
             fixes, cause = (remedies.STANDS_STILL,), "frozen"
             where = listed([n for n, g in zip(names, gradient, strict=True) if g > 0])
             yield finding("update_ratio", where, True, says, remedies=fixes, cause=cause)
+        yield from _outweighed(trace, known)
         return
     yield from _out_of_range(trace, known, update)
+
+
+def _broken(trace: Trace, known: Known, update: np.ndarray, broken: list[str]) -> Finding:
+    """Updates that are not finite, though the gradients are, and why."""
+    says = f"the update of {len(broken)} of {len(update)} parameters is inf or nan, though every "
+    says += "gradient is finite"
+    leaves = zip(trace.layout.param_leaves, update, strict=True)
+    dtypes = {trace.layout.leaves[leaf].dtype for leaf, size in leaves if not np.isfinite(size)}
+    cause, fix = "optimizer", remedies.OPTIMIZER
+    if known.step.kept == "MultiSteps":
+        fix = remedies.SKIP
+        says += ": optax.MultiSteps keeps one of a step before"
+    elif known.step.kept:
+        says += ": the optimiser's state holds one of a step before"
+    elif dtypes == {"float16"}:
+        cause = "epsilon"
+        says += ": 1e-8, Adam's epsilon, is 0 in float16"
+    return finding("update_ratio", listed(broken), True, says, remedies=(fix,), cause=cause)
+
+
+def _outweighed(trace: Trace, known: Known) -> Iterator[Finding]:
+    """Kernels that an optimiser would move, but for its epsilon."""
+    unreliable = {leaf for cancelled in known.cancelled for leaf in cancelled.leaves}
+    for stop in known.step.stopped:
+        if trace.layout.param_leaves[stop.param] in unreliable:
+            continue
+        alike = facts.stops_like(stop.half)
+        size, far = number(stop.size), number(stop.share)
+        half = terms.plain(float(f"{stop.half:.0e}"))
+        says = f"its gradient, of {size} an element, moves it {far} times as far as a large one "
+        says += f"would; half as far takes one of {half}"
+        says += f", as with optax.{alike[0]}" if alike else ""
+        yield finding(
+            "update_ratio",
+            trace.layout.param_names[stop.param],
+            stop.share < HARDLY,
+            says,
+            remedies=(remedies.LOUDER, remedies.NO_EPSILON),
+            cause="epsilon",
+            gradient_rms=stop.size,
+            share_of_a_full_step=stop.share,
+            half_a_step_at=stop.half,
+            stops_like=", ".join(alike),
+        )
 
 
 def _out_of_range(trace: Trace, known: Known, update: np.ndarray) -> Iterator[Finding]:
     low, high = UPDATE_RANGE
     weight = np.asarray(trace.params.weight)
-    rows = [i for i in range(len(update)) if weight[i] > 0 and update[i] > 0]
+    outweighed = list(_outweighed(trace, known))
+    yield from outweighed
+    stopped = {f.where for f in outweighed}
+    names = trace.layout.param_names
+    rows = [i for i, u in enumerate(update) if weight[i] > 0 and u > 0 and names[i] not in stopped]
     ratios = {i: float(update[i] / weight[i]) for i in rows}
     leaf_of = trace.layout.param_leaves
     swallowed = [i for i in rows if _is_swallowed(trace, known, leaf_of[i], ratios[i])]

@@ -48,9 +48,9 @@ def unreached(plan: Plan, names: Sequence[str] = ()) -> tuple[Unreached, ...]:
     for node in frame.nodes:
         ends = [_origin(atom, makers) for atom in node.inputs] if node.primitive == "sub" else []
         for output, target in zip(ends, reversed(ends), strict=True):
-            made = makers.get(output) if output in learnt else None
+            made = makers.get(output) if output is not None and output in learnt else None
             bounds = RANGES.get(made.primitive) if made else None
-            if made and bounds and target in given:
+            if made and bounds and target is not None and target in given:
                 found += _compared(made, bounds, *given[target])
     return tuple(found)
 
