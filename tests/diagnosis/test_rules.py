@@ -186,3 +186,15 @@ def test_updates_that_a_narrow_dtype_rounds_away_are_found():
         wide, optimizer.update(jax.grad(cast)(wide), optimizer.init(wide))[0]
     )
     assert jnp.mean(moved == wide) < 0.1
+
+
+def test_layers_without_a_nonlinearity_between_are_remarked_on():
+    x = jax.random.normal(jax.random.key(0), (16, 8))
+    drawn = [jax.random.normal(jax.random.key(i), (8, 8)) / 8**0.5 for i in (1, 2, 3)]
+    params = dict(zip(("a", "b", "c"), drawn, strict=True))
+    loss = lambda p, x: jnp.mean((jnp.tanh(x @ p["a"] @ p["b"]) @ p["c"]) ** 2)  # noqa: E731
+    diagnosis = diagnose(loss)(params, x)
+    assert diagnosis.findings == ()
+    (remark,) = diagnosis.remarks
+    assert remark.startswith("a and b follow one another")
+    assert f"Note: {remark}." in str(diagnosis)

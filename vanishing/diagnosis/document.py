@@ -35,6 +35,7 @@ def document(diagnosis: "Diagnosis") -> dict[str, Any]:
             for finding in diagnosis.findings
         ],
         "notes": list(diagnosis.notes),
+        "remarks": list(diagnosis.remarks),
         "unjudged": list(diagnosis.unjudged),
     }
 

@@ -61,9 +61,11 @@ class Diagnosis(NamedTuple):
     unjudged: tuple[str, ...] = ()  # kinds of finding for which the trace lacks a summary
     trace: Trace | None = None  # that it was made from
     sizes: str = ""  # what became of signal and gradient over the network, in words
+    remarks: tuple[str, ...] = ()  # what is no fault, but worth a look
 
     def __str__(self) -> str:
-        unseen = [f"Not recorded: {note}" for note in self.notes]
+        unseen = [f"Note: {remark}." for remark in self.remarks]
+        unseen += [f"Not recorded: {note}" for note in self.notes]
         if self.unjudged:
             kinds = english([kind.replace("_", " ") for kind in self.unjudged])
             unseen.append(

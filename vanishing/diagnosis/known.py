@@ -9,7 +9,17 @@ import numpy as np
 
 from vanishing._types import PyTree
 from vanishing.diagnosis.stopping import Stopped
-from vanishing.probing import Probe, Probed, births, cancelling, inputs, skips, targets, twice
+from vanishing.probing import (
+    Probe,
+    Probed,
+    births,
+    cancelling,
+    inputs,
+    linear,
+    skips,
+    targets,
+    twice,
+)
 from vanishing.probing.births import Birth
 from vanishing.probing.cancelling import Cancelled
 from vanishing.probing.plan import Plan
@@ -61,6 +71,7 @@ class Known(NamedTuple):
     no_input: tuple[int, ...] = ()  # leaves that only meet zeros that are made of data
     cancelled: tuple[Cancelled, ...] = ()  # gradients of which nothing but rounding is left
     skips: tuple[ScaledSkip, ...] = ()  # connections that a number of the program multiplies
+    linear: tuple[tuple[int, int], ...] = ()  # leaves of kernels that could be a single one
     unreached: tuple[Unreached, ...] = ()  # targets that the last activation cannot have
     divided_by: tuple[Birth, ...] = ()  # of the inf of which a division makes 0
     step: Step = Step()  # of the optimiser
@@ -95,6 +106,7 @@ def known_of(
         softmax_twice=twice.softmax_of_probabilities(plan.program),
         skips=skips.scaled(plan.program),
         no_input=tried(inputs.empty, plan) if (gradient == 0).any() else (),
+        linear=tried(linear.pairs, plan),
         unreached=tried(targets.unreached, plan, names),
         divided_by=tried(births.divided_by, plan) if _has_zeros(probed) else (),
         cancelled=tried(cancelling.cancelled, plan) if _is_small(gradient).any() else (),

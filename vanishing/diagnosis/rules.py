@@ -17,7 +17,7 @@ from vanishing.diagnosis.breaks import (
 )
 from vanishing.diagnosis.causes import KINDS
 from vanishing.diagnosis.collapse import ALL_DEAD, FEWEST_EXAMPLES, collapse, dead_units, tokens
-from vanishing.diagnosis.findings import Diagnosis, Finding
+from vanishing.diagnosis.findings import MOST_NAMED, Diagnosis, Finding
 from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.nonfinite import broken_gradients, divided_by_inf, non_finite
 from vanishing.diagnosis.norms import norms
@@ -52,7 +52,18 @@ def judged(trace: Trace, known: Known = Known()) -> Diagnosis:
         unjudged=tuple(_unjudged(single)),
         trace=trace,
         sizes=in_words(single, budget),
+        remarks=tuple(_remarks(single, known)),
     )
+
+
+def _remarks(trace: Trace, known: Known) -> Iterator[str]:
+    """What is no fault, but may not be meant."""
+    labels = [leaf.label.format(*":::") for leaf in trace.layout.leaves]
+    for first, second in known.linear[:MOST_NAMED]:
+        yield (
+            f"{labels[first]} and {labels[second]} follow one another without a nonlinearity "
+            "between: together they are one linear layer"
+        )
 
 
 def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
@@ -87,9 +98,10 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         for site, name in zip(trace.sites, trace.names, strict=True)
         if name in {f.where for f in flat}
     }
+    drifts = list(drift(trace, budget, known))
     branches = list(lost_branch(trace, budget)) or ([] if flat or sizes else list(idle(trace)))
     collapsed = any(f.kind == "rank_collapse" for f in causes)
-    attention = any(f.cause == "attention" for f in flat)
+    attention = any(f.cause == "attention" for f in flat) and not drifts
     if any(f.evidence.get("saturated_share", 0) > MOST_FLAT for f in flat):
         causes = [f for f in causes if f.cause not in ("flat", "same_examples")]
     return [
@@ -98,7 +110,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         *(f for f in sizes if f.evidence.get("mostly_in") not in flat_places and not attention),
         *(f for f in branches if not (f.cause == "same_examples" and collapsed)),
         *([] if sizes else head(trace)),
-        *([] if sizes or flat else drift(trace, budget, known)),
+        *([] if sizes or flat else drifts),
         *updates(trace, known),
     ]
 

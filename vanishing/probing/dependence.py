@@ -41,9 +41,6 @@ _VIEWS = """
     name optimization_barrier pad reduce_precision reshape rev sharding_constraint slice split
     squeeze stack transpose unstack
 """
-RESHAPES = frozenset(  # views that keep every number once, or repeat all of them
-    {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"}
-)
 LINEAR, NONLINEAR, VIEWS = (frozenset(t.split()) for t in (_LINEAR, _NONLINEAR, _VIEWS))
 # Operations that are no layer, whatever they take: what they return is as layered as their inputs.
 _PASSING = (

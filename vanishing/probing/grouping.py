@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from vanishing.probing import activations, dependence, norms, views
+from vanishing.probing import activations, dependence, norms, reach, views
 from vanishing.probing.chains import context_of, ends_chain, used_once_from
 from vanishing.probing.dependence import Dependences, Use
 from vanishing.probing.jaxpr import Frame, Local, Node, Program, ValueId
@@ -206,7 +206,7 @@ def _only_follows(value: ValueId, rows, context: Context) -> LayerRow | None:
         if root in rows:
             return rows[root]
         maker = context.view.maker(root)
-        if maker is None or maker.primitive not in dependence.RESHAPES:
+        if maker is None or maker.primitive not in reach.RESHAPES:
             return None
         (value,) = context.view.signals(maker)
     return None

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from vanishing.probing import reach, replay
-from vanishing.probing.dependence import RESHAPES
-from vanishing.probing.jaxpr import Literal, Node, ValueId
+from vanishing.probing.jaxpr import Literal, ValueId
 from vanishing.probing.plan import Plan
+from vanishing.probing.reach import RESHAPES
 
 _PRODUCTS = ("dot_general", "conv_general_dilated", "mul")
 
@@ -40,7 +40,7 @@ def empty(plan: Plan) -> tuple[int, ...]:
                     others |= {a for a in node.inputs if not isinstance(a, Literal)} - views
                 else:
                     known = False
-        made = {other for other in others if _origin(other, makers) not in given}
+        made = {other for other in others if reach.origin(other, makers) not in given}
         if known and others and made == others and others <= of_data - of_zeros:
             factors[number] = others
     wanted = sorted({other for others in factors.values() for other in others})
@@ -55,12 +55,3 @@ def empty(plan: Plan) -> tuple[int, ...]:
     flags = map(bool, np.asarray(are_zero(plan.params, plan.others)))
     zero = dict(zip(wanted, flags, strict=True))
     return tuple(n for n, others in factors.items() if all(zero[other] for other in others))
-
-
-def _origin(value: ValueId, makers: dict[ValueId, Node]) -> ValueId:
-    while (node := makers.get(value)) and node.primitive in RESHAPES:
-        source = node.inputs[0]
-        if isinstance(source, Literal):
-            break
-        value = source
-    return value

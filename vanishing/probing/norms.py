@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from vanishing.probing import dependence
+from vanishing.probing import dependence, reach
 from vanishing.probing.dependence import Kind, Use
 from vanishing.probing.jaxpr import Atom, Literal, Node, ValueId
 from vanishing.probing.views import FrameView
@@ -99,7 +99,7 @@ def _is_of_statistics(atom: Atom, view: FrameView) -> bool:
 def own_size(atom: Atom, view: FrameView) -> int:
     """How many numbers a value is, before it is broadcast."""
     size, maker = math.prod(view.shape(atom)), view.maker(atom)
-    while maker and maker.primitive in dependence.RESHAPES:
+    while maker and maker.primitive in reach.RESHAPES:
         size = min(size, math.prod(view.shape(maker.inputs[0])))
         maker = view.maker(maker.inputs[0])
     return size
@@ -165,7 +165,7 @@ def _is_divided(total: ValueId, view: FrameView) -> bool:
     """Is a sum made a mean?"""
     return any(
         user.primitive in ("div", "mul")
-        or (user.primitive in dependence.RESHAPES and _is_divided(user.outputs[0], view))
+        or (user.primitive in reach.RESHAPES and _is_divided(user.outputs[0], view))
         for user in view.users[total]
     )
 

@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from vanishing.probing.equations import is_differentiable
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
 
+RESHAPES = frozenset(  # views that keep every number once, or repeat all of them
+    {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"}
+)
+
 
 def reaching(
     program: Program,
@@ -119,3 +123,13 @@ def downstream(frame: Frame, values: Iterable[ValueId]) -> set[ValueId]:
         if reached.intersection(a for a in node.inputs if not isinstance(a, Literal)):
             reached |= set(node.outputs)
     return reached
+
+
+def origin(atom: Atom, makers: dict[ValueId, Node]) -> ValueId | None:
+    """What a value of a frame is but a view of, in another shape or dtype; None of a number."""
+    while not isinstance(atom, Literal):
+        node = makers.get(atom)
+        if node is None or node.primitive not in RESHAPES:
+            return atom
+        atom = node.inputs[0]
+    return None

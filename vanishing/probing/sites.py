@@ -8,12 +8,13 @@ import numpy as np
 
 from vanishing.probing import equations, jaxpr, row_names, templates, totals
 from vanishing.probing.axes import Index
-from vanishing.probing.dependence import RESHAPES, Dependences, Use
+from vanishing.probing.dependence import Dependences, Use
 from vanishing.probing.grouping import LayerRow, kind_of, rows_of
 from vanishing.probing.jaxpr import Local, Node, Program, ValueId
 from vanishing.probing.leaf_names import Leaf, LeafId
 from vanishing.probing.naming import Name, name_rows
 from vanishing.probing.patterns import SiteKind
+from vanishing.probing.reach import RESHAPES
 
 
 class Site(NamedTuple):

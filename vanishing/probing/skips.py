@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vanishing.probing import jaxpr, reach, sites
-from vanishing.probing.dependence import RESHAPES
 from vanishing.probing.jaxpr import Atom, Frame, Literal, Node, Program, ValueId
+from vanishing.probing.reach import RESHAPES
 
 
 class ScaledSkip(NamedTuple):

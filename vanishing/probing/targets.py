@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vanishing.probing import reach, sites
-from vanishing.probing.dependence import RESHAPES
-from vanishing.probing.jaxpr import Atom, Literal, Node, ValueId
+from vanishing.probing.jaxpr import Node
 from vanishing.probing.plan import Plan
 
 RANGES = {"logistic": (0.0, 1.0), "relu": (0.0, math.inf), "tanh": (-1.0, 1.0)}
@@ -46,7 +45,8 @@ def unreached(plan: Plan, names: Sequence[str] = ()) -> tuple[Unreached, ...]:
                      strict=False))  # fmt: skip
     found = []
     for node in frame.nodes:
-        ends = [_origin(atom, makers) for atom in node.inputs] if node.primitive == "sub" else []
+        is_difference = node.primitive == "sub"
+        ends = [reach.origin(atom, makers) for atom in node.inputs] if is_difference else []
         for output, target in zip(ends, reversed(ends), strict=True):
             made = makers.get(output) if output is not None and output in learnt else None
             bounds = RANGES.get(made.primitive) if made else None
@@ -63,12 +63,3 @@ def _compared(made: Node, bounds: tuple[float, float], name: str, target) -> lis
     ends = (float(numbers.min()), float(numbers.max()))
     at = sites.line_of(made.seen_from)
     return [Unreached(made.primitive, at, name, share, low, high, *ends)] if share > 0 else []
-
-
-def _origin(atom: Atom, makers: dict[ValueId, Node]) -> ValueId | None:
-    while not isinstance(atom, Literal):
-        node = makers.get(atom)
-        if node is None or node.primitive not in RESHAPES:
-            return atom
-        atom = node.inputs[0]
-    return None

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 
 from vanishing.probing import jaxpr, reach, sites
-from vanishing.probing.dependence import RESHAPES, VIEWS
+from vanishing.probing.dependence import VIEWS
 from vanishing.probing.jaxpr import Frame, Literal, Node, Program, ValueId
+from vanishing.probing.reach import RESHAPES
 
 # What a softmax, or the logarithm of one, does to its input before it takes the exponential.
 _BEFORE = VIEWS - {"gather"} | {
