@@ -32,7 +32,7 @@ def test_the_fit_finds_the_factor_of_a_layer(factor):
     assert finding.evidence["factor_a_layer"] == pytest.approx(factor, rel=1e-4)
     assert finding.evidence["r_squared"] == pytest.approx(1)
     assert finding.evidence["first_over_last_layer"] == pytest.approx(factor**19, rel=1e-3)
-    assert str(finding).count("\n") == len(finding.remedies) >= 3
+    assert str(finding).count("\n") == len(finding.remedies) >= 2
 
 
 def test_a_chain_that_keeps_the_gradient_is_healthy():

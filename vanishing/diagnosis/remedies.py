@@ -48,6 +48,11 @@ BOUNDED = Remedy(
     "Le et al. 2015",
 )
 NORMALIZE = Remedy("normalise", "each layer's signal is set back to size 1", "Ioffe & Szegedy 2015")
+OVER_BATCH = Remedy(
+    "normalise over the batch",
+    "that takes off what all examples have in common, and leaves their differences at size 1",
+    "Ioffe & Szegedy 2015",
+)
 RESIDUAL = Remedy(
     "add skip connections", "the gradient has a way back that multiplies nothing", "He et al. 2016"
 )
@@ -90,7 +95,9 @@ CLIP = Remedy(
     "clip the gradient's norm", "one step cannot undo the training", "Pascanu et al. 2013"
 )
 ACTIVATION = Remedy(
-    "use ReLU or one of its kin", "its slope is 1 wherever it is on", "Glorot et al. 2011"
+    "use ReLU or one of its kin, at He's initial scale",
+    "its slope is 1 wherever it is on",
+    "Glorot et al. 2011; He et al. 2015",
 )
 GATE = Remedy(
     "use an LSTM or GRU, its forget bias at 1",
@@ -251,11 +258,6 @@ CHECK_STEP = Remedy(
     "one gradient that is not finite spoils every weight that it moves",
     "Pascanu et al. 2013",
 )
-RANDOM = Remedy(
-    "draw that parameter at random",
-    "a layer that multiplies by 0 returns the same for every input",
-    "Glorot & Bengio 2010",
-)
 ALL_BUT_ONE = Remedy(
     "draw all but the last of them at random",
     "a gradient is 0 for one step only where a single factor of the product is 0",
@@ -273,18 +275,17 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         FORGET,
         GATE,
         ORTHOGONAL,
-        SCORES,
+        TOKENS,
         PRENORM,
         ACTIVATION,
         SCALE,
         RESIDUAL,
+        OVER_BATCH,
         NORMALIZE,
     ),
     "exploding": (
         BOUNDED,
         ORTHOGONAL,
-        SCORES,
-        PRENORM,
         BRANCHES,
         SCALE,
         RESIDUAL,
@@ -292,13 +293,13 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
         CLIP,
         GATE,
     ),
-    "saturated": (ORTHOGONAL, SCORES, SCALE, NORMALIZE, ACTIVATION),
+    "saturated": (BOUNDED, ORTHOGONAL, SCORES, SCALE, NORMALIZE, ACTIVATION),
     "dead_units": (
         Remedy("use leaky ReLU or ELU", "a unit that is off still has a slope", "Maas et al. 2013"),
         RATE,
         Remedy("begin with biases of 0", "half of the units are on", "He et al. 2015"),
     ),
-    "rank_collapse": (RANDOM, ORTHOGONAL, RESIDUAL, NORMALIZE, SCALE),
+    "rank_collapse": (RESIDUAL, ORTHOGONAL, OVER_BATCH, SCALE),
     "norm": (
         Remedy(
             "leave the normalisation out there, or normalise over an axis of several numbers",
@@ -315,35 +316,73 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
     ),
     "symmetry": (SYMMETRY,),
     "double_softmax": (ONE_SOFTMAX,),
-    "forward_drift": (ORTHOGONAL, BRANCHES, SCALE, NORMALIZE),
+    "forward_drift": (ORTHOGONAL, SCALE, NORMALIZE),
     "update_ratio": (RATE_OF_UPDATES,),
 }
-# In which setting a remedy helps; one that is not here always does.
-_HELPS: Mapping[Remedy, Callable[[Setting], bool]] = {
-    ACTIVATION: lambda s: s.culprit == "activation" and not s.recurrent,
-    BRANCHES: lambda s: s.residual and not s.recurrent,
-    BOUNDED: lambda s: s.recurrent and s.gated,
-    FORGET: lambda s: s.recurrent and s.gated,
-    GATE: lambda s: s.recurrent and not s.gated,
-    UNSCALED: lambda s: s.culprit == "sum" and not s.recurrent,
-    NORMALIZE: lambda s: not s.recurrent and not s.normalized,
-    ORTHOGONAL: lambda s: s.recurrent,
-    PRENORM: lambda s: s.residual and s.culprit == "normalization",
-    RANDOM: lambda s: False,  # it is for a kernel of 0 alone
-    RESIDUAL: lambda s: not s.recurrent and not s.residual,
-    SCALE: lambda s: not s.recurrent and s.culprit not in ("attention", "normalization"),
-    SCORES: lambda s: s.culprit == "attention",
+
+
+def _clip_helps(kind: str, s: Setting) -> bool:
+    """A clipped step is small, but its direction is still that of the largest gradient.
+
+    That will do where all layers, or steps, share the direction; it does not in a network of tanh
+    that is chaotic, nor where gates have closed, nor behind a hundred normalisations.
+    """
+    return not s.gated if s.recurrent else s.culprit == "sum"
+
+
+def _scale_helps(kind: str, s: Setting) -> bool:
+    """The signal of a squashing activation is lost at any scale: small slopes, or saturation."""
+    if s.recurrent or (kind == "vanishing" and s.culprit == "activation"):
+        return False
+    return kind == "forward_drift" or s.culprit not in ("attention", "normalization")
+
+
+def _residual_helps(kind: str, s: Setting) -> bool:
+    """A way back that multiplies nothing does not take off what another way multiplies up."""
+    adds_a_way = not s.recurrent and not s.residual
+    return adds_a_way and (kind != "exploding" or s.culprit in ("attention", "normalization"))
+
+
+def _is_offset(kind: str, s: Setting) -> bool:
+    """Do the examples share what outweighs their differences, and a unit's mean is not it?"""
+    return kind == "rank_collapse" or s.culprit == "activation"
+
+
+def _normalizing_helps(kind: str, s: Setting) -> bool:
+    return not s.recurrent and not s.normalized and s.culprit != "attention"
+
+
+# For which kind of finding and in which setting a remedy helps; one that is not here always does.
+# tests/remedies proves each: a network that does not learn, and that learns with the remedy.
+_HELPS: Mapping[Remedy, Callable[[str, Setting], bool]] = {
+    ACTIVATION: lambda kind, s: s.culprit == "activation" and not s.recurrent,
+    BOUNDED: lambda kind, s: s.recurrent and s.gated,
+    BRANCHES: lambda kind, s: s.residual and not s.recurrent,
+    CLIP: _clip_helps,
+    FORGET: lambda kind, s: s.recurrent and s.gated,
+    GATE: lambda kind, s: s.recurrent and not s.gated,
+    NORMALIZE: lambda kind, s: (
+        _normalizing_helps(kind, s) and not (kind == "vanishing" and _is_offset(kind, s))
+    ),
+    ORTHOGONAL: lambda kind, s: s.recurrent and (kind == "rank_collapse" or not s.gated),
+    OVER_BATCH: lambda kind, s: _normalizing_helps(kind, s) and _is_offset(kind, s),
+    PRENORM: lambda kind, s: s.residual and s.culprit == "normalization",
+    RESIDUAL: _residual_helps,
+    SCALE: _scale_helps,
+    SCORES: lambda kind, s: s.culprit == "attention",
+    TOKENS: lambda kind, s: s.residual and s.culprit == "attention",
+    UNSCALED: lambda kind, s: s.culprit == "sum" and not s.recurrent,
 }
 
 
 def useful(kind: str, setting: Setting) -> tuple[Remedy, ...]:
-    """The remedies of a kind that help in a setting, best first.
+    """The remedies of a kind that help in a setting, best first; or its first, where none does.
 
     >>> [remedy.action for remedy in useful("exploding", Setting(recurrent=True))][1]
     "clip the gradient's norm"
     """
-    helps = [r for r in REMEDIES[kind] if r not in _HELPS or _HELPS[r](setting)]
-    return tuple(helps) or REMEDIES[kind]
+    helps = [r for r in REMEDIES[kind] if r not in _HELPS or _HELPS[r](kind, setting)]
+    return tuple(helps) or REMEDIES[kind][:1]
 
 
 def with_factor(remedies: tuple[Remedy, ...], factor: float) -> tuple[Remedy, ...]:
