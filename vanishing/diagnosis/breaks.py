@@ -124,7 +124,10 @@ def _why_cut(
         says = "the gradient is exactly 0" + (" everywhere" if place.where else "")
         fix = remedies.SCALE if place.where else remedies.UNSTOP
         return "dead_gradient", "", says, (fix, remedies.SLOPE)
-    before, is_single = "the gradient before it is exactly 0: ", site.shape[-1:] == (1,)
+    row = trace.names.index(place.where)
+    shapes = [trace.sites[parent].shape for parent in trace.layout.instances[row].parents]
+    before = "the gradient before it is exactly 0: "
+    is_single = any(shape[-1:] == (1,) for shape in (site.shape, *shapes))
     if site.kind == SiteKind.NORMALIZATION:
         says = (
             "a single number less its mean is 0"

@@ -128,8 +128,8 @@ def _own_zeros(trace: Trace, row: int) -> set[str]:
     kernel, site = trace.layout.kernel(row), trace.sites[row]
     if kernel and weights.get(kernel) == 0:
         return {kernel}
-    if kernel and trace.forward.rms[row] != 0:
-        return set()
+    if trace.forward.rms[row] != 0 and (kernel or site.kind == SiteKind.NONLINEARITY):
+        return set()  # what is 0 there is added
     own = {name for name in weights if site.param and is_within(name, site.param)}
     named = {other.param for other in trace.sites if other.param}
     own = set() if kernel else own  # a bias of 0 makes nothing 0 that a kernel multiplies
