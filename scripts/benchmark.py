@@ -5,8 +5,9 @@
     scripts/benchmark --versus=torch --device=gpu
 
 Prints, and writes between the two benchmark marks of a file, what `vanishing.probe` costs against
-`jax.value_and_grad` of the same model, with the usual summaries, the RMS alone, and the check for inf and nan: the time of
-a later call, the memory it adds to the program, and the first call, in processes of its own.
+`jax.value_and_grad` of the same model, with the usual summaries, the RMS alone, and the search for
+inf and nan alone: the time of a later call, the memory it adds to the program, and the first call,
+in processes of its own.
 `--before=folder` measures an earlier version beside this one: `git worktree add folder commit`.
 
 Then, for a tanh network of depth 50 with batch = width: milliseconds per training step, with every
