@@ -7,8 +7,8 @@ import pytest
 from tests.helpers import slow
 from tests.probing.named_models import MODELS
 from vanishing.probing import naming
-from vanishing.probing.dependence import RESHAPES
 from vanishing.probing.plan import make_plan
+from vanishing.probing.reach import RESHAPES
 
 
 def names_of(loss, *args, level="layer"):

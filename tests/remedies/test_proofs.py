@@ -55,7 +55,7 @@ def is_given(remedy, finding):
 ALL = {r for r in vars(remedies).values() if isinstance(r, Remedy)}.union(*REMEDIES.values())
 
 
-# Those of the optimiser's steps, and of masks, branches and gains, have no network here so far. With
+# Those of optimiser steps, and of masks, branches and gains, have no network here so far. With
 # a gain of 0 a network learns too, after a first step in which the layers behind it stand still.
 UNPROVEN = {
     remedies.LOUDER,

@@ -78,7 +78,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     examples = _without_consequences(collapse(trace), stops)
     causes = [*out_of_range(trace, known), *same, *stops, *dead, *examples]
     explained = {p for f in causes for p in f.evidence.get("parameters", ())}.union(names)
-    if not dead:
+    if not dead and not any(f.kind == "norm" for f in stops):  # which returns zeros itself
         causes += [f for f in without_input(trace, known) if f.where not in explained]
     if not examples and not same:
         cancelled = list(cancelling(trace, known, explained))
