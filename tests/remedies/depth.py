@@ -234,7 +234,7 @@ CASES = {
         {remedies.UNSCALED: plain(tanh, 0.5, depth=20, skip=1.0)},
     ),
     "batch normalisation of thirty layers": Case(
-        "exploding", "normalization", _folded(), {remedies.RESIDUAL: _folded(skip=1.0)}, steps=100
+        "exploding", "normalization", _folded(), {remedies.RESIDUAL: _folded(skip=1.0)}
     ),
     "a signal that is lost, with a loss aside": Case(
         "forward_drift",

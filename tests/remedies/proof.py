@@ -52,7 +52,7 @@ class Case(NamedTuple):
     sick: Arm
     mended: Mapping[Remedy, Arm]
     chance: float = CHANCE  # the loss of one that knows nothing
-    steps: int = 200
+    steps: int = 100
     watched: bool = False  # does the diagnosis look at the optimiser's steps?
     after: bool = False  # is it made after training, of what that has done?
     traced: bool = False  # is it made of a trace alone?

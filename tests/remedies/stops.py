@@ -67,15 +67,17 @@ def adapter(first):
     return Arm(loss, draw, (INPUTS,))
 
 
-def one_unit(function):
-    """Whether the label is odd, as a number between 0 and 1 and one that is the same for all."""
+def one_unit(function, shift=False):
+    """Whether the label is odd, as a number between 0 and 1; perhaps with one that all share."""
 
     def loss(params, x):
-        p = function(x @ params["kernel"])[:, 0] + params["shift"]
+        p = function(x @ params["kernel"])[:, 0]
+        p = p + params["shift"] if shift else p
         return jnp.mean((p - LABELS % 2) ** 2)
 
     def draw(key):
-        return {"kernel": normal(key, WIDTH, 1, std=UNIT), "shift": jnp.zeros(1)}
+        params = {"kernel": normal(key, WIDTH, 1, std=UNIT)}
+        return {**params, "shift": jnp.zeros(1)} if shift else params
 
     return Arm(loss, draw, (INPUTS,))
 
@@ -214,8 +216,8 @@ CASES = {
     "a sum of one element": Case(
         "dead_gradient",
         "cancellation",
-        one_unit(over_its_sum),
-        {remedies.UNCANCEL: one_unit(jnp.exp)},
+        one_unit(over_its_sum, shift=True),
+        {remedies.UNCANCEL: one_unit(jnp.exp, shift=True)},
         chance=0.25,
     ),
     "inputs beyond every hat": Case(
