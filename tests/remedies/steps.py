@@ -105,7 +105,7 @@ CASES = {
     ),
     "an epsilon that is 0 in float16": Case(
         "update_ratio",
-        "optimizer",
+        "epsilon",
         of_halves(_usual),
         {remedies.OPTIMIZER: of_halves(_larger)},
         watched=True,

@@ -100,7 +100,8 @@ def idle(trace: Trace) -> Iterator[Finding]:
     after, hidden = zeros.followers(trace), zeros.rounding(trace)
     for row in worst_of_each_site(trace, -sizes):
         later = max(after[row], key=lambda later: sizes[later], default=row)
-        if row in hidden or not 0 < sizes[row] < NO_SHARE * sizes[later]:
+        is_lost = 0 < sizes[row] < NO_SHARE * sizes[later] < np.inf
+        if row in hidden or not is_lost:
             continue
         place, share = trace.sites[later].place, float(sizes[row] / sizes[later])
         around = setting(trace, [row], later)
