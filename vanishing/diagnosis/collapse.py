@@ -53,6 +53,10 @@ ALIKE = 0.9
 """Mean cosine of the tokens' weights under which attention tells them apart."""
 
 
+STILL_APART = 0.99
+"""The same where the gradients of queries and keys are rounding, which says that tokens are one."""
+
+
 def dead_units(trace: Trace) -> Iterator[Finding]:
     """Nonlinearities most of whose units are off for all examples.
 
@@ -136,7 +140,7 @@ def tokens(trace: Trace, parameters: Collection[str]) -> Iterator[Finding]:
     after = zeros.followers(trace)
     rows = {row for _, used in zeros.users(trace, chosen) for row in used}
     scores = {s for row in rows for s in after[row] if trace.sites[s].op == "attention"}
-    alike = sorted(s for s in scores if became_alike(trace, s, at_first=0.99))
+    alike = sorted(s for s in scores if became_alike(trace, s, at_first=STILL_APART))
     if alike:
         cosine, depth = float(trace.forward.similarity[alike[0]]), count(len(alike), "layer")
         says = f"each token looks at all others with the same weights, in {depth} of attention, "

@@ -181,9 +181,9 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
         if "[t=" in trace.names[row] and trace.sites[row].kind == SiteKind.RESIDUAL:
             rows_of.setdefault(place.site, []).append(row)
     for rows in rows_of.values():
-        fit = _fit(trace, rows, trace.backward.rms)
         if _converges(trace, rows):
             continue
+        fit = _fit(trace, rows, trace.backward.rms)
         if fit and fit.layers > 8 and fit.total < -FORGOTTEN_DECADES and fit.r_squared > 0.9:
             around, ratio = setting(trace, rows), 10**fit.total
             says = f"the gradient at the first step is {number(ratio)} times that at the last, "

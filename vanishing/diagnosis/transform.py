@@ -114,24 +114,24 @@ class Diagnose:
         if not len(probed.trace) and probe.level == "layer":  # no layer is known as one
             probe = dataclasses.replace(probe, level="op")
             probed = probe(*args, **kwargs)
-        trace, step = probed.trace, Step()
-        trace.single()  # which refuses one that is being traced
+        step = Step()
+        probed.trace.single()  # which refuses one that is being traced
         if self.optimizer is not None:
             optimizer = optax.with_extra_args_support(self.optimizer)
             step = self._step(optimizer, probe, probed, opt_state, args, kwargs)
-            trace = trace.with_updates(step.updates)
+
+        def seen(probed: Probed) -> Trace:
+            return probed.trace.with_updates(step.updates) if self.optimizer else probed.trace
 
         def judged_at(probe: Probe, probed: Probed) -> Diagnosis:
-            known = known_of(probe, probed, args, kwargs, step)
-            seen = probed.trace
-            return judged(seen if step.updates is None else seen.with_updates(step.updates), known)
+            return judged(seen(probed), known_of(probe, probed, args, kwargs, step))
 
         if self.probe.level == "op":
             # Attention, normalisations and layers are seen as such among layers alone.
             layers = dataclasses.replace(probe, level="layer")
             diagnosis = judged_at(layers, layers(*args, **kwargs))
             if diagnosis.findings:
-                return diagnosis._replace(trace=trace)
+                return diagnosis._replace(trace=seen(probed))
         return judged_at(probe, probed)
 
     def _step(
