@@ -9,7 +9,7 @@ import pytest
 from vanishing import diagnosis
 from vanishing.diagnosis import CAUSES, KINDS, REMEDIES, diagnose
 from vanishing.diagnosis.findings import finding
-from vanishing.diagnosis.remedies import Setting
+from vanishing.diagnosis.settings import Setting
 
 FOLDER = Path(diagnosis.__file__).parent
 W = jax.random.normal(jax.random.key(0), (4, 4))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 
 from vanishing.diagnosis import diagnose
 from vanishing.diagnosis.findings import finding
-from vanishing.diagnosis.remedies import Setting
+from vanishing.diagnosis.settings import Setting
 from vanishing.probing import SUMMARIES, probe
 
 

@@ -222,3 +222,42 @@ def test_a_square_that_overflows_is_no_power_of_0():
     told = finding_of(loss, (30 * W).astype(jnp.float16), (30 * X).astype(jnp.float16))
     assert "of 0" not in told.says
     assert told.cause == "overflow"
+
+
+@pytest.mark.parametrize(
+    ("function", "op"),
+    [
+        (lambda h: h.astype(jnp.float16) ** 4, "power"),
+        (lambda h: jnp.abs(h).astype(jnp.float16) ** 2.5, "power"),
+        (lambda h: h.astype(jnp.float16) / jnp.full_like(h, 1e-3, jnp.float16), "quotient"),
+        (lambda h: (1e3 * h).astype(jnp.float16), "cast"),
+    ],
+)
+def test_what_is_beyond_float16_is_told_from_a_pole(function, op):
+    told = finding_of(lambda w, x: jnp.mean(function(1e3 * x @ w).astype(jnp.float32)), W, X)
+    assert (told.kind, told.cause) == ("precision", "overflow")
+    assert f"{op} at test_nonfinite.py" in told.says
+    assert told.remedies == (remedies.WIDER, remedies.SMALLER)
+
+
+def test_a_division_by_almost_0_is_no_matter_of_size():
+    told = finding_of(lambda w, x: jnp.sum(jnp.exp(w) / 1e-39), W, X)
+    assert (told.kind, told.cause) == ("non_finite", "singular_value")
+
+
+def test_layers_in_a_scan_are_no_recurrence():
+    def loss(stack, x):
+        return jnp.mean(jax.lax.scan(lambda h, w: (h @ w, None), x, stack)[0])
+
+    told = finding_of(loss, jnp.full((30, 4, 4), 1e2), X)
+    assert (told.kind, told.cause) == ("exploding", "growth")
+    assert told.remedies == (remedies.SCALE, remedies.SMALLER)
+
+
+def test_parameters_that_a_sum_of_gradients_spoils_have_its_own_remedy():
+    optimizer = optax.MultiSteps(optax.sgd(0.1), 4)
+    loss = lambda w, x: jnp.mean((x @ w) ** 2)  # noqa: E731
+    _, state = optimizer.update(jnp.full((4, 4), jnp.inf), optimizer.init(W), W)
+    call = diagnose(loss, optimizer=optimizer)
+    (told,) = call(jnp.full((4, 4), jnp.nan), X, opt_state=state).findings
+    assert told.remedies == (remedies.SKIP, remedies.CHECK_STEP)

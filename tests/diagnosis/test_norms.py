@@ -123,3 +123,14 @@ def test_an_epsilon_that_is_no_default_is_nobody_s():
     assert told.cause == "epsilon"
     assert "default" not in told.says
     assert "epsilon" not in told.evidence
+
+
+def test_a_single_number_less_its_mean_that_is_squeezed_afterwards():
+    def loss(p, x):
+        h = x @ p["narrow"]
+        h = (h - h.mean(-1, keepdims=True)) / jnp.sqrt(h.var(-1, keepdims=True) + 1e-6)
+        return jnp.mean((h[:, 0] + p["shift"] - x[:, 0]) ** 2)
+
+    params = {"narrow": jax.random.normal(jax.random.key(3), (WIDTH, 1)), "shift": jnp.zeros(1)}
+    (told,) = diagnose(loss)(params, X).findings
+    assert (told.kind, told.cause) == ("norm", "one_unit")

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from vanishing.diagnosis import REMEDIES, remedies
-from vanishing.diagnosis.remedies import Setting, useful
+from vanishing.diagnosis.settings import Setting, useful
 
 CULPRITS = ("activation", "rectifier", "attention", "normalization", "sum", "")
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vanishing.diagnosis import diagnose
+from vanishing.diagnosis import diagnose, remedies
 from vanishing.diagnosis.sizes import in_words
 
 WIDTH = 32
@@ -91,3 +91,42 @@ def over_depth(w, x):
 
 def test_an_equilibrium_beside_another_way_may_forget_how_it_began_too():
     assert found(over_depth, 0.4 * ORTHOGONAL[0], X) == {}
+
+
+def blocks(skip, branch):
+    kernels = list(jax.random.normal(jax.random.key(2), (20, 32, 32)) / 32**0.5)
+    x = jax.random.normal(jax.random.key(3), (16, 32))
+
+    def loss(kernels):
+        h = x
+        for kernel in kernels:
+            h = skip * h + branch * jnp.tanh(h @ kernel)
+        return jnp.mean(h**2)
+
+    return diagnose(loss)(kernels)
+
+
+def test_a_skip_connection_times_more_than_1_is_the_cause_of_what_its_stream_saturates():
+    (told,) = blocks(2.0, 0.1).findings
+    assert (told.kind, told.cause) == ("exploding", "residual_scale")
+    assert told.remedies[0] == remedies.UNSCALED
+
+
+def test_alike_layers_are_one_finding_though_each_has_its_own_factor():
+    (told,) = blocks(1.0, 3.0).findings
+    assert told.kind == "saturated"
+    assert len(told.also) > 8
+
+
+def test_a_number_of_the_program_that_loses_the_gradient_is_told():
+    x = jax.random.normal(jax.random.key(3), (16, 4))
+
+    def loss(p):
+        return jnp.mean((x @ p["a"] + 1e-9 * jnp.tanh(x @ p["b"]) @ p["c"] - 1) ** 2)
+
+    keys = dict(zip("abc", jax.random.split(jax.random.key(4), 3), strict=True))
+    params = {name: jax.random.normal(key, (4, 4)) / 2 for name, key in keys.items()}
+    (told,) = diagnose(loss)(params).findings
+    assert (told.kind, told.cause) == ("vanishing", "residual_scale")
+    assert told.remedies == (remedies.WAKE,)
+    assert "where the program multiplies by 1.0e-09" in told.says

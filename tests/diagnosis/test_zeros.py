@@ -195,3 +195,33 @@ def test_a_deep_residual_network_whose_signal_is_0_is_gone_through_once():
 
     params = {"first": ZERO, "layers": [A] * 40, "b": B, "c": C}
     assert diagnose(loss)(params).rows > 80
+
+
+def test_where_all_that_reaches_the_loss_cancels_that_is_said():
+    def nothing(p):
+        h = X @ p["a"] @ p["b"]
+        return jnp.mean(h - 1.0 * h) + 1
+
+    def one(p):
+        h = jnp.tanh(X @ p["a"]) @ p["b"]
+        return jnp.mean(h / h)
+
+    for loss in (nothing, one):
+        (told,) = diagnose(loss)({"a": A, "b": B}).findings
+        assert (told.kind, told.cause, told.where) == ("dead_gradient", "cancellation", "a, b")
+        assert told.remedies == (remedies.UNCANCEL,)
+
+
+@pytest.mark.parametrize(
+    ("function", "remedy"),
+    [
+        (lambda h: jnp.clip(h, -1, 1), remedies.SCALE),
+        (lambda h: jnp.minimum(jnp.maximum(h, -1), 1), remedies.SCALE),
+        (lambda h: jnp.heaviside(h, 0.5), remedies.SLOPE),
+    ],
+)
+def test_a_slope_that_is_0_between_two_others_is_no_matter_of_the_scale(function, remedy):
+    (told,) = diagnose(lambda p: cost(function(1e5 * X @ p["a"]) @ p["b"]))(
+        {"a": A, "b": B}
+    ).findings
+    assert (told.cause, told.remedies) == ("flat", (remedy,))

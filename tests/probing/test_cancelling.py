@@ -156,3 +156,8 @@ def test_the_program_of_the_gradient_is_that_of_jax(x64):
     expected = jax.tree.leaves(jax.grad(HEALTHY["attention"])(params, x))
     for grad, true in zip(grads, expected, strict=True):
         np.testing.assert_allclose(grad, true, rtol=1e-10)
+
+
+def test_a_tanh_at_its_end_is_no_sum_of_two_ways():
+    loss = lambda p, x: cost(jnp.tanh(x @ p["a"] - 100))  # noqa: E731
+    assert found(loss, PARAMS) == set()

@@ -46,3 +46,12 @@ def test_a_skip_connection_in_a_scan_is_found_once():
 
     found = skips.scaled(make_plan(loss, (W, X), {}).program)
     assert [skip.factor for skip in found] == [0.25]
+
+
+def test_small_numbers_of_the_program_are_found_in_loops_and_out_of_them():
+    def loss(w, x):
+        x = jax.lax.scan(lambda x, _: (1e-3 * (x @ w) + 0.5 * x, None), x, None, 3)[0]
+        return 1e-4 * jnp.sum(x)
+
+    found = skips.small_factors(make_plan(loss, (W, X), {}).program)
+    assert sorted(skip.factor for skip in found) == pytest.approx([1e-4, 1e-3])

@@ -80,6 +80,49 @@ def asked(size, normalise=False):
     return Arm(_asked(normalise), draw, (MARKED_TEXT,))
 
 
+def padded(sees):
+    """The class of one word and none else, among words left empty, of which the mask leaves all.
+
+    The one that is left is the last, which is the same in each sentence.
+    """
+
+    def loss(params, x, is_word):
+        scores = jnp.where(sees(is_word), x @ params["q"] @ (x @ params["k"]).swapaxes(1, 2), -1e9)
+        seen = jax.nn.softmax(scores) @ (x @ params["v"])
+        return cross_entropy(seen[:, 0] @ params["head"], MARKED_CLASS)
+
+    def draw(key):
+        layer, head = jax.random.split(key)
+        layer = jax.tree.map(lambda leaf: leaf[0], _projections(layer, 1, CHANNELS**-0.25))
+        return {**layer, "head": normal(head, CHANNELS, CLASSES, std=CHANNELS**-0.5)}
+
+    words = MARKED_TEXT.at[:, -1].set(1.0)
+    return Arm(loss, draw, (words, jnp.arange(TOKENS) < TOKENS - 1))
+
+
+def xor(factor):
+    """Whether two numbers have one sign, which no linear layer tells, and a branch does."""
+
+    def loss(params, x):
+        branch = jax.nn.relu(x @ params["in"]) @ params["out"]
+        return cross_entropy(x @ params["linear"] + factor * branch, _SAME_SIGN)
+
+    def draw(key):
+        linear, into, out = jax.random.split(key, 3)
+        return {
+            "linear": normal(linear, 2, 2, std=2**-0.5),
+            "in": normal(into, 2, WIDTH),
+            "out": normal(out, WIDTH, 2, std=WIDTH**-0.5),
+        }
+
+    return Arm(loss, draw, (_POINTS,))
+
+
+_POINTS = jnp.stack([jnp.tile(jnp.array([1.0, 1.0, -1.0, -1.0]), 8),
+                     jnp.tile(jnp.array([1.0, -1.0, 1.0, -1.0]), 8)], -1)  # fmt: skip
+_SAME_SIGN = (_POINTS.prod(-1) > 0).astype(int)
+
+
 @functools.cache
 def _stack(skip, norm, branch):
     """The class of each word, after layers of attention."""
@@ -113,6 +156,20 @@ CASES = {
     ),
     "scores that are too large": Case(
         "saturated", "attention", asked(10.0), {remedies.SCORES: asked(10.0, True)}, steps=300
+    ),
+    "a mask the wrong way round": Case(
+        "saturated",
+        "mask",
+        padded(jnp.logical_not),
+        {remedies.OTHER_WAY: padded(lambda mask: mask)},
+        steps=300,
+    ),
+    "a branch that is multiplied by almost 0": Case(
+        "vanishing",
+        "residual_scale",
+        xor(1e-9),
+        {remedies.WAKE: xor(1.0)},
+        chance=float(jnp.log(2)),
     ),
     "tokens that attention makes alike": Case(
         "vanishing",

@@ -233,6 +233,12 @@ CASES = {
         plain(tanh, 0.5, depth=20, skip=0.2),
         {remedies.UNSCALED: plain(tanh, 0.5, depth=20, skip=1.0)},
     ),
+    "skip connections that a number over 1 multiplies": Case(
+        "exploding",
+        "residual_scale",
+        plain(relu, 1.0, skip=4.0),
+        {remedies.UNSCALED: plain(relu, 1.0, skip=1.0)},
+    ),
     "batch normalisation of thirty layers": Case(
         "exploding", "normalization", _folded(), {remedies.RESIDUAL: _folded(skip=1.0)}
     ),

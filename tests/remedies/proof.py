@@ -54,7 +54,7 @@ class Case(NamedTuple):
     chance: float = CHANCE  # the loss of one that knows nothing
     steps: int = 100
     watched: bool = False  # does the diagnosis look at the optimiser's steps?
-    after: bool = False  # is it made after training, of what that has done?
+    after: int = 0  # steps of training after which it is made, of what they have done
     traced: bool = False  # is it made of a trace alone?
     remains: Collection[Remedy] = ()  # after these the network is as it was, and so its finding
 
@@ -88,8 +88,8 @@ def _trainer(loss, score, optimizer, steps) -> Callable[..., Any]:
             return (optax.apply_updates(params, updates), state), None
 
         begin = (params, transform.init(params))
-        params = jax.lax.scan(step, begin, None, steps)[0][0]
-        return score(params, *args), params
+        params, state = jax.lax.scan(step, begin, None, steps)[0]
+        return score(params, *args), params, state
 
     over_seeds = jax.vmap(run, (None, 0, None))
     return jax.jit(jax.vmap(over_seeds, (0, None, None)))
@@ -98,28 +98,29 @@ def _trainer(loss, score, optimizer, steps) -> Callable[..., Any]:
 _diagnose, _probe = functools.cache(diagnose), functools.cache(probe)
 
 
-def _end(arm: Arm, case: Case) -> tuple[Any, Any]:
-    """Scores and parameters after training, by rate and seed."""
-    train = _trainer(arm.loss, arm.score or arm.loss, arm.optimizer, case.steps)
+def _end(arm: Arm, steps: int) -> tuple[Any, Any, Any]:
+    """Scores, parameters and the optimiser's state after training, by rate and seed."""
+    train = _trainer(arm.loss, arm.score or arm.loss, arm.optimizer, steps)
     return train(jnp.array(arm.rates), _seeds(arm), arm.args)
 
 
 def trained(arm: Arm, case: Case) -> np.ndarray:
     """The score at the end over that of chance, by rate and seed; what is not finite is inf."""
-    scores = np.asarray(_end(arm, case)[0], np.float64) / case.chance
+    scores = np.asarray(_end(arm, case.steps)[0], np.float64) / case.chance
     return np.where(np.isfinite(scores), scores, np.inf)
 
 
 def diagnosed(arm: Arm, case: Case) -> Diagnosis:
     """The diagnosis of an arm at its first seed, before training or after it."""
+    params, state = jax.tree.map(lambda leaf: leaf[0], _seeds(arm)), None
     if case.after:
-        params = jax.tree.map(lambda leaf: leaf[0, 0], _end(arm, case)[1])
-    else:
-        params = jax.tree.map(lambda leaf: leaf[0], _seeds(arm))
+        params, state = jax.tree.map(lambda leaf: leaf[0, 0], _end(arm, case.after)[1:])
     if case.traced:
         return diagnose(_probe(arm.loss, summaries=SUMMARIES)(params, *arm.args).trace)
-    optimizer = arm.optimizer(arm.rates[0]) if case.watched else None
-    return _diagnose(arm.loss, optimizer=optimizer)(params, *arm.args)
+    if not case.watched:
+        return _diagnose(arm.loss)(params, *arm.args)
+    optimizer = arm.optimizer(arm.rates[0])
+    return _diagnose(arm.loss, optimizer=optimizer)(params, *arm.args, opt_state=state)
 
 
 def found(diagnosis: Diagnosis, case: Case) -> list[Finding]:

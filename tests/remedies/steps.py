@@ -1,5 +1,7 @@
 """Networks that an optimiser's steps, or one bad step, keep from learning."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -84,6 +86,43 @@ def of_rates(*rates):
     return two(relu, HE, rates=rates)
 
 
+def added_up(skip=None):
+    """Steps of four batches each, of which the sixth is bad."""
+
+    def optimizer(rate):
+        options = {"should_skip_update_fn": skip} if skip else {}
+        steps = optax.MultiSteps(momentum(4 * rate), 4, **options)
+        return optax.chain(spoiled(), steps.gradient_transformation())
+
+    return optimizer
+
+
+@functools.cache
+def _beside(share):
+    def classify(params, x):
+        return cross_entropy(relu(x @ params["kernel"]) @ params["head"])
+
+    def loss(params, x):
+        return share * classify(params, x) + jnp.mean((x @ params["back"] - x) ** 2)
+
+    return loss, classify
+
+
+def beside(share, optimizer):
+    """A classifier whose loss is a share of another one's, which has its own parameters."""
+
+    def draw(key):
+        kernel, head, back = jax.random.split(key, 3)
+        return {
+            "kernel": normal(kernel, WIDTH, WIDTH, std=HE * UNIT),
+            "head": normal(head, WIDTH, CLASSES, std=UNIT),
+            "back": normal(back, WIDTH, WIDTH, std=UNIT),
+        }
+
+    loss, classify = _beside(share)
+    return Arm(loss, draw, (INPUTS,), optimizer, score=classify)
+
+
 def four_layers(rate):
     return plain(relu, HE, 4, optimizer=optax.adam, rates=(rate,))
 
@@ -129,9 +168,24 @@ CASES = {
         "parameter",
         two(relu, HE, optimizer=after_a_bad_batch),
         {remedies.CHECK_STEP: two(relu, HE, optimizer=skipped)},
-        after=True,
+        after=100,
+    ),
+    "one bad batch of four whose gradients are added up": Case(
+        "non_finite",
+        "parameter",
+        two(relu, HE, optimizer=added_up()),
+        {remedies.SKIP: two(relu, HE, optimizer=added_up(optax.skip_not_finite))},
+        watched=True,
+        after=6,
+    ),
+    "a small share of the loss": Case(
+        "update_ratio",
+        "epsilon",
+        beside(1e-14, optax.adam),
+        {remedies.LOUDER: beside(1.0, optax.adam), remedies.NO_EPSILON: beside(1e-14, optax.lion)},
+        watched=True,
     ),
     "steps that turn units off": Case(
-        "dead_units", "", four_layers(3.0), {remedies.RATE: four_layers(0.01)}, after=True
+        "dead_units", "", four_layers(3.0), {remedies.RATE: four_layers(0.01)}, after=100
     ),
 }

@@ -101,6 +101,18 @@ def hats(lowest, highest):
     )
 
 
+def below_zero(function):
+    """Two numbers under 0, by whether the label is odd, at 1 from their mean."""
+
+    def loss(params, x, targets):
+        return jnp.mean((function(x @ params["kernel"] + params["bias"])[:, 0] - targets) ** 2)
+
+    def draw(key):
+        return {"kernel": normal(key, WIDTH, 1, std=UNIT), "bias": jnp.zeros((1, 1))}
+
+    return Arm(loss, draw, (INPUTS, -1.0 - 2.0 * (LABELS % 2)))
+
+
 def bottleneck(function):
     """A layer of a single unit, between two of many."""
 
@@ -245,6 +257,13 @@ CASES = {
         probabilities(jax.nn.softmax),
         {remedies.ONE_SOFTMAX: probabilities(same)},
         chance=float(jnp.log(8)),
+    ),
+    "a ReLU in front of targets under 0": Case(
+        "saturated",
+        "out_of_range",
+        below_zero(relu),
+        {remedies.NO_ACTIVATION: below_zero(same)},
+        chance=1.0,
     ),
     "biases that turn every unit off": Case(
         "dead_units",

@@ -9,9 +9,8 @@ from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.collapse import became_alike
 from vanishing.diagnosis.findings import Finding, finding
 from vanishing.diagnosis.known import Known
-from vanishing.diagnosis.remedies import useful
 from vanishing.diagnosis.saturation import CONCENTRATED, concentration
-from vanishing.diagnosis.settings import setting, worst_of_each_site
+from vanishing.diagnosis.settings import setting, useful, worst_of_each_site
 from vanishing.probing import Budget, SiteKind, Trace
 
 LEAST_SKIP = 0.5

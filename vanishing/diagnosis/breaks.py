@@ -10,9 +10,12 @@ import numpy as np
 from vanishing._text import count, english, number, percent
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.findings import MOST_NAMED, Finding, finding, listed
-from vanishing.diagnosis.known import SMALL, Known
+from vanishing.diagnosis.known import Known, negligible
+from vanishing.diagnosis.settings import ACTIVATIONS
 from vanishing.probing import Site, SiteKind, Trace
 from vanishing.probing.layout import STOPPED, UNUSED, LeafPlace
+
+_CLIPS = ("clip", "clamp", "hard", "max", "min")  # which have a slope between their ends
 
 MOST_TWINS = 0.5
 """Share of a layer's units with an equal, over which it is no chance of a few equal rows."""
@@ -86,12 +89,20 @@ def _lines(places: Sequence[str]) -> list[str]:
     return [place.partition(" at ")[2] for place in places]
 
 
-def cut(trace: Trace, explained: Sequence[Finding], stuck: Collection[str]) -> Iterator[Finding]:
-    """A place that lets no gradient back to parameters, unless its units are off."""
+def cut(
+    trace: Trace, known: Known, explained: Sequence[Finding], stuck: Collection[str]
+) -> Iterator[Finding]:
+    """A place that lets no gradient back to parameters, unless its units are off.
+
+    Where it is none of the rows, terms that cancel are another finding.
+    """
     site_of = dict(zip(trace.names, (i.site for i in trace.layout.instances), strict=True))
-    known = {site_of[cause.where] for cause in explained}
+    off = {site_of[cause.where] for cause in explained}
+    labels = [trace.layout.leaves[leaf].label for sum_ in known.cancelled for leaf in sum_.leaves]
     for place in zeros.cuts(trace, stuck):
-        if site_of.get(place.where) in known:
+        if site_of.get(place.where) in off:
+            continue
+        if place.where not in site_of and set(place.parameters) <= set(labels):
             continue
         site = trace.sites[site_of[place.where]] if place.where in site_of else None
         many = bool(place.where) or len(place.parameters) > len(trace.layout.param_names) / 2
@@ -138,8 +149,10 @@ def _why_cut(
     if is_single and "softmax" in site.op:
         says = "a softmax over one unit is always 1"
         return "dead_gradient", "one_unit", before + says, (remedies.TWO_UNITS,)
-    fixes = (remedies.SCALE, remedies.SLOPE)
-    return "dead_gradient", "flat", before + "its slope is 0 at every input", fixes
+    fix = remedies.SCORES if site.op == "attention" else remedies.SCALE
+    if site.op not in ACTIVATIONS and not any(name in site.op for name in _CLIPS):
+        fix = remedies.SLOPE
+    return "dead_gradient", "flat", before + "its slope is 0 at every input", (fix,)
 
 
 def _underflow(trace: Trace, place: zeros.Cut) -> str:
@@ -186,7 +199,7 @@ def cancelling(trace: Trace, known: Known, explained: Collection[str]) -> Iterat
     names = np.array(trace.layout.param_names)
     leaf_of = np.array(trace.layout.param_leaves, int)
     for sum_ in known.cancelled:
-        small = np.isin(leaf_of, sum_.leaves) & (gradients < SMALL * gradients.max())
+        small = np.isin(leaf_of, sum_.leaves) & negligible(trace)
         # Of a bias alone, as that of a critic, the loss is no function: both terms shift by it.
         small &= ~np.array([_is_bias(trace.layout.leaves[leaf]) for leaf in leaf_of], bool)
         left = [str(name) for name in names[small] if name not in explained]

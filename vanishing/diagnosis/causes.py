@@ -99,7 +99,8 @@ CAUSES = {
     "parameter": "A parameter holds it already.",
     "recurrence": "Every step of time multiplies the gradient by the same matrix or gate.",
     "residual_scale": (
-        "The sum of stream and branch multiplies the stream by a factor other than 1."
+        "The sum of stream and branch multiplies the stream by a factor other than 1, or the "
+        "branch by almost 0."
     ),
     "rounding": "What is added is under half of the distance to the dtype's next number.",
     "same_examples": "The layer's output does not depend on its input.",

@@ -9,7 +9,8 @@ import numpy as np
 from vanishing._text import count, english, number
 from vanishing.diagnosis import document
 from vanishing.diagnosis.causes import CAUSES, KINDS
-from vanishing.diagnosis.remedies import REMEDIES, Remedy, Setting, useful
+from vanishing.diagnosis.remedies import REMEDIES, Remedy
+from vanishing.diagnosis.settings import Setting, useful
 from vanishing.probing import Trace
 
 MOST_NAMED = 4  # names that a finding lists before it only counts

@@ -12,6 +12,7 @@ from vanishing.diagnosis.stopping import Stopped
 from vanishing.probing import (
     Probe,
     Probed,
+    Trace,
     births,
     cancelling,
     inputs,
@@ -29,6 +30,10 @@ from vanishing.probing.targets import Unreached
 SMALL = 1e-3
 """Norm of a parameter's gradient over the largest, under which it is asked whether terms cancel:
 a penalty of usual size keeps it that far from rounding."""
+
+
+INSENSITIVE = 1e-5
+"""Gradient times weight, over the loss, under which the same is asked."""
 
 
 TWIN = 1e-5
@@ -71,6 +76,7 @@ class Known(NamedTuple):
     no_input: tuple[int, ...] = ()  # leaves that only meet zeros that are made of data
     cancelled: tuple[Cancelled, ...] = ()  # gradients of which nothing but rounding is left
     skips: tuple[ScaledSkip, ...] = ()  # connections that a number of the program multiplies
+    factors: tuple[ScaledSkip, ...] = ()  # under a hundredth, that the program multiplies by
     linear: tuple[tuple[int, int], ...] = ()  # leaves of kernels that could be a single one
     unreached: tuple[Unreached, ...] = ()  # targets that the last activation cannot have
     divided_by: tuple[Birth, ...] = ()  # of the inf of which a division makes 0
@@ -97,6 +103,7 @@ def known_of(
     names = plan.arguments.names(probe.loss)
     gradient = np.asarray(probed.trace.params.gradient)
     results = np.array([np.sum(np.asarray(probed.value)), *gradient])
+    small = negligible(probed.trace.single())
     params_are_finite = np.isfinite(np.asarray(probed.trace.params.weight)).all()
     is_broken = params_are_finite and not np.isfinite(results).all()
     return Known(
@@ -105,11 +112,12 @@ def known_of(
         leaves=tuple(_leaves(plan, probed.grads, step.updates)),
         softmax_twice=twice.softmax_of_probabilities(plan.program),
         skips=skips.scaled(plan.program),
+        factors=skips.small_factors(plan.program),
         no_input=tried(inputs.empty, plan) if (gradient == 0).any() else (),
         linear=tried(linear.pairs, plan),
         unreached=tried(targets.unreached, plan, names),
         divided_by=tried(births.divided_by, plan) if _has_zeros(probed) else (),
-        cancelled=tried(cancelling.cancelled, plan) if _is_small(gradient).any() else (),
+        cancelled=tried(cancelling.cancelled, plan) if small.any() else (),
         step=step,
     )
 
@@ -127,10 +135,13 @@ def tried(look: Callable[..., tuple], *args: Any) -> tuple:
         return ()
 
 
-def _is_small(gradients: np.ndarray) -> np.ndarray:
-    """Which gradients are so small beside the largest that they may be rounding?"""
-    finite = np.isfinite(gradients).all() and gradients.size > 0
-    return gradients < SMALL * gradients.max() if finite else np.zeros(0, bool)
+def negligible(trace: Trace) -> np.ndarray:
+    """Which gradients are so small, beside the largest or the loss, that they may be rounding?"""
+    gradients, weights = (np.asarray(x) for x in (trace.params.gradient, trace.params.weight))
+    if not gradients.size or not np.isfinite(gradients).all():
+        return np.zeros(gradients.shape, bool)
+    of_loss = gradients * weights <= INSENSITIVE * abs(float(trace.value))
+    return (gradients <= SMALL * gradients.max()) | of_loss
 
 
 def _has_zeros(probed: Probed) -> bool:

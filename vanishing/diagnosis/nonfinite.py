@@ -11,6 +11,7 @@ import numpy as np
 from vanishing._text import count, english, number
 from vanishing.diagnosis import remedies, zeros
 from vanishing.diagnosis.findings import MOST_NAMED, Finding, finding, listed
+from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.remedies import Remedy
 from vanishing.diagnosis.singular import GROW, OVERFLOWS, SINGULAR, in_words, safe
 from vanishing.probing import Trace
@@ -19,7 +20,7 @@ from vanishing.probing.births import Birth
 _MOST = 3  # births that are told
 
 
-def non_finite(trace: Trace, whole: Trace, births: Sequence[Birth] = ()) -> Iterator[Finding]:
+def non_finite(trace: Trace, whole: Trace, known: Known = Known()) -> Iterator[Finding]:
     """Where inf or nan come from: a parameter, the data, or an operation.
 
     What reaches neither the loss nor a gradient is no fault: a mask of -inf, a nan in the branch
@@ -28,8 +29,9 @@ def non_finite(trace: Trace, whole: Trace, births: Sequence[Birth] = ()) -> Iter
     Args:
       trace: a single one.
       whole: the trace or the stack of traces that it is the median of.
-      births: the operations that made them, where they are known; else suspects are named.
+      known: with the operations that made them, where they are known; else suspects are named.
     """
+    births = known.births
     forward = np.flatnonzero(trace.forward.non_finite > 0)
     backward = np.flatnonzero(trace.backward.non_finite > 0)
     measured = trace.layout.has_measured("params")
@@ -40,7 +42,7 @@ def non_finite(trace: Trace, whole: Trace, births: Sequence[Birth] = ()) -> Iter
         elif len(backward):  # the signal's were left out, and may have come back with the gradient
             forward = np.zeros(0, int)
     if len(params):
-        yield _broken_parameters([trace.layout.param_names[i] for i in params])
+        yield _broken_parameters([trace.layout.param_names[i] for i in params], known)
     elif births:
         yield from _born(trace, births, forward, backward)
     elif len(forward):
@@ -92,7 +94,7 @@ def _birth(trace: Trace, birth: Birth, row: int | None) -> Finding:
     else:
         where, says = "the loss", f"it is {float(trace.value)}, though every row is finite"
         evidence["value"] = float(trace.value)
-    kind, cause, why, fixes = _why(birth)
+    kind, cause, why, fixes = _why(birth, _is_over_time(trace, birth))
     if cause == "data":
         where = birth.of
     if cause == "growth":
@@ -114,12 +116,17 @@ def divided_by_inf(trace: Trace, births: Sequence[Birth]) -> Iterator[Finding]:
     """What is 0 since it was divided by a number beyond the largest of its dtype."""
     empty = np.flatnonzero(np.asarray(trace.forward.rms) == 0)
     for birth in births[:_MOST] if len(empty) else ():
-        kind, cause, why, fixes = _why(birth)
+        kind, cause, why, fixes = _why(birth, _is_over_time(trace, birth))
         where, says = trace.names[empty[0]], f"it is 0 for every example, divided by inf: {why}"
         yield finding(kind, where, True, says, remedies=fixes, cause=cause, at=birth.at)
 
 
-def _why(birth: Birth) -> tuple[str, str, str, tuple[Remedy, ...]]:
+def _is_over_time(trace: Trace, birth: Birth) -> bool:
+    """Is it in a loop over time, and not in one over layers?"""
+    return bool(birth.steps) and any("[t=" in name for name in trace.names)
+
+
+def _why(birth: Birth, over_time: bool) -> tuple[str, str, str, tuple[Remedy, ...]]:
     """Kind and cause of a birth, what it is in words, and what mends it."""
     place = f" at {os.path.basename(birth.at)}" if birth.at else ""
     place += "".join(f"[{step}]" for step in birth.steps)
@@ -132,7 +139,7 @@ def _why(birth: Birth) -> tuple[str, str, str, tuple[Remedy, ...]]:
         why = f"an index beyond its array{place}, which JAX answers with nan"
         return "non_finite", "index", why, (remedies.INDEX,)
     if GROW.issuperset(birth.ops):
-        return _overflow(birth, place)
+        return _overflow(birth, place, over_time)
     if not SINGULAR.keys() & set(birth.ops):
         why = f"{english(birth.ops, 'or')}{place} makes it of finite numbers"
         return "non_finite", "singular_value", why, (remedies.GUARD,)
@@ -149,15 +156,16 @@ def _why(birth: Birth) -> tuple[str, str, str, tuple[Remedy, ...]]:
     return "non_finite", cause, why, (_safe(birth),)
 
 
-def _overflow(birth: Birth, place: str) -> tuple[str, str, str, tuple[Remedy, ...]]:
+def _overflow(
+    birth: Birth, place: str, over_time: bool
+) -> tuple[str, str, str, tuple[Remedy, ...]]:
     """A sum or a product of large numbers."""
     limit = float(jnp.finfo(birth.dtype or "float32").max)
     why = f"{english(birth.ops, 'or')}{place} goes beyond {number(limit)}, the largest number of "
     why += birth.dtype or "float32"
     if birth.dtype == "float16":
         return "precision", "overflow", why, (remedies.WIDER, remedies.SMALLER)
-    recurrent = bool(birth.steps)
-    fixes = (remedies.ORTHOGONAL, remedies.GATE) if recurrent else (remedies.SCALE,)
+    fixes = (remedies.ORTHOGONAL, remedies.GATE) if over_time else (remedies.SCALE,)
     return "exploding", "growth", why, (*fixes, remedies.SMALLER)
 
 
@@ -202,10 +210,13 @@ def broken_gradients(trace: Trace) -> Iterator[Finding]:
     yield _made(trace, where, what, suspects, otherwise, first_seen="parameter's gradient")
 
 
-def _broken_parameters(names: list[str]) -> Finding:
+def _broken_parameters(names: list[str], known: Known) -> Finding:
     says = f"{'these parameters hold' if len(names) > 1 else 'this parameter holds'} inf or nan"
     says += " before any operation"
-    fixes = (remedies.CHECK_STEP,)
+    fixes: tuple[Remedy, ...] = (remedies.CHECK_STEP,)
+    if known.step.kept == "MultiSteps":  # which multiplies what it does not do yet by 0
+        fixes = (remedies.SKIP, *fixes)
+        says += ", and so does the sum of gradients that optax.MultiSteps keeps"
     where = listed(names)
     cause, seen = "parameter", "parameter"
     return finding("non_finite", where, True, says, remedies=fixes, cause=cause, first_seen=seen)

@@ -1,6 +1,5 @@
-"""Remedies: what to try, by kind of finding and by where in a network it was found."""
+"""Remedies: what to try, by kind of finding."""
 
-from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from vanishing._text import number
@@ -12,24 +11,6 @@ class Remedy(NamedTuple):
     action: str
     reason: str
     source: str
-
-
-class Setting(NamedTuple):
-    """Where in a network a fault is, as far as that says what helps."""
-
-    recurrent: bool = False  # in a scan over time
-    residual: bool = False  # the gradient has a skip connection there
-    normalized: bool = False  # there are normalisations
-    gated: bool = False  # there are gates, as in an LSTM
-    culprit: str = ""  # "activation", "rectifier", "attention", "normalization", "sum", or ""
-
-    @property
-    def cause(self) -> str:
-        """Of a signal or a gradient that shrinks or grows from layer to layer."""
-        if self.recurrent:
-            return "recurrence"
-        causes = {"sum": "residual_scale", "rectifier": "initial_scale", "": "initial_scale"}
-        return causes.get(self.culprit, self.culprit)
 
 
 UNSCALED = Remedy(
@@ -321,68 +302,7 @@ REMEDIES: dict[str, tuple[Remedy, ...]] = {
 }
 
 
-def _clip_helps(kind: str, s: Setting) -> bool:
-    """A clipped step is small, but its direction is still that of the largest gradient.
-
-    That will do where all layers, or steps, share the direction; it does not in a network of tanh
-    that is chaotic, nor where gates have closed, nor behind a hundred normalisations.
-    """
-    return not s.gated if s.recurrent else s.culprit == "sum"
-
-
-def _scale_helps(kind: str, s: Setting) -> bool:
-    """The signal of a squashing activation is lost at any scale: small slopes, or saturation."""
-    if s.recurrent or (kind == "vanishing" and s.culprit == "activation"):
-        return False
-    return kind == "forward_drift" or s.culprit not in ("attention", "normalization")
-
-
-def _residual_helps(kind: str, s: Setting) -> bool:
-    """A way back that multiplies nothing does not take off what another way multiplies up."""
-    adds_a_way = not s.recurrent and not s.residual
-    return adds_a_way and (kind != "exploding" or s.culprit in ("attention", "normalization"))
-
-
-def _is_offset(kind: str, s: Setting) -> bool:
-    """Do the examples share what outweighs their differences, and a unit's mean is not it?"""
-    return kind == "rank_collapse" or s.culprit == "activation"
-
-
-def _normalizing_helps(kind: str, s: Setting) -> bool:
-    return not s.recurrent and not s.normalized and s.culprit != "attention"
-
-
-# For which kind of finding and in which setting a remedy helps; one that is not here always does.
-# tests/remedies proves each: a network that does not learn, and that learns with the remedy.
-_HELPS: Mapping[Remedy, Callable[[str, Setting], bool]] = {
-    ACTIVATION: lambda kind, s: s.culprit == "activation" and not s.recurrent,
-    BOUNDED: lambda kind, s: s.recurrent and s.gated,
-    BRANCHES: lambda kind, s: s.residual and not s.recurrent,
-    CLIP: _clip_helps,
-    FORGET: lambda kind, s: s.recurrent and s.gated,
-    GATE: lambda kind, s: s.recurrent and not s.gated,
-    NORMALIZE: lambda kind, s: (
-        _normalizing_helps(kind, s) and not (kind == "vanishing" and _is_offset(kind, s))
-    ),
-    ORTHOGONAL: lambda kind, s: s.recurrent and (kind == "rank_collapse" or not s.gated),
-    OVER_BATCH: lambda kind, s: _normalizing_helps(kind, s) and _is_offset(kind, s),
-    PRENORM: lambda kind, s: s.residual and s.culprit == "normalization",
-    RESIDUAL: _residual_helps,
-    SCALE: _scale_helps,
-    SCORES: lambda kind, s: s.culprit == "attention",
-    TOKENS: lambda kind, s: s.residual and s.culprit == "attention",
-    UNSCALED: lambda kind, s: s.culprit == "sum" and not s.recurrent,
-}
-
-
-def useful(kind: str, setting: Setting) -> tuple[Remedy, ...]:
-    """The remedies of a kind that help in a setting, best first; or its first, where none does.
-
-    >>> [remedy.action for remedy in useful("exploding", Setting(recurrent=True))][1]
-    "clip the gradient's norm"
-    """
-    helps = [r for r in REMEDIES[kind] if r not in _HELPS or _HELPS[r](kind, setting)]
-    return tuple(helps) or REMEDIES[kind][:1]
+_BY = ": about "  # before the factor of an action
 
 
 def with_factor(remedies: tuple[Remedy, ...], factor: float) -> tuple[Remedy, ...]:
@@ -391,5 +311,14 @@ def with_factor(remedies: tuple[Remedy, ...], factor: float) -> tuple[Remedy, ..
     >>> with_factor((SCALE,), 2.0)[0].action
     'derive the initial scale from the activation: about 2 times what it is'
     """
-    times = f": about {number(factor)} times what it is"
+    times = f"{_BY}{number(factor)} times what it is"
     return tuple(r._replace(action=r.action + times) if r == SCALE else r for r in remedies)
+
+
+def without_factor(remedies: tuple[Remedy, ...]) -> tuple[Remedy, ...]:
+    """The same remedies as they are for any place.
+
+    >>> without_factor(with_factor((SCALE,), 2.0)) == (SCALE,)
+    True
+    """
+    return tuple(r._replace(action=r.action.partition(_BY)[0]) for r in remedies)

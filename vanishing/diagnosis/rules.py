@@ -21,6 +21,7 @@ from vanishing.diagnosis.findings import MOST_NAMED, Diagnosis, Finding
 from vanishing.diagnosis.known import Known
 from vanishing.diagnosis.nonfinite import broken_gradients, divided_by_inf, non_finite
 from vanishing.diagnosis.norms import norms
+from vanishing.diagnosis.remedies import UNSCALED, without_factor
 from vanishing.diagnosis.saturation import head, masked, out_of_range, saturated
 from vanishing.diagnosis.sizes import drift, forgotten, in_words, lost_or_gained
 from vanishing.diagnosis.updates import updates
@@ -37,7 +38,7 @@ def judged(trace: Trace, known: Known = Known()) -> Diagnosis:
     """
     single = trace.single()
     budget = single.budget()
-    broken = list(non_finite(single, trace, known.births))
+    broken = list(non_finite(single, trace, known))
     findings = [*broken, *dead_gradient(single)]
     if all(f.evidence["first_seen"] == "parameter's gradient" for f in broken):
         findings += _of_finite(single, known, budget)
@@ -72,7 +73,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     if overflown := list(divided_by_inf(trace, known.divided_by)):
         return overflown  # all else follows
     same = [*symmetric(trace, known), *twice(trace, known)]
-    stops = [*stuck(trace, names), *cut(trace, dead, names), *underflow(trace)]
+    stops = [*stuck(trace, names), *cut(trace, known, dead, names), *underflow(trace)]
     if any(f.kind == "symmetry" for f in same):  # equal experts give a router no gradient
         stops = [f for f in stops if "softmax" not in f.where]
     examples = _without_consequences(collapse(trace), stops)
@@ -88,11 +89,18 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     sizes = sizes or list(forgotten(trace))
     if any(f.cause == "underflow" for f in stops):  # what is 0 by its dtype has no size
         sizes = []
+    if any(f.where.endswith("attention") for f in examples):  # so do queries and keys lose theirs
+        sizes = [f for f in sizes if f.kind != "exploding"]
     if any(f.cause == "activation" for f in sizes):  # what loses the gradient loses differences
         causes = [f for f in causes if f.kind != "rank_collapse"]
     if sizes:  # units are off where all examples have one direction
         causes = [f for f in causes if f.evidence.get("dead_share", 1) > ALL_DEAD]
     flat = _without_consequences([*norms(trace), *saturated(trace, known)], causes)
+    if any(f.cause == "one_unit" for f in flat):
+        causes = [f for f in causes if f.cause != "cancellation"]
+    if any(f.kind == "exploding" and UNSCALED in f.remedies for f in sizes):
+        flat = [f for f in flat if f.cause != "initial_scale"]  # the stream has grown
+        causes = [f for f in causes if f.cause != "flat"]
     flat_places = {
         site.place
         for site, name in zip(trace.sites, trace.names, strict=True)
@@ -141,7 +149,7 @@ def _folded(findings: Iterable[Finding]) -> list[Finding]:
     """One finding for those of one kind, cause and remedies, at the place where it is worst."""
     groups: dict[tuple, list[Finding]] = {}
     for f in findings:
-        groups.setdefault((f.kind, f.cause, f.remedies), []).append(f)
+        groups.setdefault((f.kind, f.cause, without_factor(f.remedies)), []).append(f)
     worst_first = (sorted(group, key=lambda f: f.severity) for group in groups.values())
     return [worst._replace(also=tuple(f.where for f in rest)) for worst, *rest in worst_first]
 

@@ -11,8 +11,8 @@ from vanishing.diagnosis import remedies, terms
 from vanishing.diagnosis.collapse import passed_back
 from vanishing.diagnosis.findings import Finding, finding
 from vanishing.diagnosis.known import Known
-from vanishing.diagnosis.remedies import useful, with_factor
-from vanishing.diagnosis.settings import ACTIVATIONS, setting, worst_of_each_site
+from vanishing.diagnosis.remedies import with_factor
+from vanishing.diagnosis.settings import ACTIVATIONS, setting, useful, worst_of_each_site
 from vanishing.probing import SiteKind, Trace
 
 SATURATED_SHARE = 0.3
@@ -112,7 +112,7 @@ def _saturation(
     large = [a for a in known.arguments if first and a.rms > LARGE_INPUT]
     if large and cause == "initial_scale" and around.culprit == "activation":
         cause = "input_scale"
-        fixes = (remedies.INPUTS, *fixes)
+        fixes = (remedies.INPUTS,)  # of other weights the large ones would outweigh the rest
         names = english([f"{a.name} (of size {number(a.rms)})" for a in large])
         says += f": the inputs are large, {names}"
     return finding(

@@ -73,6 +73,7 @@ GROW = frozenset(
         *(
             "add",
             "add_any",
+            "cast",
             "conv_general_dilated",
             "cumprod",
             "cumsum",
@@ -82,6 +83,7 @@ GROW = frozenset(
         ),
         *(
             "power",
+            "quotient",
             "reduce_prod",
             "reduce_sum",
             "reduce_window_sum",

@@ -11,8 +11,8 @@ from vanishing.diagnosis import remedies, terms
 from vanishing.diagnosis.collapse import COLLAPSED
 from vanishing.diagnosis.findings import Finding, finding
 from vanishing.diagnosis.known import Known
-from vanishing.diagnosis.remedies import Setting, useful, with_factor
-from vanishing.diagnosis.settings import setting
+from vanishing.diagnosis.remedies import with_factor
+from vanishing.diagnosis.settings import Setting, setting, useful
 from vanishing.probing import Budget, SiteKind, Trace
 
 LOST_DECADES = 2.0
@@ -142,23 +142,36 @@ def lost_or_gained(trace: Trace, budget: Budget, known: Known = Known()) -> Iter
     path = [trace.names.index(budget.first), *(charge.row for charge in ranked)]
     around, ratio = setting(trace, path, culprit), 10**fit.total
     drawn = terms.initial_scale(trace, _layers(trace, budget), around, known)
+    says, cause = drawn.says, around.cause
+    fixes = _numbered(useful(kind, around), 1 / fit.factor, fit)
+    small = [f.factor for f in known.factors if f.at == trace.sites[culprit].at]
+    if kind == "vanishing" and small:
+        cause, fixes = "residual_scale", (remedies.WAKE,)
+        says = f", where the program multiplies by {number(min(small, key=abs))}"
+    if kind == "exploding" and _is_loud(trace, culprit, known):
+        fixes = (remedies.UNSCALED, *fixes)
     yield finding(
         kind,
         budget.first,
         abs(fit.total) > 2 * (LOST_DECADES + fit.allowed),
         f"the gradient at the first {_layer(around)} is {number(ratio)} times that at the last, "
-        f"{_each(fit, fit.factor, around)}, {verb} mostly in {place}{drawn.says}",
+        f"{_each(fit, fit.factor, around)}, {verb} mostly in {place}{says}",
         around,
         first_over_last_layer=ratio,
         factor_a_layer=fit.factor,
         r_squared=fit.r_squared,
         layers=fit.layers,
         mostly_in=place,
-        cause=around.cause,
-        remedies=_numbered(useful(kind, around), 1 / fit.factor, fit),
+        cause=cause,
+        remedies=fixes,
         **_gates(around),
         **drawn.evidence,
     )
+
+
+def _is_loud(trace: Trace, row: int, known: Known) -> bool:
+    """Is a row the sum of a branch and a skip connection that is multiplied by more than 1?"""
+    return any(abs(skip.factor) > 1 and skip.at == trace.sites[row].at for skip in known.skips)
 
 
 def _gates(around: Setting) -> dict[str, str]:

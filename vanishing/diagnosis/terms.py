@@ -10,7 +10,7 @@ from vanishing import facts
 from vanishing._text import english, number
 from vanishing.diagnosis.findings import Finding
 from vanishing.diagnosis.known import Known
-from vanishing.diagnosis.remedies import Setting
+from vanishing.diagnosis.settings import Setting
 from vanishing.facts.kernels import Drawn
 from vanishing.layers import ACTIVATIONS
 from vanishing.probing import SiteKind, Trace

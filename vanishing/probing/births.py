@@ -4,6 +4,7 @@ A program is run again operation by operation, and each value that is not finite
 that began. So what a select throws away, or a slope of 0 absorbs, is no birth.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -73,6 +74,7 @@ class _Made(NamedTuple):
     """A birth in a program, and what was not finite before it."""
 
     node: Node | None  # None of what comes in
+    op: str
     steps: tuple[int, ...]
     of: "_Made | None"
     label: str  # of what comes in
@@ -85,7 +87,7 @@ def _given(value: Any, label: str) -> _Made | None:
         return None
     x = np.asarray(value)
     is_mask = bool(np.all(np.isfinite(x) | np.isneginf(x))) if np.isrealobj(x) else False
-    return _CONSTANT if is_mask else _Made(None, (), None, label)
+    return _CONSTANT if is_mask else _Made(None, "", (), None, label)
 
 
 def _frame(
@@ -149,7 +151,8 @@ def _own(node, inputs, before, output, steps) -> _Made | None:
     earlier = known[0] if known else None
     if earlier and not (_has_nan(output) and not any(map(_has_nan, inputs))):
         return earlier
-    return _Made(node, steps, earlier, "", max(map(_largest, inputs), default=0.0))
+    largest = max(map(_largest, inputs), default=0.0)
+    return _Made(node, _op(node, inputs, output), steps, earlier, "", largest)
 
 
 def _scan(node: Node, inputs, before, steps) -> list[_Made | None]:
@@ -180,7 +183,7 @@ def _scan(node: Node, inputs, before, steps) -> list[_Made | None]:
 
 _INVERSES = ("div", "rsqrt")  # of inf they are 0; the divisor comes last
 
-_CONSTANT = _Made(None, (), None, "constant")
+_CONSTANT = _Made(None, "", (), None, "constant")
 
 
 def _roots(made: Sequence[_Made | None]) -> Iterator[Birth]:
@@ -196,7 +199,7 @@ def _birth(made: _Made) -> Birth:
     if made.node is None:
         return Birth(ops=(), at="", of=made.label)
     return Birth(
-        ops=(_op(made.node),),
+        ops=(made.op,),
         at=sites.line_of(made.node.seen_from),
         steps=made.steps,
         of=made.of.label if made.of else "",
@@ -206,10 +209,19 @@ def _birth(made: _Made) -> Birth:
     )
 
 
-def _op(node: Node) -> str:
-    """The name of an operation; of a whole power, "power" if that is positive."""
-    is_power = node.primitive == "integer_pow" and node.equation.params["y"] > 0
-    return "power" if is_power else node.primitive
+def _op(node: Node, inputs: Sequence[Any], output: Any) -> str:
+    """The name of an operation; "power" or "quotient" where that is large, and not of or by 0."""
+    if node.primitive == "convert_element_type":
+        return "cast"
+    if node.primitive == "integer_pow":
+        return "power" if node.equation.params["y"] > 0 else "integer_pow"
+    if node.primitive not in ("pow", "div") or _has_nan(output):
+        return node.primitive
+    base = np.asarray(inputs[0 if node.primitive == "pow" else 1])
+    if node.primitive == "pow":
+        return "power" if np.all(base != 0) and _largest(base) > 1 else "pow"
+    is_large = _largest(inputs[0]) > math.sqrt(float(jnp.finfo(output.dtype).max))
+    return "quotient" if np.all(base != 0) and is_large else "div"
 
 
 class _Slopes:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vanishing.probing import jaxpr, reach, replay, sites
-from vanishing.probing.jaxpr import Literal, Node, Program
+from vanishing.probing.jaxpr import Literal, Node, Program, ValueId
 from vanishing.probing.plan import Plan
 
 _ROUNDINGS = 4  # of the dtype: what is smaller beside the largest term is rounding
@@ -38,7 +38,8 @@ def cancelled(plan: Plan) -> tuple[Cancelled, ...]:
     """
     program = backward(plan)
     frame = program.frame
-    sums = [node for node in frame.nodes if _is_sum(node)]
+    makers = {value: node for node in frame.nodes for value in node.outputs}
+    sums = [node for node in frame.nodes if _is_sum(node) and not _is_factor(node, makers)]
     if not sums:
         return ()
 
@@ -63,6 +64,15 @@ def cancelled(plan: Plan) -> tuple[Cancelled, ...]:
 def _is_sum(node: Node) -> bool:
     values = [atom for atom in node.inputs if not isinstance(atom, Literal)]
     return node.primitive == "add_any" and len(set(values)) == 2
+
+
+def _is_factor(node: Node, makers: dict[ValueId, Node]) -> bool:
+    """Is it x + x * y, which is x times 1 + y, as in the slope of tanh?"""
+    makes = [None if isinstance(atom, Literal) else makers.get(atom) for atom in node.inputs]
+    return any(
+        maker is not None and maker.primitive == "mul" and other in maker.inputs
+        for maker, other in zip(makes, reversed(node.inputs), strict=True)
+    )
 
 
 def _size(node: Node) -> int:

@@ -32,6 +32,20 @@ def scaled(program: Program) -> tuple[ScaledSkip, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def small_factors(program: Program) -> tuple[ScaledSkip, ...]:
+    """The products of a value and a number of the program under a hundredth, each line once."""
+    found = (
+        ScaledSkip(scale[1], sites.line_of(node.seen_from))
+        for _, node in jaxpr.walk(program.frame)
+        if (scale := _scaled(node)) and 0 < abs(scale[1]) < SMALL
+    )
+    return tuple(dict.fromkeys(found))
+
+
+SMALL = 0.01
+"""Factor under which a gradient is lost by a single product."""
+
+
 def _in_frame(frame: Frame, carried: Sequence[ValueId]) -> Iterator[ScaledSkip]:
     """The skip connections in a frame, of what is made there or was in a turn before."""
     makers = reach.makers(frame)
