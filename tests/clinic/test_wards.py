@@ -15,6 +15,7 @@ from vanishing.probing import SUMMARIES, probe
 MORE_EXACT = {
     "bfloat16 overflow": "exploding",
     "float16 second moment": "update_ratio",
+    "float16 mask of -1e9": "precision",
     "float16 squared error": "precision",
     "float16 sum of squares": "precision",
     "mamba, a sign forgotten": "exploding",

@@ -225,3 +225,19 @@ def test_a_slope_that_is_0_between_two_others_is_no_matter_of_the_scale(function
         {"a": A, "b": B}
     ).findings
     assert (told.cause, told.remedies) == ("flat", (remedy,))
+
+
+def test_products_that_come_under_float16_are_told_though_what_follows_is_not_tiny():
+    """The gradient after the layer is 1e-4, and times a kernel of 1e-4 it is 0 in float16."""
+    small = {"a": A, "b": 1e-4 * B}
+
+    def loss(p, scale):
+        a, b = p["a"].astype(jnp.float16), p["b"].astype(jnp.float16)
+        h = jnp.tanh(X.astype(jnp.float16) @ a) @ b
+        return scale * jnp.mean(h.astype(jnp.float32) - 1)
+
+    (told,) = diagnose(loss)(small, 3e-3).findings
+    assert (told.kind, told.cause, told.where) == ("precision", "underflow", "a")
+    assert told.remedies[0] == remedies.LOSS_SCALE
+    scaled = jax.grad(loss)(small, 3.0)
+    assert jnp.abs(scaled["a"]).max() > 0

@@ -182,14 +182,18 @@ def _dead_region(
 
 def _is_waiting(trace: Trace, row: int, dead: set[int]) -> bool:
     """Does a row let nothing back as long as a weight or a gate is 0, or by an underflow?"""
-    underflow = UNDERFLOW * float(jnp.finfo(trace.sites[row].dtype).tiny)
     gates = [gate for gate in _gates(trace, row, dead) if trace.forward.rms[gate] == 0]
     gradients = dict(zip(trace.layout.param_names, trace.params.gradient, strict=True))
     return (
-        bool(trace.backward.rms[row] < underflow)
+        _may_underflow(trace, row)
         or not all(makers_of_zero(trace, gate) for gate in gates)  # data, or a first state, are 0
         or any(gradients[name] != 0 for name in _factors_of_zero(trace, row, dead))
     )
+
+
+def _may_underflow(trace: Trace, row: int) -> bool:
+    """Is the gradient of a row so small that a product with it may be 0 by its dtype?"""
+    return bool(trace.backward.rms[row] < UNDERFLOW * float(jnp.finfo(trace.sites[row].dtype).tiny))
 
 
 def underflown(trace: Trace) -> tuple[list[str], float]:
@@ -204,8 +208,7 @@ def underflown(trace: Trace) -> tuple[list[str], float]:
         if not rows or rms[rows].any() or not any(trace.sites[r].dtype == "float16" for r in rows):
             continue
         dead, edge, _ = _dead_region(rows, after, rms)
-        smallest = float(jnp.finfo(jnp.float16).smallest_subnormal)
-        tiny = [float(rms[row]) for row in edge if rms[row] < UNDERFLOW * smallest]
+        tiny = [float(rms[row]) for row in edge if _may_underflow(trace, row)]
         factors = {name for row in edge for name in _factors_of_zero(trace, row, dead)}
         if tiny and all("bias" in factor for factor in factors):  # which are added
             names.append(name)
