@@ -134,3 +134,40 @@ def test_a_mask_does_not_hide_where_a_nan_is_made():
 
     finding = finding_of(loss, W, X, level="op")
     assert finding.evidence["made_by"].startswith("sqrt at ")
+
+
+@jax.custom_vjp
+def without_slope(x):
+    return 2 * x
+
+
+without_slope.defvjp(lambda x: (2 * x, None), lambda _, g: (0 * g,))
+V = jnp.full((1, 8), 0.7)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "cause"),
+    [
+        (lambda p: jnp.mean((X @ p["w"] - 1) ** 2) + 0 * p["v"].sum(), "v", "flat"),
+        (lambda p: jnp.mean((X @ p["w"] * jnp.clip(p["v"] + 9, -1, 1) - 1) ** 2), "v", "flat"),
+        (lambda p: jnp.mean((X @ p["w"] + jnp.where(p["v"] > 9, p["v"], 1)) ** 2), "v", "flat"),
+        (lambda p: jnp.mean((X @ p["w"] * jax.nn.softmax(p["v"], 0) - 1) ** 2), "v", "flat"),
+        (lambda p: jnp.mean((X @ p["w"] + without_slope(p["v"])) ** 2), "v", "stopped"),
+        (lambda p: jnp.mean((X @ without_slope(p["w"]) + p["v"]) ** 2), "w", "stopped"),
+    ],
+)
+def test_no_gradient_of_exactly_0_gets_a_clean_bill(loss, name, cause):
+    params = {"w": W, "v": V}
+    assert not jax.grad(loss)(params)[name].any()
+    (told,) = diagnose(loss)(params).findings
+    assert (told.kind, told.cause, told.where) == ("dead_gradient", cause, name)
+    assert told.at.startswith("tests/diagnosis/test_breaks.py:")
+
+
+def test_a_branch_that_was_not_taken_is_a_remark():
+    def loss(p):
+        return jax.lax.cond(p["v"].sum() > 99, lambda: p["v"].sum(), lambda: jnp.mean(X @ p["w"]))
+
+    diagnosis = diagnose(loss)({"w": W, "v": V})
+    assert diagnosis.findings == ()
+    assert diagnosis.remarks == ("v has no gradient: the branch that it is used in was not taken",)

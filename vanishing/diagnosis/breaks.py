@@ -13,7 +13,7 @@ from vanishing.diagnosis.findings import MOST_NAMED, Finding, finding, listed
 from vanishing.diagnosis.known import Known, negligible
 from vanishing.diagnosis.settings import ACTIVATIONS
 from vanishing.probing import Site, SiteKind, Trace
-from vanishing.probing.layout import STOPPED, UNUSED, LeafPlace
+from vanishing.probing.layout import STOPPED, UNUSED, USED, LeafPlace
 
 _CLIPS = ("clip", "clamp", "hard", "max", "min")  # which have a slope between their ends
 
@@ -238,6 +238,48 @@ def without_input(trace: Trace, known: Known) -> Iterator[Finding]:
             says if len(names) == 1 else says.replace("it is", "they are"),
             remedies=(remedies.REACH,),
             cause="no_input",
+            parameters=tuple(names),
+        )
+
+
+def silent(trace: Trace, known: Known) -> Iterator[Finding]:
+    """Parameters whose gradient is exactly 0 and stays so, which nothing else has explained.
+
+    Those that a row shows without a gradient are left to the other rules, which know what waits;
+    if nothing in the network has a gradient, they are told here as well.
+    """
+    rows = dict(zeros.users(trace, trace.params.gradient == 0))
+    alive = np.asarray(trace.backward.rms) > 0
+    nothing_learns = not np.any(trace.params.gradient)
+    groups: dict[tuple[bool, str, str], list[str]] = {}
+    for found in known.silent:
+        place = trace.layout.leaves[found.leaf]
+        names = [place.label.format(*index) for index in np.ndindex(place.lengths)]
+        own = [row for name in names for row in rows.get(name, [])]
+        is_told = nothing_learns or not own or (found.matters and any(alive[own]))
+        if place.reach != USED or found.op == "cond" or not is_told:
+            continue
+        group = (found.matters, found.op, found.at)
+        groups.setdefault(group, []).append(place.label.format(*":::"))
+    for (matters, op, at), names in groups.items():
+        has, it = ("its gradient is", "it") if len(names) == 1 else ("their gradients are", "they")
+        says = f"{has} exactly 0, also where the other parameters are moved a little; the loss "
+        if matters:
+            says += f"changes where {it} {'is' if len(names) == 1 else 'are'} moved, so that what "
+            says += f"follows {op} has a rule of its own, or a step"
+            cause, fixes = "stopped", (remedies.UNSTOP, remedies.SLOPE)
+        else:
+            says += f"stays the same where {it} {'is' if len(names) == 1 else 'are'}: what follows "
+            says += f"{op} is flat there, or multiplied by 0"
+            cause, fixes = "flat", (remedies.REACH,)
+        yield finding(
+            "dead_gradient",
+            listed(names),
+            2 * len(names) > len(trace.layout.leaves),
+            says,
+            remedies=fixes,
+            cause=cause,
+            at=at,
             parameters=tuple(names),
         )
 

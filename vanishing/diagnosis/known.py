@@ -17,6 +17,7 @@ from vanishing.probing import (
     cancelling,
     inputs,
     linear,
+    silent,
     skips,
     targets,
     twice,
@@ -24,6 +25,7 @@ from vanishing.probing import (
 from vanishing.probing.births import Birth
 from vanishing.probing.cancelling import Cancelled
 from vanishing.probing.plan import Plan
+from vanishing.probing.silent import Silent
 from vanishing.probing.skips import ScaledSkip
 from vanishing.probing.targets import Unreached
 
@@ -74,6 +76,7 @@ class Known(NamedTuple):
     leaves: tuple[Leaf, ...] = ()  # in the order of the layout's
     softmax_twice: tuple[str, ...] = ()  # places
     no_input: tuple[int, ...] = ()  # leaves that only meet zeros that are made of data
+    silent: tuple[Silent, ...] = ()  # leaves whose gradient is and stays 0
     cancelled: tuple[Cancelled, ...] = ()  # gradients of which nothing but rounding is left
     skips: tuple[ScaledSkip, ...] = ()  # connections that a number of the program multiplies
     factors: tuple[ScaledSkip, ...] = ()  # under a hundredth, that the program multiplies by
@@ -114,6 +117,7 @@ def known_of(
         skips=skips.scaled(plan.program),
         factors=skips.small_factors(plan.program),
         no_input=tried(inputs.empty, plan) if (gradient == 0).any() else (),
+        silent=tried(silent.silent, plan, jax.tree.leaves(probed.grads)),
         linear=tried(linear.pairs, plan),
         unreached=tried(targets.unreached, plan, names),
         divided_by=tried(births.divided_by, plan) if _has_zeros(probed) else (),

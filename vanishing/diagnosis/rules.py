@@ -9,6 +9,7 @@ from vanishing.diagnosis.breaks import (
     cancelling,
     cut,
     dead_gradient,
+    silent,
     stuck,
     symmetric,
     twice,
@@ -65,6 +66,8 @@ def _remarks(trace: Trace, known: Known) -> Iterator[str]:
             f"{labels[first]} and {labels[second]} follow one another without a nonlinearity "
             "between: together they are one linear layer"
         )
+    for leaf in [found.leaf for found in known.silent if found.op == "cond"][:MOST_NAMED]:
+        yield f"{labels[leaf]} has no gradient: the branch that it is used in was not taken"
 
 
 def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
@@ -112,15 +115,21 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
     attention = any(f.cause == "attention" for f in flat) and not drifts
     if any(f.evidence.get("saturated_share", 0) > MOST_FLAT for f in flat):
         causes = [f for f in causes if f.cause not in ("flat", "same_examples")]
-    return [
+    told = [
         *causes,
         *flat,
         *(f for f in sizes if f.evidence.get("mostly_in") not in flat_places and not attention),
         *(f for f in branches if not (f.cause == "same_examples" and collapsed)),
         *([] if sizes else head(trace)),
         *([] if sizes or flat else drifts),
-        *updates(trace, known),
     ]
+    if not any(f.kind in _EXPLAINS for f in told):
+        told += silent(trace, known)
+    return [*told, *updates(trace, known)]
+
+
+_EXPLAINS = {"dead_gradient", "dead_units", "norm", "precision", "saturated", "symmetry"}
+"""Kinds whose findings tell why gradients are 0."""
 
 
 MOST_FLAT = 0.9
