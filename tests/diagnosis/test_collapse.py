@@ -105,3 +105,14 @@ def test_tokens_that_attention_without_skips_makes_the_same_are_found():
     (finding,) = diagnose(attending)(params, x, 0.0).findings
     assert (finding.kind, finding.cause) == ("rank_collapse", "same_examples")
     assert diagnose(attending)(params, x, 1.0).findings == ()
+
+
+def test_a_sigmoid_at_its_lower_end_is_saturated_and_not_dead():
+    x = jax.random.normal(jax.random.key(5), (16, 8))
+    params = {"w": jax.random.normal(jax.random.key(6), (8, 8)), "b": jnp.full((1, 8), -150.0)}
+
+    def loss(p):
+        return jnp.mean((x @ p["w"] + jax.nn.sigmoid(x @ p["w"] + p["b"]) @ p["w"] - 1) ** 2)
+
+    kinds = {finding.kind for finding in diagnose(loss)(params).findings}
+    assert kinds == {"saturated"}

@@ -55,3 +55,19 @@ def test_small_numbers_of_the_program_are_found_in_loops_and_out_of_them():
 
     found = skips.small_factors(make_plan(loss, (W, X), {}).program)
     assert sorted(skip.factor for skip in found) == pytest.approx([1e-4, 1e-3])
+
+
+def test_a_first_signal_that_is_added_to_each_block_is_no_stream():
+    def unrolled(w, x):
+        first = h = x @ w
+        for _ in range(3):
+            h = 0.2 * first + jnp.tanh(h @ w)
+        return jnp.sum(h)
+
+    def scanned(w, x):
+        first = x @ w
+        step = lambda h, _: (0.2 * first + jnp.tanh(h @ w), None)  # noqa: E731
+        return jnp.sum(jax.lax.scan(step, first, None, 3)[0])
+
+    for loss in (unrolled, scanned):
+        assert skips.scaled(make_plan(loss, (W, X), {}).program) == ()

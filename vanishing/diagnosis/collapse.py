@@ -40,7 +40,12 @@ HAVE_SLOPE_AT_0 = frozenset(
 """Nonlinearities whose slope at 0 is not 0, so that a unit of 0 is not off."""
 
 # Single operations, which may be 0 by what they multiply or leave out.
-_NO_UNITS = ("add", "div", "integer_pow", "l2_norm", "mul", "select_n", "square", "sub")
+_NO_UNITS = frozenset(
+    {
+        *("add", "div", "integer_pow", "l2_norm", "mul", "select_n", "square", "sub"),
+        *("hard_sigmoid", "sigmoid", "softmax"),  # of which 0 is an end, as 1 is
+    }
+)
 
 FEWEST_EXAMPLES = 8
 """A unit that is on for half of the examples is off for eight at once with probability 0.4 %."""

@@ -23,12 +23,11 @@ def scaled(program: Program) -> tuple[ScaledSkip, ...]:
     Args:
       program: of a loss; each frame is looked at by itself.
     """
-    outermost = program.frame
-    found = (
-        skip
-        for frame in jaxpr.frames(outermost)
-        for skip in _in_frame(frame, () if frame is outermost else frame.inputs)
-    )
+    found = [*_in_frame(program.frame, ())]
+    for _, node in jaxpr.walk(program.frame):
+        first = node.loop.consts if node.loop else 0  # what is the same at each turn is no stream
+        for frame in node.frames:
+            found += _in_frame(frame, frame.inputs[first:])
     return tuple(dict.fromkeys(found))
 
 
@@ -47,8 +46,13 @@ SMALL = 0.01
 
 
 def _in_frame(frame: Frame, carried: Sequence[ValueId]) -> Iterator[ScaledSkip]:
-    """The skip connections in a frame, of what is made there or was in a turn before."""
+    """The skip connections in a frame, of what is made there or was in a turn before.
+
+    What is added to more than one branch, as the first signal to each block of a graph network, is
+    no stream that goes from block to block.
+    """
     makers = reach.makers(frame)
+    skips: dict[ValueId, list[ScaledSkip]] = {}
     for node in frame.nodes:
         if node.primitive != "add" or any(isinstance(a, Literal) for a in node.inputs):
             continue
@@ -57,7 +61,9 @@ def _in_frame(frame: Frame, carried: Sequence[ValueId]) -> Iterator[ScaledSkip]:
             if scale is None or not (scale[0] in makers or scale[0] in carried):
                 continue
             if _follows(branch, scale[0], makers, around=stream):
-                yield ScaledSkip(scale[1], sites.line_of(node.seen_from))
+                skip = ScaledSkip(scale[1], sites.line_of(node.seen_from))
+                skips.setdefault(scale[0], []).append(skip)
+    yield from (found[0] for found in skips.values() if len(found) == 1)
 
 
 def _scaled(node: Node | None) -> tuple[ValueId, float] | None:
