@@ -130,3 +130,26 @@ def test_a_number_of_the_program_that_loses_the_gradient_is_told():
     assert (told.kind, told.cause) == ("vanishing", "residual_scale")
     assert told.remedies == (remedies.WAKE,)
     assert "where the program multiplies by 1.0e-09" in told.says
+
+
+def rollout(params, start, rate):
+    """The logistic map, a little pushed at each of 60 steps; over a rate of 3.6 it is chaotic."""
+
+    def step(state, _):
+        push = jnp.tanh(state @ params["push"])
+        state = state + ((rate - 1) * state - rate * state**2 + 0.002 * push)
+        return state, jnp.mean(state**2)
+
+    return jnp.mean(jax.lax.scan(step, start, None, 60)[1])
+
+
+def test_a_gradient_that_grows_over_time_is_found_though_each_step_reaches_the_loss():
+    start = 0.2 + 0.6 * jax.random.uniform(jax.random.key(5), (8, 4))
+    params = {"push": jax.random.normal(jax.random.key(6), (4, 4)) / 2}
+    (told,) = diagnose(rollout)(params, start, 3.8).findings
+    assert (told.kind, told.cause) == ("exploding", "recurrence")
+    first = jax.grad(rollout, 1)(params, start, 3.8)
+    assert jnp.sqrt(jnp.mean(first**2)) > 1e6
+    assert told.evidence["factor_a_layer"] > 1.2
+    steady = diagnose(rollout)(params, start, 2.5).findings
+    assert "exploding" not in {finding.kind for finding in steady}

@@ -24,7 +24,7 @@ from vanishing.diagnosis.nonfinite import broken_gradients, divided_by_inf, non_
 from vanishing.diagnosis.norms import norms
 from vanishing.diagnosis.remedies import UNSCALED, without_factor
 from vanishing.diagnosis.saturation import head, masked, out_of_range, saturated
-from vanishing.diagnosis.sizes import drift, forgotten, in_words, lost_or_gained
+from vanishing.diagnosis.sizes import drift, in_words, lost_or_gained, over_time
 from vanishing.diagnosis.updates import updates
 from vanishing.probing import Budget, SiteKind, Trace
 from vanishing.probing.row_names import is_within
@@ -89,7 +89,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         rounded = {name for f in cancelled for name in f.evidence["parameters"]}
         causes += list(tokens(trace, rounded)) or cancelled
     sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget, known))
-    sizes = sizes or list(forgotten(trace))
+    sizes = sizes or list(over_time(trace))
     if any(f.cause == "underflow" for f in stops):  # what is 0 by its dtype has no size
         sizes = []
     if any(f.where.endswith("attention") for f in examples):  # so do queries and keys lose theirs

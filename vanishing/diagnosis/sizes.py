@@ -187,8 +187,12 @@ def _numbered(
     return with_factor(fixes, factor) if fit.layers > 2 and 0.1 < factor < 10 else fixes
 
 
-def forgotten(trace: Trace) -> Iterator[Finding]:
-    """A recurrence whose gradient is lost over time, though other ways around it are not."""
+def over_time(trace: Trace) -> Iterator[Finding]:
+    """A recurrence whose gradient is lost or grows over time, beside other ways around it.
+
+    Where each step adds to the loss, the gradient at the first is the sum of all: so it may grow
+    by the number of steps.
+    """
     rows_of: dict[int, list[int]] = {}
     for row, place in enumerate(trace.layout.instances):
         if "[t=" in trace.names[row] and trace.sites[row].kind == SiteKind.RESIDUAL:
@@ -197,7 +201,11 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
         if _converges(trace, rows):
             continue
         fit = _fit(trace, rows, trace.backward.rms)
-        if fit and fit.layers > 8 and fit.total < -FORGOTTEN_DECADES and fit.r_squared > 0.9:
+        if fit is None or fit.layers <= 8 or fit.r_squared <= 0.9:
+            continue
+        grown = fit.total - math.log10(fit.layers) - fit.allowed
+        if fit.total < -FORGOTTEN_DECADES or grown > LOST_DECADES:
+            kind = "vanishing" if fit.total < 0 else "exploding"
             around, ratio = setting(trace, rows), 10**fit.total
             says = f"the gradient at the first step is {number(ratio)} times that at the last, "
             says += _each(fit, fit.factor, around)
@@ -207,7 +215,7 @@ def forgotten(trace: Trace) -> Iterator[Finding]:
                 **_gates(around),
             }
             yield finding(
-                "vanishing",
+                kind,
                 trace.names[rows[0]],
                 True,
                 says,
@@ -223,7 +231,9 @@ def _layer(around: Setting) -> str:
 
 
 def _each(fit: _Fit, factor: float, around: Setting) -> str:
-    return f"a factor of {number(factor)} a {_layer(around)} over {fit.layers} {_layer(around)}s"
+    digits = 3 if 0.9 < factor < 1.1 else 2
+    text = number(factor, digits)
+    return f"a factor of {text} a {_layer(around)} over {fit.layers} {_layer(around)}s"
 
 
 def drift(trace: Trace, budget: Budget, known: Known = Known()) -> Iterator[Finding]:
