@@ -343,7 +343,8 @@ def figure(dataset: xr.Dataset) -> Figure:
             at = dataset.sel(quantity=name)
             axes.plot(at.layer, at.rms_by_grad, color=color[name], lw=1.3, label=name)
             axes.plot(at.layer, at.rms, "o", color=color[name], ms=5)
-        axes.set_yscale("log")
+        figures.log_scale(axes)
+        figures.note_if_empty(axes)
         figures.at_least_two_decades(axes)
         axes.set_ylabel("root mean square")
     grid[0, 0].set_title("Forward (lines: JAX; dots: by hand)", loc="left")
@@ -372,7 +373,8 @@ def _draw_factors(axes: Axes, dataset: xr.Dataset) -> None:
     parts = {"weights": hidden.factor_of_weights, "slopes": hidden.factor_of_slopes}
     parts["both"] = parts["weights"] * parts["slopes"]
     for offset, (name, factor) in zip((-0.27, 0.0, 0.27), parts.items(), strict=True):
-        axes.bar(hidden.layer + offset, factor, 0.25, label=name)
+        finite = factor.where(np.isfinite(factor))
+        axes.bar(hidden.layer + offset, finite, 0.25, label=name)
     axes.axhline(1.0, color="black", lw=1, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer that the error signal arrives at")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from vanishing._extras import needs
-from vanishing.figures.layout import at_least_two_decades, colors
+from vanishing.figures.layout import at_least_two_decades, colors, log_scale
 
 with needs("figures"):
     from matplotlib.backend_bases import FigureCanvasBase
@@ -42,8 +42,7 @@ def plot(names: Sequence[str], forward: np.ndarray, backward: np.ndarray, title:
         marker = "o" if len(values) <= 60 else None
         axes.plot(finite, color=palette[label], marker=marker, markersize=3.5, linewidth=1.3)
         axes.set_ylabel(label)
-        if not np.isnan(finite).all():
-            axes.set_yscale("log")
+        if log_scale(axes):
             at_least_two_decades(axes)
         axes.grid(alpha=0.25)
     lower.xaxis.set_major_locator(MaxNLocator(min(12, max(1, len(names))), integer=True))
