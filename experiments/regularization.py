@@ -59,9 +59,9 @@ class Config(
         rates = () if self.network else self.dropout
         return {
             "none": Member(),
-            **{f"l1 {w:g}": Member(penalty="l1", penalty_weight=w) for w in self.l1},
-            **{f"l2 {w:g}": Member(penalty="l2", penalty_weight=w) for w in self.l2},
-            **{f"dropout {rate:g}": Member(dropout_rate=rate) for rate in rates},
+            **{f"l1 {_short(w)}": Member(penalty="l1", penalty_weight=w) for w in self.l1},
+            **{f"l2 {_short(w)}": Member(penalty="l2", penalty_weight=w) for w in self.l2},
+            **{f"dropout {_short(rate)}": Member(dropout_rate=rate) for rate in rates},
         }
 
 
@@ -71,6 +71,11 @@ class Member(NamedTuple):
     penalty: str = "none"
     penalty_weight: float = 0.0
     dropout_rate: float = 0.0
+
+
+def _short(number: float) -> str:
+    """A number with all the digits that tell it from others, and no more."""
+    return repr(number).removesuffix(".0")
 
 
 def mlp(config: Config, classes: int, rate: float) -> layers.Layer:

@@ -213,3 +213,13 @@ def test_a_cell_is_a_folder_of_its_own_whatever_its_values():
     assert run_folder.cell_name({"activation": "tanh", "depth": 30}) == "activation=tanh,depth=30"
     assert run_folder.cell_name({}) == "all"
     assert run_folder.cell_name({"model": "../a/b"}, "map") == "map/model=..%2Fa%2Fb"
+    others = [
+        *({"a": "1,b=2", "b": "3"}, {"a": "1", "b": "2,b=3"}),  # commas of their own
+        *({"a": "relu"}, {"a": "ReLU"}, {"a": "RELU"}),  # file systems that ignore capitals
+        *({"a": "x" * 300 + "1"}, {"a": "x" * 300 + "2"}),  # too long for a folder's name
+        *({"a": "é"}, {"a": "e\u0301"}),  # file systems that make these one
+    ]
+    names = [run_folder.cell_name(axes).lower() for axes in others]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) < 250
+    assert not run_folder.cell_name({}, "..").startswith("../")

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,9 @@ with needs("sweeps"):
     import filelock
     import orbax.checkpoint as ocp
     import xarray as xr
+
+
+_LONGEST = 180  # characters of a folder's name; file systems allow 255 bytes
 
 
 class CodeVersion(NamedTuple):
@@ -201,8 +205,22 @@ def temporary() -> Iterator[Folder]:
 
 def cell_name(axes: Mapping[str, Any], sweep: str = "") -> str:
     """The name of a cell's folder, such as "activation=tanh,depth=30", under that of its sweep."""
-    named = ",".join(f"{name}={value}" for name, value in axes.items()) or "all"
-    return "/".join(quote(part, safe="=,+ ") for part in (sweep, named) if part)
+    named = ",".join(f"{_quoted(name)}={_quoted(str(value))}" for name, value in axes.items())
+    parts = (_quoted(sweep), named or "all")
+    return "/".join(_of_its_own(part) for part in parts if part)
+
+
+def _quoted(text: str) -> str:
+    """A text without what separates the parts of a name, or paths."""
+    return quote(text, safe="+ ")
+
+
+def _of_its_own(part: str) -> str:
+    """A name that no other part has on any file system: not by capitals, nor by being cut off."""
+    plain = re.sub("%[0-9A-F]{2}", "", part)
+    if plain == plain.lower() and len(part) <= _LONGEST and part.strip(". "):
+        return part
+    return f"{part[:_LONGEST].strip('. ')}-{hashlib.sha256(part.encode()).hexdigest()[:12]}"
 
 
 def _owner(config: Mapping[str, Any], code: CodeVersion) -> dict[str, dict]:
