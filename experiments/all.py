@@ -80,7 +80,6 @@ class Ran(NamedTuple):
 def run(name: str, preset: str, out: Path, overwrite: bool) -> Ran:
     """Run one experiment in a process of its own, and write its output to `out`/`name`.log."""
     folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
     command = ["-m", f"experiments.{name}", *PRESETS[preset][name].split(), f"--out={folder}"]
     before = time.perf_counter()
     process = subprocess.run(
@@ -168,9 +167,7 @@ def main(argv: Sequence[str]) -> None:
         say(f"[{number}/{len(names)}] {name} ...")
         ran.append(run(name, options.preset, out, options.overwrite))
         say(f"    {ran[-1].failed or 'done'} ({ran[-1].seconds:.0f} s)")
-        storage.write(
-            out / "index.html", lambda draft: draft.write_text(page(options.preset, ran, out))
-        )
+        storage.write(out / "index.html", page(options.preset, ran, out))
     say(f"Page: {out / 'index.html'}")
     failed = [entry.name for entry in ran if entry.failed]
     if failed:

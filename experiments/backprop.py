@@ -373,8 +373,7 @@ def _draw_factors(axes: Axes, dataset: xr.Dataset) -> None:
     parts = {"weights": hidden.factor_of_weights, "slopes": hidden.factor_of_slopes}
     parts["both"] = parts["weights"] * parts["slopes"]
     for offset, (name, factor) in zip((-0.27, 0.0, 0.27), parts.items(), strict=True):
-        finite = factor.where(np.isfinite(factor))
-        axes.bar(hidden.layer + offset, finite, 0.25, label=name)
+        axes.bar(hidden.layer + offset, factor.where(np.isfinite(factor)), 0.25, label=name)
     axes.axhline(1.0, color="black", lw=1, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer that the error signal arrives at")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from vanishing._types import Scalar
@@ -236,29 +237,32 @@ def held(name: str, values: Any, *, owner: str = "") -> np.ndarray:
         given = np.asarray(values)
     except ValueError:  # rows of different lengths
         given = np.array(None)
-    if not jax.dtypes.issubdtype(given.dtype, np.number) and given.dtype != bool:
+    if not jnp.issubdtype(given.dtype, np.number) and given.dtype != bool:
         raise ValueError(f"{subject} {described(values)}; it must be numbers that JAX can hold.")
     dtype = jax.dtypes.canonicalize_dtype(given.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         result = given.astype(dtype)
-        if dtype.kind in "fc":
-            size, limits = np.abs(given), np.finfo(dtype)
+        lost = np.zeros(given.shape, bool)
+        low, high, shown = 0, 0, result
+        if dtype.kind in "iu":
+            low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+            lost = result.astype(given.dtype) != given
+        elif dtype.kind in "fc":
+            low, high, size = np.finfo(dtype).tiny, np.finfo(dtype).max, np.abs(given)
             changed = ~(np.abs(result.astype(given.dtype) - given) <= 1e-6 * size)
-            lost = np.isfinite(given) & (given != 0) & (changed | (size < limits.tiny))
-            allowed = f"sizes of {dtype} go from {limits.tiny:.2g} to {limits.max:.2g}"
-        elif dtype.kind in "iu":
-            lost, limits = result.astype(given.dtype) != given, np.iinfo(dtype)
-            allowed = f"integers of {dtype} go from {limits.min} to {limits.max}"
-        else:  # bool, and the small formats, which JAX keeps
-            return result
+            lost = np.isfinite(given) & (given != 0) & (changed | (size < low))
+            shown = np.where(size < low, 0, result)
     if lost.any():
         at = np.unravel_index(np.argmax(lost), lost.shape)
-        number = 0.0 if dtype.kind in "fc" and size[at] < limits.tiny else result[at]
-        raise ValueError(f"{subject} {given[at]}, which JAX holds as {number}; {allowed}.")
+        kind, digits = ("integers", "d") if dtype.kind in "iu" else ("sizes", ".2g")
+        raise ValueError(
+            f"{subject} {given[at]}, which JAX holds as {shown[at]}; {kind} of {dtype} go from "
+            f"{low:{digits}} to {high:{digits}}."
+        )
     return result
 
 
-def distinct(name: str, values: Sequence[Any], alike: np.ndarray, where: str) -> None:
+def distinct(name: str, values: Sequence[Any] | np.ndarray, alike: np.ndarray, where: str) -> None:
     """Refuse values of which two become the same.
 
     Args:

@@ -114,7 +114,7 @@ def hidden_layers(dataset: xr.Dataset) -> xr.DataArray:
     for values in dataset.data_vars.values():
         if "layer" in values.dims:
             there = values.notnull().any([d for d in values.dims if d not in (*axes, "layer")])
-            last = np.maximum(last, values.layer.where(there, 0).max("layer"))
+            last = xr.apply_ufunc(np.maximum, last, values.layer.where(there, 0).max("layer"))
     return (last - 1).clip(0)
 
 

@@ -120,7 +120,7 @@ def claimed(
                 f"{path} of the first process is not seen by process {jax.process_index()}; "
                 "give an --out on a file system that all share."
             )
-        yield Folder(path)
+        yield run_folder.of(path, config, code)
         parallel.wait_for_all()
 
 
