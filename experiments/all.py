@@ -20,7 +20,8 @@ from absl import app, flags
 
 from experiments.common import catalog
 from vanishing import layers
-from vanishing._text import say
+from vanishing._loading import from_home
+from vanishing._text import one_line, say
 from vanishing.sweep import storage
 
 _MNIST = "--data=mnist --steps=20000 --record_every=500 --seeds=5"
@@ -160,7 +161,14 @@ def main(argv: Sequence[str]) -> None:
     if unknown:
         allowed = ", ".join(PRESETS[options.preset])
         sys.exit(f"all: only has {unknown[0]!r}; it must be one of {allowed}.")
-    out = Path(options.out or f"runs/all-{options.preset}")
+    try:
+        _run_all(names, options)
+    except (OSError, ValueError) as error:  # a full disk, or no such folder
+        sys.exit(f"all: {one_line(error)}")
+
+
+def _run_all(names: Sequence[str], options: flags.FlagValues) -> None:
+    out = from_home(options.out or f"runs/all-{options.preset}", "out")
     out.mkdir(parents=True, exist_ok=True)
     ran = []
     for number, name in enumerate(names, start=1):

@@ -1,3 +1,7 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -6,6 +10,8 @@ import xarray as xr
 
 from vanishing.sweep.checkpoints import Checkpoints
 from vanishing.sweep.run_folder import Folder
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
@@ -92,3 +98,26 @@ def test_saving_removes_the_checkpoint_before(tmp_path):
         checkpoints.save(chunks, {"x": np.full(3, chunks)})
         assert [path.name for path in tmp_path.iterdir()] == [str(chunks)]
     assert restored(checkpoints, 5) == [5, 5, 5]
+
+
+def test_a_full_disk_is_one_line_and_the_checkpoint_before_stays(tmp_path):
+    program = f"""
+import resource, sys
+from pathlib import Path
+import numpy as np
+from vanishing.sweep.checkpoints import Checkpoints
+checkpoints = Checkpoints(Path({str(tmp_path)!r}))
+random = np.random.default_rng(0)
+checkpoints.save(1, {{"x": random.normal(size=100)}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    checkpoints.save(2, {{"x": random.normal(size=10_000)}})
+except OSError as error:
+    sys.exit(f"{{error}}; {{checkpoints.latest()}}")
+"""
+    python = [sys.executable, "-c", program]
+    process = subprocess.run(python, capture_output=True, text=True, cwd=ROOT)
+    (line,) = process.stderr.splitlines()
+    assert line.startswith(f"no checkpoint could be written to {tmp_path}: File too large")
+    assert line.endswith("; 1")
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]

@@ -77,11 +77,16 @@ def test_parts_of_another_owner_or_grid_are_none(tmp_path, caplog):
 
 def test_a_dataset_without_its_checksum_was_being_written(tmp_path, caplog):
     store = claim(tmp_path)
-    store.finish(part(1.0), complete=True)
+    store.save_part("cell", range(0, 2), part(1.0))
+    store.finish(part(1.0), complete=False)
     assert store.is_finished()
     (tmp_path / "data.sha256").unlink()
     assert not store.is_finished()
     assert not caplog.text
+    store.clear("cells")
+    assert not store.is_finished()
+    assert f"{store.data} is damaged; it is computed again." in caplog.text
+    caplog.clear()
     store.finish(part(1.0), complete=True)
     damage(store.data)
     assert not store.is_finished()

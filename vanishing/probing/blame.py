@@ -34,6 +34,8 @@ def blamed(error: BaseException, ours: Path | None = None) -> str:
         not outermost or outermost[-1].filename.startswith(folders)
     )
     text = one_line(error)
+    if is_refusal and isinstance(error, OSError):  # of a disk: nobody's code is to blame
+        return text
     if not is_refusal and text != type(error).__name__:
         text = f"{type(error).__name__}: {text}"
     place = users_place(error, ours)

@@ -4,7 +4,10 @@ Each is a folder that Orbax writes, named by the number of chunks that were done
 with a checksum of its files. One without a seal was being written when its process was killed.
 """
 
+import contextlib
 import dataclasses
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -45,10 +48,13 @@ class Checkpoints:
         """Write a tree of NumPy arrays, then remove the checkpoint before it."""
         leaves = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
         try:
-            with self._manager() as manager:
+            with _without_logs(), self._manager() as manager:
                 manager.save(chunks, args=ocp.args.PyTreeSave(leaves))
         except Exception as error:  # tensorstore reports a full disk as a ValueError
-            raise OSError(f"no checkpoint could be written to {self.path}: {error}") from error
+            for draft in self.path.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(draft, ignore_errors=True)
+            reason = str(error).rpartition(": ")[2]
+            raise OSError(f"no checkpoint could be written to {self.path}: {reason}") from error
         if jax.process_index() == 0:
             storage.write(self.path / str(chunks) / _SEAL, self._seal(chunks))
             self.keep_only(chunks)
@@ -88,3 +94,14 @@ class Checkpoints:
         # the one before stays until the next is sealed
         options = ocp.CheckpointManagerOptions(max_to_keep=None, enable_async_checkpointing=False)
         return ocp.CheckpointManager(self.path, options=options)
+
+
+@contextlib.contextmanager
+def _without_logs() -> Iterator[None]:
+    """Without the tracebacks that Orbax's threads log beside the error that they raise."""
+    logger, own = logging.get_absl_logger(), lambda record: "orbax" not in record.pathname
+    logger.addFilter(own)
+    try:
+        yield
+    finally:
+        logger.removeFilter(own)

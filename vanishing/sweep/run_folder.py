@@ -84,9 +84,13 @@ class Folder:
         return self.path / "data.sha256"
 
     def is_finished(self) -> bool:
-        """Whether the dataset is there and whole; one that is damaged is named."""
+        """Whether the dataset is there and whole; one that is damaged is named.
+
+        Beside its parts it may lack its checksum: a process was killed while it wrote them.
+        """
         whole = self._is_sealed()
-        if not whole and self.data.exists() and self._seal.exists():
+        is_being_written = (self.path / "cells").exists() and not self._seal.exists()
+        if not whole and self.data.exists() and not is_being_written:
             logging.warning("%s is damaged; it is computed again.", self.data)
         return whole
 
