@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.common import groups, launch, training
 from experiments.common.options import new_default, option
+from experiments.common.sizes import difference, rms
 from vanishing import _text, backprop, figures, initializers, layers, losses, networks, sweep
 from vanishing.backprop.dense import Params
 from vanishing.train.steps import DTYPES
@@ -212,28 +213,6 @@ def work(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]) 
 _COUNTS = (backprop.forward_work, backprop.backward_work)
 
 
-def rms(values: jax.Array | np.ndarray) -> np.float64:
-    """Root mean square, in NumPy's float64 whatever the arithmetic of the network.
-
-    Divided by the largest entry before they are squared, tiny entries do not underflow.
-    """
-    entries = np.asarray(values, np.float64)
-    largest = np.max(np.abs(entries), initial=0.0)
-    scale = largest if 0 < largest < np.inf else np.float64(1.0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.float64(scale * np.sqrt(np.mean((entries / scale) ** 2)))
-
-
-def difference(actual: jax.Array | np.ndarray, expected: jax.Array | np.ndarray) -> float:
-    """The largest difference, over the largest size of the two.
-
-    Numbers under the smallest normal one have fewer digits, and are compared with that.
-    """
-    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    smallest = float(jnp.finfo(actual.dtype).tiny)
-    return float(np.abs(a - b).max() / max(np.abs(a).max(), np.abs(b).max(), smallest))
-
-
 def verdict(dataset: xr.Dataset) -> str:
     """Tables of every intermediate, of the factors and of the work, and an answer."""
     network = f"{dataset.attrs['shapes']}, {dataset.attrs['activation']}"
@@ -301,6 +280,8 @@ def _signal_left(dataset: xr.Dataset) -> list[str]:
     factors = (dataset.factor_of_weights * dataset.factor_of_slopes).isel(layer=slice(None, -1))
     product = float(factors.prod("layer", skipna=False))
     delta = dataset.rms.sel(quantity="delta")
+    if not np.isfinite(delta).all():
+        return ["The error signal overflows: it is not finite at every layer."]
     if float(delta[0]) > 0:
         return [
             f"Of the error signal at the read-out {float(delta[0] / delta[-1]):.2e} is left at the",

@@ -54,7 +54,8 @@ def users_place(error: BaseException, ours: Path | None = None) -> str:
             return f"{one.filename}:{one.lineno}"
     for one in reversed(list(_chain(error))):
         for frame in reversed(traceback.extract_tb(one.__traceback__)):
-            if is_own(frame.filename) and not (ours and frame.filename.startswith(str(ours))):
+            is_ours = ours is not None and frame.filename.startswith(str(ours))
+            if is_own(frame.filename) and not is_ours and frame.filename != "<string>":
                 return f"{frame.filename}:{frame.lineno}"
     return ""
 

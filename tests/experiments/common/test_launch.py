@@ -211,6 +211,7 @@ def test_a_bad_value_ends_in_one_clear_line(tmp_path, flag, fragment):
     assert process.returncode != 0
     assert len(process.stderr.strip().splitlines()) == 1, process.stderr
     assert fragment in process.stderr
+    assert "verbosity" not in process.stderr, "it is no line of code that is wrong"
     assert [path.name for path in tmp_path.iterdir()] == ["taken"], "it leaves no folder behind"
 
 
