@@ -19,6 +19,8 @@ class Anything:
     [
         ({"structural": {"depth": ()}}, "axis depth is empty"),
         ({"numeric": {"seed": []}}, "axis seed is empty"),
+        ({"numeric": {"seed": 3}}, "axis seed is 3; it must be a sequence of values."),
+        ({"structural": {"s": "tanh"}}, "axis s is 'tanh'; it must be a sequence of values."),
         ({"structural": {"x": (1,)}, "numeric": {"x": (2,)}}, "x is both structural and numeric"),
         (
             {"structural": {"s": (1, "1")}},

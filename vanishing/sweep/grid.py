@@ -38,6 +38,8 @@ class Grid:
 
     def __post_init__(self):
         for name, values in (*self.structural.items(), *self.numeric.items()):
+            if isinstance(values, str) or not hasattr(values, "__len__"):
+                raise ValueError(f"axis {name} is {values!r}; it must be a sequence of values.")
             if not len(values):
                 raise ValueError(f"axis {name} is empty; it takes at least one value.")
         repeated = set(self.structural) & set(self.numeric)
