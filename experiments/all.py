@@ -20,7 +20,8 @@ from absl import app, flags
 
 from experiments.common import catalog
 from vanishing import layers
-from vanishing._text import say
+from vanishing._loading import from_home
+from vanishing._text import one_line, say
 from vanishing.sweep import storage
 
 _MNIST = "--data=mnist --steps=20000 --record_every=500 --seeds=5"
@@ -80,7 +81,6 @@ class Ran(NamedTuple):
 def run(name: str, preset: str, out: Path, overwrite: bool) -> Ran:
     """Run one experiment in a process of its own, and write its output to `out`/`name`.log."""
     folder = out / name
-    folder.mkdir(parents=True, exist_ok=True)
     command = ["-m", f"experiments.{name}", *PRESETS[preset][name].split(), f"--out={folder}"]
     before = time.perf_counter()
     process = subprocess.run(
@@ -161,16 +161,21 @@ def main(argv: Sequence[str]) -> None:
     if unknown:
         allowed = ", ".join(PRESETS[options.preset])
         sys.exit(f"all: only has {unknown[0]!r}; it must be one of {allowed}.")
-    out = Path(options.out or f"runs/all-{options.preset}")
+    try:
+        _run_all(names, options)
+    except (OSError, ValueError) as error:  # a full disk, or no such folder
+        sys.exit(f"all: {one_line(error)}")
+
+
+def _run_all(names: Sequence[str], options: flags.FlagValues) -> None:
+    out = from_home(options.out or f"runs/all-{options.preset}", "out")
     out.mkdir(parents=True, exist_ok=True)
     ran = []
     for number, name in enumerate(names, start=1):
         say(f"[{number}/{len(names)}] {name} ...")
         ran.append(run(name, options.preset, out, options.overwrite))
         say(f"    {ran[-1].failed or 'done'} ({ran[-1].seconds:.0f} s)")
-        storage.write(
-            out / "index.html", lambda draft: draft.write_text(page(options.preset, ran, out))
-        )
+        storage.write(out / "index.html", page(options.preset, ran, out))
     say(f"Page: {out / 'index.html'}")
     failed = [entry.name for entry in ran if entry.failed]
     if failed:

@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.common import groups, launch, training
 from experiments.common.options import new_default, option
+from experiments.common.sizes import difference, rms
 from vanishing import _text, backprop, figures, initializers, layers, losses, networks, sweep
 from vanishing.backprop.dense import Params
 from vanishing.train.steps import DTYPES
@@ -212,28 +213,6 @@ def work(params: Params, x: jax.Array, labels: jax.Array, names: Sequence[str]) 
 _COUNTS = (backprop.forward_work, backprop.backward_work)
 
 
-def rms(values: jax.Array | np.ndarray) -> np.float64:
-    """Root mean square, in NumPy's float64 whatever the arithmetic of the network.
-
-    Divided by the largest entry before they are squared, tiny entries do not underflow.
-    """
-    entries = np.asarray(values, np.float64)
-    largest = np.max(np.abs(entries), initial=0.0)
-    scale = largest if 0 < largest < np.inf else np.float64(1.0)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.float64(scale * np.sqrt(np.mean((entries / scale) ** 2)))
-
-
-def difference(actual: jax.Array | np.ndarray, expected: jax.Array | np.ndarray) -> float:
-    """The largest difference, over the largest size of the two.
-
-    Numbers under the smallest normal one have fewer digits, and are compared with that.
-    """
-    a, b = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    smallest = float(jnp.finfo(actual.dtype).tiny)
-    return float(np.abs(a - b).max() / max(np.abs(a).max(), np.abs(b).max(), smallest))
-
-
 def verdict(dataset: xr.Dataset) -> str:
     """Tables of every intermediate, of the factors and of the work, and an answer."""
     network = f"{dataset.attrs['shapes']}, {dataset.attrs['activation']}"
@@ -301,6 +280,8 @@ def _signal_left(dataset: xr.Dataset) -> list[str]:
     factors = (dataset.factor_of_weights * dataset.factor_of_slopes).isel(layer=slice(None, -1))
     product = float(factors.prod("layer", skipna=False))
     delta = dataset.rms.sel(quantity="delta")
+    if not np.isfinite(delta).all():
+        return ["The error signal overflows: it is not finite at every layer."]
     if float(delta[0]) > 0:
         return [
             f"Of the error signal at the read-out {float(delta[0] / delta[-1]):.2e} is left at the",
@@ -343,7 +324,8 @@ def figure(dataset: xr.Dataset) -> Figure:
             at = dataset.sel(quantity=name)
             axes.plot(at.layer, at.rms_by_grad, color=color[name], lw=1.3, label=name)
             axes.plot(at.layer, at.rms, "o", color=color[name], ms=5)
-        axes.set_yscale("log")
+        figures.log_scale(axes)
+        figures.note_if_empty(axes)
         figures.at_least_two_decades(axes)
         axes.set_ylabel("root mean square")
     grid[0, 0].set_title("Forward (lines: JAX; dots: by hand)", loc="left")
@@ -372,7 +354,7 @@ def _draw_factors(axes: Axes, dataset: xr.Dataset) -> None:
     parts = {"weights": hidden.factor_of_weights, "slopes": hidden.factor_of_slopes}
     parts["both"] = parts["weights"] * parts["slopes"]
     for offset, (name, factor) in zip((-0.27, 0.0, 0.27), parts.items(), strict=True):
-        axes.bar(hidden.layer + offset, factor, 0.25, label=name)
+        axes.bar(hidden.layer + offset, factor.where(np.isfinite(factor)), 0.25, label=name)
     axes.axhline(1.0, color="black", lw=1, ls=":")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("layer that the error signal arrives at")

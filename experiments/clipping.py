@@ -80,7 +80,8 @@ def at_best_threshold(dataset: xr.Dataset) -> xr.Dataset:
 
     def loss(at: int) -> np.ndarray:
         best = families.chosen(dataset.isel(clip_threshold=at))
-        return best.loss.isel(step=slice(-5, None)).mean(("seed", "step"), skipna=False).values
+        last = best.loss.isel(step=slice(-5, None)).astype(float)  # sums overflow in float32
+        return last.mean(("seed", "step"), skipna=False).values
 
     losses = np.array([loss(at) for at in range(dataset.sizes["clip_threshold"])])
     index = np.where(np.isfinite(losses), losses, np.inf).argmin(0)

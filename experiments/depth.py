@@ -67,6 +67,7 @@ def speeds(dataset: xr.Dataset) -> xr.DataArray:
     return norms.where(norms.layer <= norms.depth).transpose("depth", "layer", "seed", "step")
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def verdict(dataset: xr.Dataset) -> str:
     """Tables of the outcome and of the speeds at each depth, and the best depths."""
     of_layers = speeds(dataset)
@@ -100,10 +101,10 @@ def verdict(dataset: xr.Dataset) -> str:
 
 def _last_over_first(of_layers: xr.DataArray) -> xr.DataArray:
     last = of_layers.where(of_layers.layer == of_layers.depth).max("layer")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return last / of_layers.sel(layer=1, drop=True)
+    return last / of_layers.sel(layer=1, drop=True)
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def figure(dataset: xr.Dataset) -> Figure:
     """The speed of each layer over training, one panel a depth, and accuracy against depth."""
     of_layers, depths = speeds(dataset), list(dataset.depth.values)
@@ -125,7 +126,8 @@ def figure(dataset: xr.Dataset) -> Figure:
                 alpha=0.15,
                 linewidth=0,
             )
-        axes.set_yscale("log")
+        figures.log_scale(axes)
+        figures.note_if_empty(axes)
         axes.set_title(f"{depth} hidden layer{'' if depth == 1 else 's'}")
         axes.set_xlabel("training step")
         figures.legend(axes)

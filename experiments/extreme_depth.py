@@ -163,18 +163,19 @@ def _memory(net: layers.Layer, x: jax.Array) -> float:
 _COLUMNS = ["depth", "rate", "test accuracy", "signal left", "predicted", "memory", "checkpoint"]
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def verdict(dataset: xr.Dataset) -> str:
     """A table of the accuracy and the memory of each depth, and of its error signal."""
     best = training.best_learning_rate(dataset, last=2)
     best_runs = dataset.sel(learning_rate=best)
     accuracy = best_runs.test_accuracy.isel(step=-1)
-    start = 2 * np.log(best_runs.cotangent_rms.isel(step=0))
+    start = 2 * np.log(best_runs.cotangent_rms.isel(step=0).astype(float))
     rows = []
     for depth in dataset.depth.values:
         logs = start.sel(depth=depth, layer=slice(1, int(depth))).mean("seed")
-        share = math.exp(float(logs.isel(layer=0) - logs.isel(layer=-1)) / 2)
+        share = float(np.exp((logs.isel(layer=0) - logs.isel(layer=-1)) / 2))
         line = dataset.log_backward_predicted.sel(depth=depth, layer=slice(1, int(depth)))
-        predicted = math.exp(float(line.isel(layer=0) - line.isel(layer=-1)) / 2)
+        predicted = float(np.exp((line.isel(layer=0) - line.isel(layer=-1)) / 2))
         ends = accuracy.sel(depth=depth)
         memory, less = (
             f"{float(dataset[name].sel(depth=depth)) / 1e6:.1f} MB"
@@ -197,6 +198,7 @@ def verdict(dataset: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def figure(dataset: xr.Dataset) -> Figure:
     """Signal and error signal by layer, predicted and measured, and the curves of training."""
     best_runs = dataset.sel(learning_rate=training.best_learning_rate(dataset, last=2))

@@ -76,7 +76,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 def verdict(dataset: xr.Dataset) -> str:
     """A table of measured and predicted outcomes, and the best weights for each activation."""
-    predicted = xr.apply_ufunc(families.power, dataset.predicted_log10_share, vectorize=True)
+    predicted = xr.apply_ufunc(training.power, dataset.predicted_log10_share, vectorize=True)
     notes = ["predicted: the signal left that mean-field theory predicts."]
     return families.verdict(dataset, "initializer", {"predicted": predicted}, notes)
 

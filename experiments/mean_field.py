@@ -201,6 +201,7 @@ _COLUMNS = [
 ]
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def verdict(dataset: xr.Dataset) -> str:
     """A table of predicted and measured slopes, and of the errors of signal and correlation."""
     cells = [
@@ -241,6 +242,7 @@ def _row(cell: xr.Dataset) -> list[str]:
     ]
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def figure(dataset: xr.Dataset) -> Figure:
     """Prediction as lines with their finite-width band, measurement as dots, by layer."""
     names = list(dataset.activation.values)
@@ -262,7 +264,7 @@ def figure(dataset: xr.Dataset) -> Figure:
                     label=name,
                 )
             if quantity == "q":
-                axes.set_yscale("log")
+                figures.log_scale(axes)
         grid[0, column].set_title(f"{block.replace('_', ' ')}, {initializer}")
         grid[2, column].set_xlabel("layer (1 is next to the input)")
     grid[1, 0].set_ylim(-0.15, 1.05)

@@ -144,6 +144,7 @@ def _critical_line(activation: str) -> xr.Dataset:
     )
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def verdict(dataset: xr.Dataset) -> str:
     """The critical scales, and the error of each measured slope."""
     name = dataset.attrs["activation"]
@@ -188,11 +189,13 @@ def verdict(dataset: xr.Dataset) -> str:
     return "\n".join(lines)
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def figure(dataset: xr.Dataset) -> Figure:
     """chi_1 as colour, the critical line, the depth scale as contours, measured slopes as dots."""
     drawing, ((axes,),) = figures.panels(1, 1, "", size=(7.5, 5.5))
     log_chi = np.log(dataset.chi_1)
-    reach = float(np.nanquantile(np.abs(log_chi.where(np.isfinite(log_chi))), 0.98))
+    finite = np.abs(log_chi.values[np.isfinite(log_chi.values)])
+    reach = float(np.quantile(finite, 0.98)) if len(finite) else 1.0
     style = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
     mesh = axes.pcolormesh(
         dataset.sigma_w, dataset.sigma_b, log_chi, shading="nearest", rasterized=True, **style

@@ -228,6 +228,7 @@ def decades(dataset: xr.Dataset) -> xr.DataArray:
     return ends.median("seed")
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def summary(dataset: xr.Dataset) -> xr.Dataset:
     """The change of the gradient, the loss and the score of each cell at its best learning rate."""
     best = dataset.sel(learning_rate=training.best_learning_rate(dataset))
@@ -302,6 +303,7 @@ def verdict(dataset: xr.Dataset) -> str:
     )
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def figure(dataset: xr.Dataset) -> Figure:
     """|dL/dh| by lag, before and after training and predicted, and the training loss."""
     best = dataset.sel(learning_rate=training.best_learning_rate(dataset))

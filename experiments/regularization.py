@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -58,9 +59,9 @@ class Config(
         rates = () if self.network else self.dropout
         return {
             "none": Member(),
-            **{f"l1 {w:g}": Member(penalty="l1", penalty_weight=w) for w in self.l1},
-            **{f"l2 {w:g}": Member(penalty="l2", penalty_weight=w) for w in self.l2},
-            **{f"dropout {rate:g}": Member(dropout_rate=rate) for rate in rates},
+            **{f"l1 {_short(w)}": Member(penalty="l1", penalty_weight=w) for w in self.l1},
+            **{f"l2 {_short(w)}": Member(penalty="l2", penalty_weight=w) for w in self.l2},
+            **{f"dropout {_short(rate)}": Member(dropout_rate=rate) for rate in rates},
         }
 
 
@@ -70,6 +71,11 @@ class Member(NamedTuple):
     penalty: str = "none"
     penalty_weight: float = 0.0
     dropout_rate: float = 0.0
+
+
+def _short(number: float) -> str:
+    """A number with all the digits that tell it from others, and no more."""
+    return repr(number).removesuffix(".0")
 
 
 def mlp(config: Config, classes: int, rate: float) -> layers.Layer:
@@ -113,6 +119,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     return families.measure(config, run, {"regularization": tuple(members)}, cell, examples)
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def ends(dataset: xr.Dataset) -> xr.Dataset:
     """Training accuracy, gradient norm and weight norm of each network at the end of training."""
     last = families.chosen(dataset).isel(step=-1, drop=True)
@@ -160,11 +167,13 @@ def draw_norms(gradients: Axes, weights: Axes, dataset: xr.Dataset) -> None:
     names = [str(name) for name in dataset.regularization.values]
     color = figures.colors(names)
     for axes, quantity in ((gradients, "kernel_gradient_norm"), (weights, "kernel_norm")):
-        norms = (families.chosen(dataset)[quantity] ** 2).sum("layer") ** 0.5
+        norms = (families.chosen(dataset)[quantity].astype(float) ** 2).sum("layer") ** 0.5
         for name in names:
             middle = norms.sel(regularization=name).median("seed")
             axes.plot(middle.step, middle, color=color[name], lw=1.2, label=name)
-    gradients.set_yscale("log")
+    for axes in (gradients, weights):
+        figures.note_if_empty(axes)
+    figures.log_scale(gradients)
     gradients.set_title("Norm of the gradient of all kernels", loc="left")
     weights.set_title("Norm of all kernels", loc="left")
     weights.set_ylim(bottom=0)

@@ -82,7 +82,9 @@ def between_blocks(dataset: xr.Dataset) -> xr.Dataset:
     """The dataset with the places between blocks in the place of its layers."""
     inside = [name for name in dataset.data_vars if "layer" in dataset[name].dims]
     names = {"place": "layer", "trunk_rms": "output_rms", "trunk_cotangent_rms": "cotangent_rms"}
-    return dataset.drop_vars([*inside, "layer"]).rename(names)
+    places = dataset.drop_vars([*inside, "layer"]).rename(names)
+    last = dataset["count"] + 2  # after the blocks comes the network's output
+    return places.assign(exists=places.layer.where(places.layer <= last))
 
 
 def verdict(dataset: xr.Dataset) -> str:

@@ -84,6 +84,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     ).assign_coords(line_sigma_w=line, chance=training.chance(examples))
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def accuracy(dataset: xr.Dataset) -> xr.DataArray:
     """Test accuracy at the end, at each network's best learning rate: the mean over seeds."""
     best = training.best_learning_rate(dataset, last=2)

@@ -42,9 +42,9 @@ class Ended(NamedTuple):
 class Running:
     """A module, run as `python -m` would, or a file.py, as `python` would, without a new Python."""
 
-    def __init__(self, module, *flags, cwd=None, optimized=False):
+    def __init__(self, module, *flags, cwd=None, optimized=False, home=None):
         self.folder = Path(tempfile.mkdtemp(prefix="vanishing-command-"))
-        run = (module, flags, str(self.folder), str(cwd or os.getcwd()), optimized)
+        run = (module, flags, str(self.folder), str(cwd or os.getcwd()), optimized, home)
         # a daemon: it is ended if the tests are
         self.process = FORKS.Process(target=_become, args=run, daemon=True)
         self.process.start()
@@ -78,12 +78,12 @@ class Running:
         return Ended(self.process.exitcode, *texts)
 
 
-def command(*flags, experiment="activation", cwd=None, optimized=False):
+def command(*flags, experiment="activation", **surroundings):
     """The experiment's command line; optimised only where it runs longer than it compiles."""
-    return Running(f"experiments.{experiment}", *flags, cwd=cwd, optimized=optimized).ended()
+    return Running(f"experiments.{experiment}", *flags, **surroundings).ended()
 
 
-def _become(module, flags, folder, cwd, optimized):
+def _become(module, flags, folder, cwd, optimized, home):
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
@@ -94,6 +94,7 @@ def _become(module, flags, folder, cwd, optimized):
         brisk = BRISK if jax.__version_info__ < (0, 11) else {}
         os.environ["XLA_FLAGS"] = " ".join(f"--xla_{name}={value}" for name, value in brisk.items())
     jax.config.update("jax_disable_most_optimizations", not optimized)
+    os.environ["HOME"] = str(home or os.environ.get("HOME", "/"))
     os.chdir(cwd)
     sys.argv[1:] = flags
     try:

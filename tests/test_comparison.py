@@ -45,6 +45,11 @@ def test_slopes_are_fitted_per_network_and_judged(linear):
     assert result.measured == pytest.approx(2 * np.log(SCALE), rel=1e-4)
     assert result.agrees
     assert not result._replace(measured=result.measured - 0.03).agrees
+    for value in (float("inf"), float("nan")):
+        for name in ("predicted", "measured"):
+            changed = result._replace(**{name: value})
+            assert not changed.agrees
+            assert changed.verdict == "not finite"
     assert_refuses(lambda: slope(linear, "nowhere"), "0 rows match 'nowhere'")
 
 

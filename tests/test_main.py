@@ -59,6 +59,63 @@ def test_a_wrong_command_ends_in_one_line(flags, reason):
     assert reason in line
 
 
+BROKEN = """
+import sys
+def divide():
+    return 1 / 0
+def key():
+    return {}["width"]
+def ends():
+    sys.exit(0)
+def late():
+    def loss(w):
+        assert w.shape == (3,), "three weights"
+        return w.sum()
+    import jax.numpy as jnp
+    return loss, jnp.ones(2), ()
+def several():
+    raise RuntimeError("no\\nwidth")
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "line"),
+    [
+        ("divide", "ZeroDivisionError: division by zero", 4),
+        ("key", "KeyError: 'width'", 6),
+        ("ends", "the program was ended by SystemExit: 0", 8),
+        ("late", "AssertionError: three weights", 11),
+        ("several", "RuntimeError: no width", 16),
+    ],
+)
+def test_an_error_in_the_users_code_is_one_line_with_theirs(name, reason, line, tmp_path):
+    file = tmp_path / "own_model.py"
+    file.write_text(BROKEN)
+    process = run("diagnose", f"--model={file}:{name}")
+    assert process.returncode == 2
+    (text,) = process.stderr.splitlines()
+    assert text.startswith(f"vanishing diagnose: {reason} (")
+    assert f"{file}:{line}; --verbosity=1 shows the traceback)" in text
+
+
+def test_a_model_that_is_no_python_is_named_by_its_line(tmp_path):
+    file = tmp_path / "own_model.py"
+    file.write_text("def make():\n    return (1,\n")
+    process = run("diagnose", f"--model={file}:make")
+    (text,) = process.stderr.splitlines()
+    assert "SyntaxError" in text
+    assert f"{file}:2; --verbosity=1" in text
+
+
+def test_verbosity_shows_the_traceback(tmp_path):
+    file = tmp_path / "own_model.py"
+    file.write_text(BROKEN)
+    process = run("diagnose", f"--model={file}:divide", "--verbosity=1")
+    assert process.returncode == 2
+    assert f'File "{file}", line 4, in divide' in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("vanishing diagnose: ZeroDivisionError")
+
+
 def test_the_console_command_is_the_module():
     """It is called as the script calls it that an installer writes."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -50,6 +50,21 @@ def test_the_core_is_what_predicts_probes_diagnoses_and_trains():
     assert packages == {"jax", "jaxlib"}, "an upper bound stands only where an internal is met"
 
 
+def test_an_installed_copy_offers_the_library_alone_too(tmp_path):
+    """So a folder `experiments` of the user's own is not taken for this one's, nor hidden by it."""
+    pytest.importorskip("editables")
+    build = "import hatchling.build as b, sys; print(b.build_editable(sys.argv[1]))"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    with zipfile.ZipFile(tmp_path / process.stdout.split()[-1]) as archive:
+        names = [name for name in archive.namelist() if "dist-info" not in name]
+        text = "".join(archive.read(name).decode() for name in names)
+    assert f"F.map_module('vanishing', {str(ROOT / 'vanishing' / '__init__.py')!r})" in text
+    assert "experiments" not in text.replace(str(ROOT), "")
+    assert str(ROOT) not in text.splitlines(), "no line of the .pth is the folder of the copy"
+
+
 CORE_ALONE = """
 import importlib.abc, sys
 

@@ -29,7 +29,11 @@ def fork(out):
 
 def left_behind(out):
     """The contents of the folder: the number of finished parts, and the chunks at checkpoints."""
-    chunks = [path.name for path in out.glob("checkpoints/*/*/*") if path.name.isdecimal()]
+    try:
+        seals = list(out.glob("checkpoints/*/*/*/seal.sha256"))
+    except FileNotFoundError:  # some were removed meanwhile
+        return left_behind(out)
+    chunks = [path.parent.name for path in seals if path.parent.name.isdecimal()]
     return len(list(out.glob("cells/*/[0-9]*.nc"))), *sorted(map(int, chunks))
 
 

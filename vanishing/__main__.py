@@ -2,9 +2,7 @@
 
 import importlib
 import sys
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
@@ -12,7 +10,7 @@ from absl import app, flags, logging
 
 from vanishing import __version__
 from vanishing._text import one_line, say
-from vanishing.probing.jaxpr import is_own
+from vanishing.probing.blame import blamed
 
 # Modules with `define_flags`, with `run`, which returns a text and an exit code, and with the name
 # of the flag that is usually given as USUAL.
@@ -46,9 +44,13 @@ def main() -> None:
             logging.set_verbosity(logging.WARNING)  # at INFO, JAX lists backends that are absent
         try:
             text, code = modules[verb].run(flags.FLAGS)
-        except (ValueError, TypeError, ImportError, OSError) as error:
+        except KeyboardInterrupt:
+            _fail(f"vanishing {verb}: interrupted.")
+        except SystemExit as error:  # of the user's code, whose exit code would be taken for ours
+            _fail(f"vanishing {verb}: the program was ended by {blamed(error)}.")
+        except Exception as error:
             logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
-            _fail(f"vanishing {verb}: {one_line(error)}{_origin(error)}")
+            _fail(f"vanishing {verb}: {blamed(error)}")
         say(text)
         sys.exit(code)
 
@@ -66,19 +68,6 @@ def _fail(message: str) -> NoReturn:
     """End with a message of one line, and the exit code of what could not be done."""
     print(message, file=sys.stderr)
     sys.exit(2)
-
-
-def _origin(error: Exception) -> str:
-    """The innermost line of the user's own code that led to an error, in brackets.
-
-    Of another library's, where none of the user's did.
-    """
-    frames = traceback.extract_tb(error.__traceback__)
-    if Path(frames[-1].filename).is_relative_to(Path(__file__).parent):
-        return ""  # the message says what to change
-    innermost = [frame for frame in frames if is_own(frame.filename)] or frames
-    place = f"{innermost[-1].filename}:{innermost[-1].lineno}"
-    return f" ({place}; --verbosity=1 shows the traceback)"
 
 
 def _lines(module: ModuleType) -> Sequence[str]:

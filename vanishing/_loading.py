@@ -1,4 +1,4 @@
-"""Loading of functions from a user's own file, named as path/to/file.py:name."""
+"""Files of the user's own by name: functions as path/to/file.py:name, paths from home."""
 
 import importlib.util
 import sys
@@ -39,6 +39,19 @@ def locate(name: str, option: str) -> tuple[Path, str]:
     file, _, function = name.rpartition(":")
     if not file or not function:
         raise ValueError(f"{option} is {name!r}; write it as path/to/file.py:function.")
-    if not Path(file).is_file():
+    path = from_home(file, option)
+    if not path.is_file():
         raise ValueError(f"{option} names {file}, which is no file.")
-    return Path(file), function
+    return path, function
+
+
+def from_home(path: str, option: str) -> Path:
+    """A path whose "~" stands for the home folder, as shells leave it behind `--out=`.
+
+    Raises:
+      ValueError: it is the home folder of somebody who has none.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{option} is {path!r}: {error}") from None

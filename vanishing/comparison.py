@@ -1,5 +1,6 @@
 """Comparison of what theory predicts with what the probe measured, row by row."""
 
+import math
 import re
 from typing import NamedTuple
 
@@ -128,13 +129,22 @@ class Slope(NamedTuple):
     error: float  # standard error of that mean
 
     @property
+    def is_finite(self) -> bool:
+        """Whether there are numbers to compare: where a signal overflows there are none."""
+        return math.isfinite(self.predicted) and math.isfinite(self.measured)
+
+    @property
     def agrees(self) -> bool:
-        """Whether the slopes differ by at most 0.02, or 5 % of the predicted one."""
-        return abs(self.measured - self.predicted) <= max(0.02, 0.05 * abs(self.predicted))
+        """Whether the slopes are finite and differ by at most 0.02, or 5 % of the predicted one."""
+        return self.is_finite and abs(self.measured - self.predicted) <= max(
+            0.02, 0.05 * abs(self.predicted)
+        )
 
     @property
     def verdict(self) -> str:
         """The agreement in words; within two standard errors it is left open."""
+        if not self.is_finite:
+            return "not finite"
         if self.agrees:
             return "agrees"
         off = abs(self.measured - self.predicted)

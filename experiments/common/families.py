@@ -79,13 +79,14 @@ def chosen(dataset: xr.Dataset) -> xr.Dataset:
     return dataset.sel(learning_rate=training.best_learning_rate(dataset))
 
 
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
 def summary(dataset: xr.Dataset) -> xr.Dataset:
     """Each network at its best learning rate.
 
     Its accuracy over seeds, the fraction of the error signal that reaches its first layer, before
     and after training, and whether the learning rate is the first or the last of those compared.
     """
-    best, rates = chosen(dataset), dataset.learning_rate
+    best, rates, hidden = chosen(dataset), dataset.learning_rate, hidden_layers(dataset)
     accuracy = best.test_accuracy.isel(step=-1, drop=True)
     start, end = (best.cotangent_rms.isel(step=at, drop=True) for at in (0, -1))
     return xr.Dataset(
@@ -94,26 +95,35 @@ def summary(dataset: xr.Dataset) -> xr.Dataset:
             "at_an_end": (best.learning_rate == rates[0]) | (best.learning_rate == rates[-1]),
             "accuracy": accuracy.mean("seed"),
             "spread": accuracy.std("seed"),
-            "loss": best.loss.isel(step=-1, drop=True).mean("seed"),
+            "loss": best.loss.isel(step=-1, drop=True).astype(float).mean("seed"),
             "diverged": (best.outcome == train.Outcome.DIVERGED).sum("seed"),
-            "log10_share": log10_share(start),
-            "log10_share_after": log10_share(end),
-            "hidden": hidden_layers(start),
+            "log10_share": log10_share(start, hidden),
+            "log10_share_after": log10_share(end, hidden),
+            "hidden": hidden,
         }
     )
 
 
-def hidden_layers(sizes: xr.DataArray) -> xr.DataArray:
-    """The number of layers of a network without its read-out: those with a size."""
-    return sizes.notnull().any("seed").sum("layer") - 1
+def hidden_layers(dataset: xr.Dataset) -> xr.DataArray:
+    """The number of layers of each network without its read-out; 0 of one that failed.
+
+    A layer is there if anything was measured at it in any run: where the error signal has exploded
+    it is nan, as it is beyond a network's depth, but the weights have their size.
+    """
+    axes, last = axes_of(dataset), xr.DataArray(0)
+    for values in dataset.data_vars.values():
+        if "layer" in values.dims:
+            there = values.notnull().any([d for d in values.dims if d not in (*axes, "layer")])
+            last = xr.apply_ufunc(np.maximum, last, values.layer.where(there, 0).max("layer"))
+    return (last - 1).clip(0)
 
 
-def log10_share(sizes: xr.DataArray) -> xr.DataArray:
+@np.errstate(all="ignore")  # sizes may be 0, infinite or nan
+def log10_share(sizes: xr.DataArray, hidden: xr.DataArray) -> xr.DataArray:
     """log10 of a size at the first layer over that at the last hidden one; median over seeds."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = xr.apply_ufunc(np.log10, sizes)
-        last = logs.where(logs.layer == hidden_layers(sizes)).max("layer")
-        return (logs.sel(layer=1, drop=True) - last).median("seed")
+    logs = xr.apply_ufunc(np.log10, sizes.astype(float))
+    last = logs.where(logs.layer == hidden).max("layer")
+    return (logs.sel(layer=1, drop=True) - last).median("seed")
 
 
 def with_prediction(
@@ -204,12 +214,16 @@ def table(dataset: xr.Dataset, columns: Mapping[str, xr.DataArray] | None = None
         rows.append([*named, *signal, *added, *outcome])
     header = [*names, "signal left", "after", "a layer", *(columns or {}), "rate ", "test accuracy"]
     left = sum(dataset[name].dtype.kind not in "if" for name in names)
-    return [*_text.table([*header, ""], rows, left).splitlines(), "", *_legend(dataset)]
+    return [*_text.table([*header, ""], rows, left).splitlines(), "", *_legend(dataset, results)]
 
 
 def _texts(columns: Iterable[xr.DataArray], place: Mapping[str, Any]) -> list[str]:
     """The text of each column at one place of the grid."""
-    return [str(column.sel(_only(place, column)).item()) for column in columns]
+
+    def at(column):
+        return {axis: place[axis] for axis in column.dims}
+
+    return [str(column.sel(at(column)).item()) for column in columns]
 
 
 def _row(result: xr.Dataset, dataset: xr.Dataset) -> tuple[list[str], list[str]]:
@@ -218,8 +232,8 @@ def _row(result: xr.Dataset, dataset: xr.Dataset) -> tuple[list[str], list[str]]
     mark = "*" if result.at_an_end and dataset.sizes["learning_rate"] > 1 else " "
     factor = float(result.log10_share) / max(int(result.hidden) - 1, 1)
     signal = [
-        power(float(result.log10_share)),
-        power(float(result.log10_share_after)),
+        training.power(float(result.log10_share)),
+        training.power(float(result.log10_share_after)),
         f"{10**factor:.3f}",
     ]
     accuracy = float(result.accuracy)
@@ -230,13 +244,15 @@ def _row(result: xr.Dataset, dataset: xr.Dataset) -> tuple[list[str], list[str]]
     ]
 
 
-def _legend(dataset: xr.Dataset) -> list[str]:
+def _legend(dataset: xr.Dataset, results: xr.Dataset) -> list[str]:
     """How to read the table."""
     chance = float(dataset.chance)
+    undefined = results[["log10_share", "log10_share_after"]].isnull().any().to_array().any()
     return [
         "signal left: the error signal (gradient with respect to pre-activations) of the first",
         "layer over that of the last hidden one, at initialisation; after: the same after",
         "training; a layer: one layer's factor at initialisation.",
+        *["nan: the error signal of both is 0, or one is infinite or nan."][: int(undefined)],
         f"rate: of {dataset.sizes['learning_rate']} learning rates, the one with the lowest "
         "training loss; * the lowest or highest of them.",
         f"test accuracy: {training.over_seeds(dataset.sizes['seed'])}; chance is {chance:.1%}. "
@@ -310,7 +326,7 @@ def draw(
     grid: np.ndarray, dataset: xr.Dataset, member: str, profiles: Profiles = Profiles()
 ) -> None:
     """Draw what `figure` shows on a grid of axes, (quantity, combination of the other axes)."""
-    best = chosen(dataset)
+    best = chosen(dataset).assign_coords(hidden=hidden_layers(dataset))
     color = figures.colors(list(map(str, dataset[member].values)))
     others = [axis for axis in axes_of(dataset) if axis != member]
     stacked = best.stack(rest=others) if others else best.expand_dims("rest")
@@ -327,6 +343,8 @@ def draw(
     labels = (profiles.forward_label, profiles.backward_label, "training loss")
     for axes, label in zip(grid[:, 0], labels, strict=True):
         axes.set_ylabel(label)
+    for axes in grid.flat:
+        figures.note_if_empty(axes)
     grid[1, 0].plot([], [], color="gray", marker="o", ms=3, label="at initialisation")
     grid[1, 0].plot([], [], color="gray", ls="--", lw=1, label="after training")
     figures.legend(grid[1, 0])
@@ -340,10 +358,9 @@ def _draw_network(
     profiles: Profiles,
 ) -> None:
     """One network's profiles and losses on the three axes of a column."""
-    hidden = int(hidden_layers(runs[profiles.backward].isel(step=0)))
     for axes, quantity in zip(column, (profiles.forward, profiles.backward), strict=False):
-        draw_profiles(axes, runs[quantity], hidden, color[str(name)])
-    accuracy = f"{float(runs.test_accuracy.isel(step=-1).mean('seed')):.0%}"
+        draw_profiles(axes, runs[quantity], int(runs.hidden), color[str(name)])
+    accuracy = f"{float(runs.test_accuracy.isel(step=-1).astype(float).mean('seed')):.0%}"
     end = "diverged" if (runs.outcome == train.Outcome.DIVERGED).any() else accuracy
     figures.curve(column[2], runs.loss, color=color[str(name)], lw=1, label=f"{name}: {end}")
 
@@ -352,16 +369,24 @@ def _limit(grid: np.ndarray, best: xr.Dataset, profiles: Profiles) -> None:
     """Limits that keep what grows beyond all bounds from flattening the rest."""
     for row, quantity in zip(grid, (profiles.forward, profiles.backward), strict=False):
         figures.at_least_two_decades(row[0])
-        largest = float(best[quantity].isel(step=0).max())
+        largest = float(_finite(best[quantity].isel(step=0)).max())
         if row[0].get_ylim()[1] > _BEYOND**2 * largest > 0:
             row[0].set_ylim(top=_BEYOND * largest)
-    start = float(best.loss.isel(step=0).median())
-    highest = float(best.loss.where(np.isfinite(best.loss)).max())
-    grid[2, 0].set_ylim(0, min(highest, 2 * start) * 1.4)  # the legend has room above
+    losses = _finite(best.loss)
+    start, highest = float(losses.isel(step=0).median()), float(losses.max())
+    top = float(np.fmin(2 * start, highest))  # of the two, one may be nan
+    if top > 0:
+        grid[2, 0].set_ylim(0, top * 1.4)  # the legend has room above
+
+
+def _finite(values: xr.DataArray) -> xr.DataArray:
+    return values.where(np.isfinite(values)).astype(float)
 
 
 def draw_profiles(axes: Axes, sizes: xr.DataArray, layers: int, color: Any) -> None:
     """A size in the first so many layers: dots at initialisation, a dashed line after training."""
+    if not layers:  # the network failed
+        return
     sizes = sizes.isel(layer=slice(None, layers))
     figures.profile(axes, sizes.isel(step=0), color=color, marker="o", ms=3)
     figures.profile(axes, sizes.isel(step=-1), color=color, ls="--", lw=1)
@@ -373,15 +398,3 @@ def _heading(values: xr.DataArray) -> str:
     if counted == values.attrs.get("long_name", ""):
         return f"{values.name}: {values.item()}"
     return f"{values.item()} {counted.replace('layers', 'layer') if values == 1 else counted}"
-
-
-def power(log10: float) -> str:
-    """10 to a power that may be outside of the range of floating-point numbers, as text."""
-    if not np.isfinite(log10):
-        return "nan" if np.isnan(log10) else "inf" if log10 > 0 else "0"
-    exponent = int(np.floor(round(log10, 2)))
-    return f"{10 ** (log10 - exponent):.1f}e{exponent:+03d}"
-
-
-def _only(at: Mapping[str, Any], of: xr.DataArray) -> dict[str, Any]:
-    return {axis: value for axis, value in at.items() if axis in of.dims}

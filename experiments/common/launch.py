@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import math
 import sys
 import traceback
@@ -19,8 +20,12 @@ from tqdm import tqdm
 from experiments.common import machine
 from experiments.common.options import Options, option
 from vanishing import sweep
+from vanishing._loading import from_home
 from vanishing._text import one_line, say
+from vanishing.probing.blame import blamed, users_place
 from vanishing.sweep import parallel, run_folder, sources, storage
+
+_OURS = Path(__file__).parents[1]  # the experiments' own code
 
 flags.disclaim_key_flags()  # `--help` then lists these flags under the experiment itself
 
@@ -116,17 +121,22 @@ def _run(
     out = f"runs/{program}"
     try:
         config = _config(defaults)
-        out = config.out or out
+        out = str(from_home(config.out, "out")) if config.out else out
         config = dataclasses.replace(config, out=out)
         devices = config if isinstance(config, SweepOptions) else machine.MachineOptions()
         machine.set_up(devices, Path(out, "cache"))
         failed = failures(answer(config))
-    except (ValueError, OSError, jax.errors.JaxRuntimeError) as error:
-        logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
-        machine.stop(f"{program}: {one_line(error)}")
     except KeyboardInterrupt:
         machine.stop(f"{program}: interrupted; the same command goes on from {out}.")
-    except Exception:
+    except SystemExit as error:  # of the user's code, whose exit code would be taken for ours
+        machine.stop(f"{program}: the program was ended by {blamed(error, _OURS)}.")
+    except Exception as error:
+        logging.debug("Where it came from:", exc_info=True)  # shown with --verbosity=1
+        expected = isinstance(error, ValueError | OSError | jax.errors.JaxRuntimeError)
+        if expected and not users_place(error, _OURS):
+            machine.stop(f"{program}: {one_line(error)}")
+        if expected or users_place(error, _OURS):
+            machine.stop(f"{program}: {blamed(error, _OURS)}")
         if jax.distributed.is_initialized():
             machine.stop(traceback.format_exc())
         raise
@@ -167,7 +177,8 @@ def execute(
     question = {"experiment": experiment, **config.question()}
     code = run_folder.code_version([*_modules(measure), *config.sources().values()])
     with machine.claimed(Path(config.out), question, code, config.overwrite) as store:
-        stored = bool(parallel.broadcast_from_first(store.data.exists()))
+        is_first = jax.process_index() == 0
+        stored = bool(parallel.broadcast_from_first(is_first and store.is_finished()))
         dataset = storage.load(store.data) if stored else None
         if dataset is not None and not failures(dataset):
             _say(f"Reusing {store.data} (--overwrite starts afresh).")
@@ -178,14 +189,14 @@ def execute(
             with machine.precision(question.get("precision", "float32")):
                 dataset = measure(config, run)
             dataset = dataset.assign_attrs(storage.provenance(question), **code.attributes())
-            if jax.process_index() == 0:
+            if is_first:
                 store.finish(dataset, complete=not failures(dataset))
-        if jax.process_index() == 0:
+        if is_first:
             _draw(figure(dataset), store.path)
             text = "\n".join(
                 [verdict(dataset), *(f"FAILED {reason}" for reason in failures(dataset))]
             )
-            storage.write(store.path / "verdict.txt", lambda draft: draft.write_text(text + "\n"))
+            storage.write(store.path / "verdict.txt", text + "\n")
             _say(f"\n{text}\n")
             _say(f"Dataset: {store.data}\nFigure:  {store.path / 'figure.png'}")
     return dataset
@@ -216,10 +227,11 @@ def _say(text: str) -> None:
 
 def _draw(drawing: Figure, folder: Path) -> None:
     for suffix in ("svg", "png"):
-        storage.write(
-            folder / f"figure.{suffix}",
-            lambda draft: drawing.savefig(draft, dpi=150, metadata=_undated(draft)),
-        )
+        picture = io.BytesIO()
+        # without the time of drawing the same data make the same file
+        undated = {"Date": None} if suffix == "svg" else {}
+        drawing.savefig(picture, format=suffix, dpi=150, metadata=undated)
+        storage.write(folder / f"figure.{suffix}", picture.getvalue())
         drawing.set_layout_engine("none")  # the layout of the first file holds for the second
 
 
@@ -273,8 +285,3 @@ class _TupleParser(flags.ArgumentParser):
 class _TupleSerializer(flags.ArgumentSerializer):
     def serialize(self, value: tuple) -> str:
         return ",".join(map(str, value))
-
-
-def _undated(path: Path) -> dict[str, None]:
-    """Metadata without the time of drawing, so that the same data make the same file."""
-    return {"Date": None} if path.suffix == ".svg" else {}

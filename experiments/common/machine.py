@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,6 +58,8 @@ def set_up(options: MachineOptions, cache: Path) -> None:
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         jax.config.update("jax_compilation_cache_dir", str(cache.absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    # it only saves time, and what fills the disk is said where a result is lost
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
 
 
 def _cores() -> int:
@@ -120,7 +123,7 @@ def claimed(
                 f"{path} of the first process is not seen by process {jax.process_index()}; "
                 "give an --out on a file system that all share."
             )
-        yield Folder(path)
+        yield run_folder.of(path, config, code)
         parallel.wait_for_all()
 
 

@@ -9,6 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
+from vanishing import _arguments
+
 
 def option(
     default: Any,
@@ -50,13 +54,25 @@ class Options:
     """The base of all groups of options: checks every value when it is made."""
 
     def __post_init__(self):
+        double = getattr(self, "precision", "") == "float64"
         for field in dataclasses.fields(self):
-            check(field, getattr(self, field.name))
+            value = getattr(self, field.name)
+            check(field, value)
+            if field.metadata["in_question"] and _is_number(value):
+                with jax.enable_x64(double):
+                    held = _arguments.held(field.name, value)
+                if isinstance(value, tuple):
+                    _arguments.distinct(field.name, value, held, f"in {held.dtype}")
 
     def question(self) -> dict[str, Any]:
         """The options that the results depend on, with their values."""
         fields = dataclasses.fields(self)
         return {f.name: getattr(self, f.name) for f in fields if f.metadata["in_question"]}
+
+
+def _is_number(value: Any) -> bool:
+    first = value[0] if isinstance(value, tuple) else value
+    return isinstance(first, int | float) and not isinstance(first, bool)
 
 
 def check(field: dataclasses.Field, value: Any) -> None:

@@ -169,7 +169,8 @@ def best_learning_rate(dataset: xr.Dataset, last: int = 5) -> xr.DataArray:
     A rate at which any seed diverged comes after all that stayed finite. Test examples have no
     influence.
     """
-    score = dataset.loss.isel(step=slice(-last, None)).mean(("step", "seed"), skipna=False)
+    losses = dataset.loss.isel(step=slice(-last, None)).astype(float)  # sums overflow in float32
+    score = losses.mean(("step", "seed"), skipna=False)
     stayed = np.isfinite(dataset.loss).all(("step", "seed"))
     score = score.where(stayed & (score < float("inf")), float("inf"))
     return dataset.learning_rate.isel(learning_rate=score.argmin("learning_rate"))
@@ -185,3 +186,11 @@ def mean_and_spread(mean: float, spread: float, seeds: int) -> str:
 def over_seeds(seeds: int) -> str:
     """What `mean_and_spread` shows, in words."""
     return "of one seed" if seeds == 1 else f"mean ± standard deviation over {seeds} seeds"
+
+
+def power(log10: float) -> str:
+    """10 to a power that may be outside of the range of floating-point numbers, as text."""
+    if not np.isfinite(log10):
+        return "nan" if np.isnan(log10) else "inf" if log10 > 0 else "0"
+    exponent = int(np.floor(round(log10, 2)))
+    return f"{10 ** (log10 - exponent):.1f}e{exponent:+03d}"

@@ -52,6 +52,15 @@ def test_the_page_shows_figures_and_says_what_failed(tmp_path):
     assert "depth/figure.png" not in page
 
 
+def test_a_folder_that_cannot_be_made_is_refused_in_one_line(tmp_path):
+    (tmp_path / "taken").touch()
+    process = run(f"--out={tmp_path / 'taken' / 'page'}")
+    assert process.returncode == 1
+    (line,) = process.stderr.strip().splitlines()
+    assert line.startswith("all: ")
+    assert "Not a directory" in line
+
+
 def test_an_unknown_name_is_refused_in_one_line():
     process = run("--only=depths")
     assert process.returncode == 1

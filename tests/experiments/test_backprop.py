@@ -67,9 +67,13 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path):
     )
 
 
-def test_what_is_too_small_to_square_keeps_its_size():
-    assert backprop.rms(np.array([3e-200, 4e-200])) == pytest.approx(12.5**0.5 * 1e-200, rel=1e-14)
-    assert backprop.rms(np.array([1.0, np.inf])) == np.inf
-    # rounding of numbers that have one binary digit left
-    assert backprop.difference(np.array([1e-323]), np.array([5e-324])) < 1e-15
-    assert backprop.difference(np.array([1e-300]), np.array([2e-300])) == 0.5
+def test_a_network_that_explodes_is_said_to():
+    config = backprop.Config(
+        initializer="textbook", depth=60, width=64, activation="relu", precision="float32"
+    )
+    dataset = backprop.measure(config)
+    assert not np.isfinite(dataset.rms.sel(quantity="delta")).all()
+    text = backprop.verdict(dataset)
+    assert "The error signal overflows: it is not finite at every layer." in text
+    assert "nothing is left" not in text
+    assert "By hand and by jax.grad differ by nan" not in text

@@ -53,3 +53,9 @@ def test_bad_flags_are_refused_in_one_line(flag, message, tmp_path):
     assert process.returncode == 1
     assert len(process.stderr.strip().splitlines()) == 1
     assert process.stderr.startswith(f"regularization: {message}")
+
+
+def test_strengths_that_are_nearly_alike_have_names_of_their_own():
+    config = regularization.Config(l1=(0.001, 0.00100001, 1.0), l2=(0.01,), dropout=(0.5,))
+    names = ["none", "l1 0.001", "l1 0.00100001", "l1 1", "l2 0.01", "dropout 0.5"]
+    assert list(config.members()) == names

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -26,3 +28,16 @@ def test_a_file_that_no_picture_can_be_written_to_is_refused(tmp_path):
         assert_refuses(lambda f=file: require_picture("plot", f), "it must end in one of ", ".png")
     absent = str(tmp_path / "absent" / "trace.png")
     assert_refuses(lambda: require_picture("plot", absent), f"there is no folder {tmp_path}/absent")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")  # which would be waited for
+    (tmp_path / "nowhere.png").symlink_to(tmp_path / "absent" / "picture.png")
+    for name in ("folder.png", "pipe.png", "nowhere.png"):
+        file = str(tmp_path / name)
+        assert_refuses(lambda f=file: require_picture("plot", f), "which is there and no file")
+    long = str(tmp_path / f"{'x' * 300}.png")
+    assert_refuses(lambda: require_picture("plot", long), "which cannot be written: File name too")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"folder.png", "pipe.png", "nowhere.png"}, "to look leaves nothing behind"
+    (tmp_path / "old.png").write_text("a picture")
+    require_picture("plot", str(tmp_path / "old.png"))
+    assert (tmp_path / "old.png").read_text() == "a picture"

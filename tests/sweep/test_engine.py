@@ -191,3 +191,59 @@ def test_two_sweeps_in_one_folder_keep_apart(tmp_path):
         for name, sign in (("up", 1), ("down", -1)):
             dataset = sweep.run(grid, cell(sign), store=Folder(tmp_path), name=name)
             assert dataset.y.item() == sign
+
+
+def in_batches_of(size, monkeypatch):
+    build = parallel.build
+
+    def smaller(task, points, shared, memory):
+        return build(task, jax.tree.map(lambda leaf: leaf[:size], points), shared, memory)
+
+    monkeypatch.setattr(parallel, "build", smaller)
+
+
+def test_a_damaged_part_alone_is_computed_again(tmp_path, monkeypatch, caplog, uninterrupted):
+    in_batches_of(2, monkeypatch)
+    options = {"shared": jnp.float32(1.0), "store": Folder(tmp_path)}
+    sweep.run(GRID, walks, **options)
+    parts = sorted((tmp_path / "cells" / "size=2,kind=b").iterdir())
+    assert [path.name.split(".")[0] for path in parts] == ["0-2", "2-4", "4-6"]
+    contents = bytearray(parts[1].read_bytes())
+    contents[len(contents) // 2] ^= 8
+    parts[1].write_bytes(contents)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").rglob("*.nc")}
+    labels = []
+    again = sweep.run(GRID, walks, progress=lambda c, label: labels.append(label) or c, **options)
+    assert labels == ["2, b"]
+    assert f"{parts[1]} is damaged; it is computed again." in caplog.text
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "cells").rglob("*.nc")}
+    assert {path for path in before if before[path] != after[path]} == {parts[1]}
+    xr.testing.assert_allclose(again, uninterrupted, rtol=1e-6)
+
+
+def test_a_gap_is_filled_whatever_the_size_of_batches(tmp_path, monkeypatch, uninterrupted):
+    options = {"shared": jnp.float32(1.0), "store": Folder(tmp_path)}
+    with monkeypatch.context() as patch:
+        in_batches_of(2, patch)
+        sweep.run(GRID, walks, **options)
+    for path in (tmp_path / "cells").rglob("[02]-*.nc"):
+        path.unlink()
+    again = sweep.run(GRID, walks, **options)
+    names = {path.name.split(".")[0] for path in (tmp_path / "cells").rglob("*.nc")}
+    assert names == {"0-4", "4-6"}
+    xr.testing.assert_allclose(again, uninterrupted, rtol=1e-6)
+
+
+def test_the_parts_of_another_grid_are_not_taken_for_its_own(tmp_path):
+    def cell(kind="a"):
+        return sweep.once(lambda p, _: p["x"] + 0.0, lambda y: xr.Dataset({"y": ("point", y)}))
+
+    for grid in (
+        Grid(numeric={"x": (1.0, 2.0)}),
+        Grid(numeric={"x": (3.0, 4.0)}),
+        Grid(numeric={"x": (1, 2)}),
+        Grid({"kind": ("1",)}, {"x": (5.0,)}),
+        Grid({"kind": (1,)}, {"x": (6.0,)}),
+    ):
+        results = sweep.run(grid, cell, store=Folder(tmp_path))
+        assert results.y.values.ravel().tolist() == list(grid.numeric["x"])

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.helpers import assert_refuses
 from vanishing.sweep import parallel
 from vanishing.sweep.parallel import Task
 
@@ -118,3 +119,12 @@ def test_states_come_back_from_the_host_as_they_were():
 def test_a_device_has_its_share_of_the_machine_and_no_more():
     machine_memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert 0 < parallel.device_memory(jax.devices()[0]) <= machine_memory / jax.local_device_count()
+
+
+def test_points_that_jax_would_change_are_refused():
+    square = parallel.Task(lambda point, _: (), lambda state, point, _: (state, point["x"] ** 2))
+    points = {"x": np.array([5, 2**32 + 5])}
+    assert_refuses(
+        lambda: parallel.gather(square, points, ()),
+        "points['x'] has 4294967301, which JAX holds as 5; integers of int32",
+    )

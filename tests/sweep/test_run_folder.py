@@ -1,9 +1,8 @@
+import dataclasses
 import importlib.metadata
 import os
 
-import chex
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
@@ -42,6 +41,100 @@ def test_parts_come_in_order_of_their_points(tmp_path):
     for start in (100, 0, 20):
         Folder(tmp_path).save_part("cell", range(start, start + 2), part(start))
     assert [span.start for span in Folder(tmp_path).parts("cell")] == [0, 20, 100]
+    whole = next((tmp_path / "cells" / "cell").glob("20-*.nc"))
+    for name in (f"{storage.DRAFT}{whole.name}", "20-22 (copy).nc", f"{whole.name}.nc", "20-22.nc"):
+        (whole.parent / name).write_bytes(whole.read_bytes())
+    assert [span.start for span in Folder(tmp_path).parts("cell")] == [0, 20, 100]
+
+
+def damage(path, at=0.5):
+    contents = bytearray(path.read_bytes())
+    contents[int(at * (len(contents) - 1))] ^= 1
+    path.write_bytes(contents)
+
+
+@pytest.mark.parametrize("at", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_a_part_with_a_single_wrong_bit_is_named_and_removed(at, tmp_path, caplog):
+    store = claim(tmp_path)
+    for start in (0, 2):
+        store.save_part("cell", range(start, start + 2), part(start))
+    path = store.parts("cell")[range(0, 2)]
+    damage(path, at)
+    assert_refuses(lambda: store.load_part("cell", range(0, 2)), f"{path} is damaged; the same")
+    assert store.whole_parts("cell") == [range(2, 4)]
+    assert f"{path} is damaged; it is computed again." in caplog.text
+    assert not path.exists()
+
+
+def test_parts_of_another_owner_or_grid_are_none(tmp_path, caplog):
+    store = claim(tmp_path)
+    store.save_part("cell", range(0, 2), part(1.0))
+    assert not run_folder.of(tmp_path, {"depths": (2,)}, CODE).whole_parts("cell")
+    assert not caplog.text
+    assert store.whole_parts("cell") == [range(0, 2)]
+    assert not dataclasses.replace(store, sweep="another grid").whole_parts("cell")
+
+
+def test_a_dataset_without_its_checksum_was_being_written(tmp_path, caplog):
+    store = claim(tmp_path)
+    store.save_part("cell", range(0, 2), part(1.0))
+    store.finish(part(1.0), complete=False)
+    assert store.is_finished()
+    (tmp_path / "data.sha256").unlink()
+    assert not store.is_finished()
+    assert not caplog.text
+    store.clear("cells")
+    assert not store.is_finished()
+    assert f"{store.data} is damaged; it is computed again." in caplog.text
+    caplog.clear()
+    store.finish(part(1.0), complete=True)
+    damage(store.data)
+    assert not store.is_finished()
+    assert f"{store.data} is damaged; it is computed again." in caplog.text
+
+
+def test_a_wrong_bit_in_the_config_is_no_other_configuration(tmp_path, caplog):
+    claim(tmp_path).save_part("cell", range(0, 2), part(1.0))
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    path.write_text(text.replace("2", "3", 1))
+    assert claim(tmp_path).whole_parts("cell") == [range(0, 2)]
+    assert f"{path} is damaged; it is written anew." in caplog.text
+    assert path.read_text() == text
+    path.write_text("[]")
+    message = f"{path} is damaged, and {tmp_path / 'cells'}"
+    assert_refuses(lambda: claim(tmp_path, {"depths": (4,)}), message, "may be of another run; giv")
+    assert not claim(tmp_path, {"depths": (4,)}, overwrite=True).parts("cell")
+
+
+def test_a_refusal_leaves_what_there_was(tmp_path):
+    def refused(path):
+        with run_folder.claimed(path, {}, CODE) as store:
+            (store.path / "cache").mkdir(exist_ok=True)
+            raise ValueError("no such data")
+
+    (tmp_path / "mine" / "cache").mkdir(parents=True)
+    (tmp_path / "mine" / "notes.txt").touch()
+    for path in (tmp_path / "a" / "b", tmp_path / "mine"):
+        assert_refuses(lambda path=path: refused(path), "no such data")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["cache", "mine", "notes.txt"]
+    (tmp_path / "mine" / "data.nc").touch()
+    assert_refuses(lambda: claim(tmp_path / "mine"), "data.nc was not written by an experiment")
+    assert not (tmp_path / "mine" / ".lock").exists()
+
+
+def test_an_error_after_a_part_and_an_interruption_leave_the_folder(tmp_path):
+    def full():
+        with run_folder.claimed(tmp_path / "a", {"a": 1}, CODE) as store:
+            store.save_part("cell", range(0, 2), part(1.0))
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        full()
+    with pytest.raises(KeyboardInterrupt), run_folder.claimed(tmp_path / "b", {}, CODE):
+        raise KeyboardInterrupt
+    assert claim(tmp_path / "a", {"a": 1}).whole_parts("cell") == [range(0, 2)]
+    assert (tmp_path / "b" / "config.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -148,41 +241,6 @@ def test_a_finished_dataset_replaces_its_parts_unless_some_are_missing(tmp_path)
     xr.testing.assert_identical(storage.load(store.data), part(1.0))
 
 
-def test_the_last_checkpoint_comes_back_bit_for_bit(tmp_path):
-    tree = {
-        "params": np.array([1e-42, np.nan, -0.0, 3.0], np.float32),  # 1e-42 is subnormal
-        "half": np.asarray(jnp.arange(4, dtype=jnp.bfloat16)),
-        "key": np.array([[1, 2**32 - 1]], np.uint32),
-        "count": np.array([7], np.int32),
-        "nothing": np.zeros((2, 0), np.float32),
-    }
-    specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-    store = Folder(tmp_path)
-    assert store.checkpoints("cell", range(0, 2)).latest() == 0
-    store.checkpoints("cell", range(0, 2)).save(3, jax.tree.map(np.zeros_like, tree))
-    store.checkpoints("cell", range(0, 2)).save(12, tree)
-    checkpoints = store.checkpoints("cell", range(0, 2))
-    assert checkpoints.latest() == 12
-    back = checkpoints.restore(12, specs)
-    chex.assert_trees_all_equal(back, tree)
-    assert [leaf.dtype for leaf in jax.tree.leaves(back)] == [
-        leaf.dtype for leaf in jax.tree.leaves(tree)
-    ]
-    assert np.signbit(back["params"][2])
-    store.save_part("cell", range(0, 2), part(1.0))
-    assert checkpoints.latest() == 0, "a finished part needs no checkpoint"
-
-
-def test_looking_for_the_last_checkpoint_removes_none(tmp_path):
-    checkpoints = Folder(tmp_path).checkpoints("cell", range(0, 2))
-    for chunks in (2, 3, 10):  # as a process leaves them that is killed between save and removal
-        (checkpoints.path / str(chunks)).mkdir(parents=True)
-    (checkpoints.path / "11.orbax-checkpoint-tmp").mkdir()
-    assert checkpoints.latest() == checkpoints.latest() == 10
-    checkpoints.remove_before(10)
-    assert {path.name for path in checkpoints.path.iterdir()} == {"10", "11.orbax-checkpoint-tmp"}
-
-
 def test_the_code_version_is_that_of_the_modules_and_the_libraries():
     code = run_folder.code_version(["vanishing.sweep.storage"])
     assert code == run_folder.code_version(["vanishing.sweep.storage"])
@@ -213,3 +271,13 @@ def test_a_cell_is_a_folder_of_its_own_whatever_its_values():
     assert run_folder.cell_name({"activation": "tanh", "depth": 30}) == "activation=tanh,depth=30"
     assert run_folder.cell_name({}) == "all"
     assert run_folder.cell_name({"model": "../a/b"}, "map") == "map/model=..%2Fa%2Fb"
+    others = [
+        *({"a": "1,b=2", "b": "3"}, {"a": "1", "b": "2,b=3"}),  # commas of their own
+        *({"a": "relu"}, {"a": "ReLU"}, {"a": "RELU"}),  # file systems that ignore capitals
+        *({"a": "x" * 300 + "1"}, {"a": "x" * 300 + "2"}),  # too long for a folder's name
+        *({"a": "é"}, {"a": "e\u0301"}),  # file systems that make these one
+    ]
+    names = [run_folder.cell_name(axes).lower() for axes in others]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) < 250
+    assert not run_folder.cell_name({}, "..").startswith("../")

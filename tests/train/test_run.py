@@ -326,3 +326,20 @@ def test_settings_for_different_numbers_of_runs_are_refused():
     settings = {"learning_rate": [0.1, 0.2, 0.3], "seed": [0, 1]}
     message = "settings has 2 of seed, 3 of learning_rate; give a value for each run, or one num"
     assert_refuses(lambda: train.fit(run, settings, examples(), records=1), message)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": [5, 2**32 + 5]}, "settings.seed has 4294967301, which JAX holds as 5; integers"),
+        ({"learning_rate": 1e-50}, "settings.learning_rate has 1e-50, which JAX holds as 0.0"),
+        (
+            {"learning_rate": [0.1, 1e40]},
+            "settings.learning_rate has 1e+40, which JAX holds as inf",
+        ),
+    ],
+)
+def test_settings_that_float32_makes_others_of_are_refused(settings, message):
+    run = train.make_run(problem, batch_size=10)
+    settings = {"learning_rate": 0.1, **settings}
+    assert_refuses(lambda: train.fit(run, settings, examples(), records=2), message)

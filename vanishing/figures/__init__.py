@@ -6,7 +6,15 @@ from vanishing._lazy import attach
 
 if TYPE_CHECKING:
     from vanishing.figures.curves import curve, line_and_dots, profile
-    from vanishing.figures.layout import at_least_two_decades, colors, legend, panels, panels_beside
+    from vanishing.figures.layout import (
+        at_least_two_decades,
+        colors,
+        legend,
+        log_scale,
+        note_if_empty,
+        panels,
+        panels_beside,
+    )
     from vanishing.figures.rows import plot
 
 __getattr__, __dir__ = attach(
@@ -18,6 +26,8 @@ __getattr__, __dir__ = attach(
         "panels": "layout",
         "legend": "layout",
         "line_and_dots": "curves",
+        "log_scale": "layout",
+        "note_if_empty": "layout",
         "panels_beside": "layout",
         "plot": "rows",
         "profile": "curves",
@@ -29,6 +39,8 @@ __all__ = [
     "curve",
     "legend",
     "line_and_dots",
+    "log_scale",
+    "note_if_empty",
     "panels",
     "panels_beside",
     "plot",

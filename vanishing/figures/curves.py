@@ -3,6 +3,7 @@
 import numpy as np
 
 from vanishing._extras import needs
+from vanishing.figures.layout import log_scale
 
 with needs("figures"):
     from matplotlib.axes import Axes
@@ -19,7 +20,7 @@ def profile(axes: Axes, sizes: xr.DataArray, **style) -> None:
       sizes: dimensions (seed, layer); layers with nan or 0 in a seed are left out of its curve.
       **style: of the line.
     """
-    positive = sizes.where((sizes > 0) & np.isfinite(sizes))
+    positive = sizes.where((sizes > 0) & np.isfinite(sizes)).astype(float)
     middle = positive.median("seed")
     (line,) = axes.plot(middle.layer, middle, **style)
     axes.fill_between(
@@ -30,8 +31,7 @@ def profile(axes: Axes, sizes: xr.DataArray, **style) -> None:
         alpha=0.15,
         linewidth=0,
     )
-    if bool(positive.notnull().any()):  # matplotlib refuses a log axis without a number
-        axes.set_yscale("log")
+    if log_scale(axes):
         axes.yaxis.set_major_locator(LogLocator(numticks=7))
         axes.yaxis.set_minor_locator(LogLocator(numticks=0))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -79,3 +79,28 @@ def at_least_two_decades(axes: Axes) -> None:
     if axes.get_yscale() == "log" and high / low < 100:
         middle = (low * high) ** 0.5
         axes.set_ylim(middle / 10, middle * 10)
+
+
+def log_scale(axes: Axes) -> bool:
+    """Make the y axis logarithmic, if a line has a number that such an axis can show.
+
+    Of lines of zeros, or of what is infinite or nan, it stays linear.
+
+    Returns:
+      Whether it is logarithmic now.
+    """
+    if any((np.isfinite(heights) & (heights > 0)).any() for heights in _heights(axes)):
+        axes.set_yscale("log")
+    return axes.get_yscale() == "log"
+
+
+def note_if_empty(axes: Axes) -> None:
+    """Say so on a panel whose lines hold no finite number, such as those of exploded networks."""
+    if not any(np.isfinite(heights).any() for heights in _heights(axes)):
+        place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(0.5, 0.5, "no finite number to show", color="gray", **place)
+
+
+def _heights(axes: Axes) -> list[np.ndarray]:
+    """The heights of the points of each line."""
+    return [np.ma.filled(np.ma.asarray(line.get_ydata(), float), np.nan) for line in axes.lines]

@@ -31,9 +31,10 @@ import numpy as np
 from vanishing._extras import needs
 from vanishing._types import PyTree
 from vanishing.sweep import parallel, run_folder, storage
+from vanishing.sweep.checkpoints import Checkpoints
 from vanishing.sweep.grid import Cell, Grid, assemble
 from vanishing.sweep.parallel import CompiledTask, Placed
-from vanishing.sweep.run_folder import Checkpoints, Folder
+from vanishing.sweep.run_folder import Folder
 
 with needs("sweeps"):
     import xarray as xr
@@ -66,7 +67,8 @@ def run(
     Each cell is compiled while the one before it runs. Its points run in batches as large as the
     memory allows, and a batch is kept in the folder as soon as it is finished; a long one keeps
     checkpoints on its way. A cell that fails is recorded with its reason, and the others go on.
-    Whatever ended the process, a second call with the same folder does only what is missing.
+    Whatever ended the process, a second call with the same folder does only what is missing, or is
+    damaged, which it names. What the folder holds of another grid's points is no part of this one.
 
     Under `jax.distributed`, all processes call this alike and get the same dataset; the folder must
     be one that they all see.
@@ -95,18 +97,18 @@ def run(
             cell=cell,
             points=grid.points(),
             shared=shared,
-            folder=folder,
+            folder=dataclasses.replace(folder, sweep=_of_points(grid)),
             memory=memory,
             checkpoint_every=checkpoint_every,
             progress=progress,
         )
-        places = _places(grid, name, folder)
-        missing = [place for place in places if place.finished < sweep.count]
+        places = _places(grid, name, sweep)
+        missing = [place for place in places if place.missing]
         reasons = {}
         with contextlib.closing(_ahead(sweep.prepare, missing)) as prepared:
             for place, future in prepared:
                 reasons[place.name] = _run_cell(sweep, place, future)
-        datasets, failures = _collect(folder, places, reasons)
+        datasets, failures = _collect(sweep, places, reasons)
     if all(failures):
         raise ValueError(f"every cell failed, the first because {failures[0]}")
     return assemble(grid, datasets, failures)
@@ -117,7 +119,7 @@ class _Place(NamedTuple):
 
     axes: Mapping[str, Any]  # the values of the structural axes
     name: str  # of its folder
-    finished: int  # points whose results the folder holds already
+    missing: Sequence[range]  # points whose results the folder does not hold yet
 
 
 class _Prepared(NamedTuple):
@@ -144,28 +146,55 @@ class _Sweep:
         """The number of points."""
         return len(next(iter(self.points.values())))
 
+    def folder_of(self, axes: Mapping[str, Any]) -> Folder:
+        """The folder as a cell sees it, to which parts of another grid are no parts of its own."""
+        values = {n: v.item() if isinstance(v, np.generic) else v for n, v in axes.items()}
+        return dataclasses.replace(self.folder, sweep=f"{self.folder.sweep} {values}")
+
     def prepare(self, place: _Place) -> _Prepared:
         """Build the cell of a place and compile its task."""
         cell = self.cell(**place.axes)
         return _Prepared(cell, parallel.build(cell.task, self.points, self.shared, self.memory))
 
 
-def _places(grid: Grid, name: str, folder: Folder) -> list[_Place]:
+def _of_points(grid: Grid) -> str:
+    """A hash of the numeric axes, by which parts of another grid are told apart."""
+    axes = (
+        (name, str(p.dtype), storage.checksum(p.tobytes())) for name, p in grid.points().items()
+    )
+    return storage.checksum(repr(list(axes)).encode())
+
+
+def _places(grid: Grid, name: str, sweep: _Sweep) -> list[_Place]:
     """The cells of a grid, with the progress of each as the first process sees it."""
-    names = [run_folder.cell_name(axes, name) for axes in grid.cells()]
-    finished = parallel.broadcast_from_first([_finished(folder, name) for name in names])
+    cells = grid.cells()
+    names = [run_folder.cell_name(axes, name) for axes in cells]
+    finished = np.zeros((len(cells), sweep.count), bool)
+    if jax.process_index() == 0:
+        for axes, cell, points in zip(cells, names, finished, strict=True):
+            for part in _side_by_side(sweep.folder_of(axes).whole_parts(cell)):
+                points[part.start : part.stop] = True
     return [
-        _Place(axes=axes, name=name, finished=count)
-        for axes, name, count in zip(grid.cells(), names, finished.tolist(), strict=True)
+        _Place(axes, cell, _gaps(points))
+        for axes, cell, points in zip(
+            cells, names, parallel.broadcast_from_first(finished), strict=True
+        )
     ]
 
 
-def _finished(folder: Folder, name: str) -> int:
-    """The number of a cell's points that are finished; its parts follow one another."""
-    finished = 0
-    for part in folder.parts(name):
-        finished = part.stop if part.start == finished else finished
-    return finished
+def _side_by_side(parts: Iterable[range]) -> list[range]:
+    """Parts of which none begins before the one before it ends."""
+    chosen = []
+    for part in parts:
+        if not chosen or part.start >= chosen[-1].stop:
+            chosen.append(part)
+    return chosen
+
+
+def _gaps(finished: np.ndarray) -> list[range]:
+    """The ranges of points that are not finished."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[True], finished, [True]]).astype(np.int8)))
+    return [range(*pair) for pair in ends.reshape(-1, 2).tolist()]
 
 
 def _ahead(
@@ -199,11 +228,11 @@ def _run_cell(sweep: _Sweep, place: _Place, future: Future[_Prepared]) -> str:
     prepared = future.result()
     size = prepared.compiled.size
     try:
-        for start in range(place.finished, sweep.count, size):
-            part = range(start, min(start + size, sweep.count))
+        for part in (gap[i : i + size] for gap in place.missing for i in range(0, len(gap), size)):
             output = _run_part(sweep, place, prepared, part)
             if jax.process_index() == 0:
-                sweep.folder.save_part(place.name, part, prepared.cell.label(output))
+                folder = sweep.folder_of(place.axes)
+                folder.save_part(place.name, part, prepared.cell.label(output))
     except FAILURES as error:
         if jax.process_count() > 1 and not isinstance(error, FloatingPointError):
             raise  # the other processes may be waiting for this one
@@ -216,7 +245,7 @@ def _run_part(sweep: _Sweep, place: _Place, prepared: _Prepared, part: range) ->
     cell, compiled = prepared
     points = {axis: values[part.start : part.stop] for axis, values in sweep.points.items()}
     placed = parallel.place(compiled, points, sweep.shared)
-    checkpoints = sweep.folder.checkpoints(place.name, part)
+    checkpoints = sweep.folder_of(place.axes).checkpoints(place.name, part)
     state, outputs, finished = _start_or_resume(compiled, placed, checkpoints)
     label = ", ".join(map(str, place.axes.values()))
     last_kept = time.monotonic()
@@ -245,11 +274,13 @@ def _start_or_resume(
     compiled: CompiledTask, placed: Placed, checkpoints: Checkpoints
 ) -> _InProgress:
     """The beginning of the computation, or the last checkpoint of it that the folder holds."""
-    chunks = int(parallel.broadcast_from_first(checkpoints.latest()))
+    chunks = 0
+    if jax.process_index() == 0:
+        chunks = checkpoints.latest()
+        checkpoints.keep_only(chunks)  # of the others a killed process has left some
+    chunks = int(parallel.broadcast_from_first(chunks))
     if not chunks:
         return _InProgress(parallel.start(compiled, placed), outputs=[], chunks=0)
-    if jax.process_index() == 0:
-        checkpoints.remove_before(chunks)  # which a killed process was about to remove
     state, output = checkpoints.restore(chunks, _checkpoint_specs(compiled, placed.number, chunks))
     return _InProgress(parallel.to_devices(compiled, state), [output], chunks)
 
@@ -269,13 +300,13 @@ def _checkpoint_specs(compiled: CompiledTask, count: int, chunks: int) -> tuple[
 
 
 def _collect(
-    folder: Folder, places: Sequence[_Place], reasons: Mapping[str, str]
+    sweep: _Sweep, places: Sequence[_Place], reasons: Mapping[str, str]
 ) -> tuple[list[xr.Dataset | None], list[str]]:
     """The dataset of each cell, None if it failed, and the reason, "" if it did not."""
     failures = [reasons.get(place.name, "") for place in places]
     parallel.wait_for_all()  # until the first process has written all parts
     datasets = [
-        None if reason else _load(folder, place.name)
+        None if reason else _load(sweep.folder_of(place.axes), place.name)
         for place, reason in zip(places, failures, strict=True)
     ]
     parallel.wait_for_all()  # before the first process goes on to remove the parts
@@ -284,7 +315,7 @@ def _collect(
 
 def _load(folder: Folder, name: str) -> xr.Dataset:
     """The parts of a finished cell as one dataset."""
-    parts = [storage.load(path) for path in folder.parts(name).values()]
+    parts = [folder.load_part(name, part) for part in _side_by_side(folder.parts(name))]
     if len(parts) == 1:
         return parts[0]
     return xr.concat(parts, "point", data_vars="minimal", coords="minimal", compat="override")

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from vanishing import _arguments
 from vanishing._extras import needs
 from vanishing._types import PyTree
 from vanishing.sweep.parallel import Task
@@ -21,8 +21,16 @@ with needs("sweeps"):
 class Grid:
     """The axes of a sweep, by name; the order is that of the dataset's dimensions.
 
+    The values of a structural axis are texts, numbers or bools. Numeric axes must come through
+    JAX's precision, which is float32 and int32 unless `jax_enable_x64` is on.
+
     Raises:
-      ValueError: an axis is empty, or both kinds have one of the same name.
+      ValueError: an axis is empty, or both kinds have one of the same name; two values are, read or
+        become the same; a number is not what JAX makes of it.
+
+    >>> Grid({"width": (1, "1")})
+    Traceback (most recent call last):
+    ValueError: axis width has 1 and '1', which are the same as text; leave one of them out.
     """
 
     structural: Mapping[str, Sequence] = dataclasses.field(default_factory=dict)
@@ -30,11 +38,16 @@ class Grid:
 
     def __post_init__(self):
         for name, values in (*self.structural.items(), *self.numeric.items()):
+            if isinstance(values, str) or not hasattr(values, "__len__"):
+                raise ValueError(f"axis {name} is {values!r}; it must be a sequence of values.")
             if not len(values):
                 raise ValueError(f"axis {name} is empty; it takes at least one value.")
         repeated = set(self.structural) & set(self.numeric)
         if repeated:
             raise ValueError(f"axis {min(repeated)} is both structural and numeric; name it once.")
+        for name, values in self.structural.items():
+            _check_structural(f"axis {name}", values)
+        self._numbers()
 
     def cells(self) -> list[dict[str, Any]]:
         """Every combination of the structural axes."""
@@ -43,11 +56,36 @@ class Grid:
 
     def points(self) -> dict[str, np.ndarray]:
         """Every combination of the numeric axes, as an array for each; the last varies fastest."""
-        axes = [np.asarray(values) for values in self.numeric.values()]
-        axes = [axis.astype(jax.dtypes.canonicalize_dtype(axis.dtype)) for axis in axes]
+        axes = self._numbers()
         meshes = np.meshgrid(*axes, indexing="ij") if axes else []
         points = {name: mesh.ravel() for name, mesh in zip(self.numeric, meshes, strict=True)}
         return points or {"point": np.zeros(1, np.int32)}
+
+    def _numbers(self) -> list[np.ndarray]:
+        """The values of the numeric axes as JAX holds them."""
+        axes = []
+        for name, values in self.numeric.items():
+            axis = _arguments.held(f"axis {name}", values)
+            if axis.ndim != 1:
+                raise ValueError(f"axis {name} has shape {axis.shape}; it must be a sequence.")
+            _arguments.distinct(f"axis {name}", values, axis, f"in {axis.dtype}")
+            axes.append(axis)
+        return axes
+
+
+def _check_structural(name: str, values: Sequence) -> None:
+    """Refuse values that cannot label a dataset, or of which two have the same label."""
+    for value in values:
+        if not isinstance(value, str | bool | int | float | np.bool_ | np.number):
+            raise ValueError(
+                f"{name} has {_arguments.described(value)}; it must be a text, a number or a bool: "
+                "give it a name, by which the cell finds it."
+            )
+    labels = np.array(list(values))
+    if labels.dtype == object:
+        raise ValueError(f"{name} has an integer beyond 64 bits; name it by a text.")
+    _arguments.distinct(name, values, np.array([str(value) for value in values]), "as text")
+    _arguments.distinct(name, values, labels, "as labels")
 
 
 class Cell(NamedTuple):

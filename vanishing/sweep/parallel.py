@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from vanishing import _arguments
 from vanishing._types import PyTree
 
 # Up to this size of the states that advance together, one vectorised program is faster on a core
@@ -133,11 +134,13 @@ def gather(
 
     Raises:
       MemoryError: a single point needs more than a device has.
+      ValueError: JAX's precision makes another number of a point's, as of a seed of 2**32.
 
     >>> square = Task(lambda point, _: (), lambda state, point, _: (state, point["x"] ** 2))
     >>> gather(square, {"x": np.arange(4)}, ()).tolist()
     [0, 1, 4, 9]
     """
+    points = jax.tree_util.tree_map_with_path(_held, points)
     count = len(jax.tree.leaves(points)[0])
     compiled = build(task, points, shared)
     batches = []
@@ -150,6 +153,12 @@ def gather(
             outputs.append(output)
         batches.append(concatenate(outputs, axis=1))
     return concatenate(batches, axis=0)
+
+
+def _held(path: tuple, leaf: Any) -> Any:
+    """An array as JAX holds it, if that is what was given."""
+    name = f"points{jax.tree_util.keystr(path)}"
+    return leaf if isinstance(leaf, jax.Array) else _arguments.held(name, leaf)
 
 
 def concatenate(trees: Sequence[PyTree], axis: int) -> PyTree:

@@ -184,7 +184,7 @@ def _imports(source: _Source, code: _Code, folders: dict[str, Path]) -> Iterator
 @functools.cache
 def _read(path: Path, modified: int) -> _Code:
     del modified  # a file that is written anew is read anew
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = ast.parse(path.read_bytes(), str(path))
     imports, chains = [], []
     nodes: list[tuple[ast.AST, frozenset[str]]] = [(tree, frozenset())]
     for node, own in nodes:  # which grows

@@ -1,11 +1,19 @@
-"""Datasets on disk: written completely or not at all, with the versions that made them."""
+"""Datasets on disk: written completely or not at all, with the versions that made them.
 
+HDF5 never meets the disk: a dataset is made in memory and then written, so that a full disk is an
+error of Python's and nothing is left open; and it is read into memory first, so that no file is
+locked and a damaged one is told by its checksum before HDF5 reads it.
+"""
+
+import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +53,8 @@ def devices() -> str:
 
 
 def save(dataset: xr.Dataset, path: Path) -> None:
-    """Write a dataset as netCDF 4, readable with `xarray.open_dataset`."""
-    try:
-        write(path, lambda draft: dataset.to_netcdf(draft, engine="h5netcdf"))
-    except RuntimeError as error:  # as HDF5 reports a disk that is full when it closes a file
-        raise OSError(f"{path} could not be written: {error}") from error
+    """Write a dataset as netCDF 4, readable with `xarray.load_dataset`."""
+    write(path, to_bytes(dataset))
 
 
 def load(path: Path) -> xr.Dataset:
@@ -57,31 +62,70 @@ def load(path: Path) -> xr.Dataset:
 
     Raises:
       ValueError: the file is damaged, or no dataset that `save` has written.
+      OSError: it cannot be read.
+    """
+    return from_bytes(path.read_bytes(), path)
+
+
+def to_bytes(dataset: xr.Dataset) -> bytes:
+    """A dataset as the contents of a netCDF 4 file."""
+    return bytes(dataset.to_netcdf(engine="h5netcdf"))
+
+
+def from_bytes(contents: bytes, path: Path) -> xr.Dataset:
+    """The dataset that a file holds.
+
+    Raises:
+      ValueError: with the path; it holds none.
     """
     try:
-        with xr.open_dataset(path, engine="h5netcdf") as dataset:
-            return dataset.load()
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged or no dataset ({error}).") from None
+        return xr.load_dataset(io.BytesIO(contents), engine="h5netcdf")
+    except Exception as error:  # HDF5 has errors of many types for files of others
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is damaged or no dataset ({reason}).") from None
 
 
-def write(path: Path, writer: Callable[[Path], Any]) -> None:
+def checksum(contents: bytes, *belongs_to: str) -> str:
+    """SHA-256 of a file's contents, and of what it belongs to, if anything is given."""
+    digest = hashlib.sha256(contents)
+    for owner in belongs_to:
+        digest.update(b"\0" + owner.encode())
+    return digest.hexdigest()
+
+
+def write(path: Path, contents: bytes | str) -> None:
     """Write a file under a temporary name and rename it: a reader sees all of it or none of it.
 
-    The temporary name keeps the suffix, by which writers choose the format, and is removed when the
-    writer fails.
+    The temporary name has no suffix, so that no listing of files of a kind meets it, and is removed
+    if the disk is full.
+
+    Raises:
+      OSError: with the path; the old file, if there was one, is as it was.
     """
-    handle, name = tempfile.mkstemp(prefix=DRAFT, suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    draft = Path(name)
+    draft = None
     try:
-        writer(draft)
-        draft.chmod(0o666 & ~_umask())
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())  # the new name must not reach the disk before the contents
+        handle, draft = tempfile.mkstemp(prefix=DRAFT, dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(contents if isinstance(contents, bytes) else contents.encode())
+            file.flush()
+            os.fsync(handle)  # the new name must not reach the disk before the contents
+        os.chmod(draft, 0o666 & ~_umask())
         os.replace(draft, path)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"it could not be written: {error.strerror}", str(path)
+        ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        if draft is not None:
+            Path(draft).unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder at once: no reader sees a part of it."""
+    if path.exists():
+        draft = path.with_name(DRAFT + path.name)
+        path.rename(draft)
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
 
 
 def _umask() -> int:

@@ -125,8 +125,8 @@ def fit(
       A `History` of NumPy arrays with leading axes (runs, records + 1).
 
     Raises:
-      ValueError: `records` is under 1, a batch is larger than the data, or two settings have
-        values for different numbers of runs.
+      ValueError: `records` is under 1, a batch is larger than the data, two settings have values
+        for different numbers of runs, or JAX's precision makes another number of a value.
 
     Two learning rates of a sigmoid network, and the layer that loses the gradient at its start:
 
@@ -156,7 +156,10 @@ def fit(
 def _by_run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as arrays whose first axis is the runs."""
     values = {"seed": 0, **settings}
-    arrays = {n: v if isinstance(v, jax.Array) else np.asarray(v) for n, v in values.items()}
+    arrays = {
+        name: value if isinstance(value, jax.Array) else _arguments.held(f"settings.{name}", value)
+        for name, value in values.items()
+    }
     counts = {name: len(array) for name, array in arrays.items() if array.ndim}
     if len(set(counts.values())) > 1:
         sizes = ", ".join(f"{count} of {name}" for name, count in counts.items())

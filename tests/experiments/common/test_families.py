@@ -106,7 +106,31 @@ def test_words(accuracy, diverged, word):
     assert families.answer(accuracy, 0.1, diverged, 3) == word
 
 
-def test_powers_beyond_floating_point_are_written_out():
-    assert families.power(-400.0) == "1.0e-400"
-    assert families.power(np.log10(2.5e-3)) == "2.5e-03"
-    assert [families.power(x) for x in (-np.inf, np.inf, np.nan)] == ["0", "inf", "nan"]
+def test_layers_whose_error_signal_has_exploded_are_layers_all_the_same():
+    """Beyond a network's depth, which is that of its weights, nothing is measured."""
+    results = dataset(np.full((2, 3), 0.5))
+    beyond = (results.member == "a") & (results.layer == 4)
+    exploded = (results.member == "b") & (results.layer <= 2)
+    cotangents = results.cotangent_rms.where(~beyond)
+    results["kernel_norm"] = xr.ones_like(cotangents).where(~beyond)
+    results["cotangent_rms"] = cotangents.where(~exploded)
+    assert families.hidden_layers(results).values.tolist() == [2, 3]
+    summary = families.summary(results)
+    np.testing.assert_allclose(summary.log10_share, [-1.0, np.nan])
+    lines = families.table(results)
+    assert any(line.startswith("nan: the error signal of both is 0, or") for line in lines)
+    drawing = families.figure(results.assign(output_rms=results.cotangent_rms), "member", "")
+    drawing.draw_without_rendering()
+    of_b = drawing.axes[1].lines[2]  # each member has a line before training and one after
+    assert of_b.get_xdata().tolist() == [1, 2, 3]
+    assert np.isfinite(of_b.get_ydata()).tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, np.nan, 1.0])
+def test_losses_of_one_value_are_drawn(value):
+    results = dataset(np.full((2, 3), 0.5), lambda loss: np.full_like(loss, value))
+    results["cotangent_rms"] = xr.full_like(results.cotangent_rms, value)
+    drawing = families.figure(results.assign(output_rms=results.cotangent_rms), "member", "")
+    drawing.draw_without_rendering()
+    empty = [axes for axes in drawing.axes if axes.texts]
+    assert len(empty) == (0 if value == 1.0 else 2)  # signal and error signal

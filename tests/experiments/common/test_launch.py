@@ -14,6 +14,11 @@ from tests.commands import command
 from tests.helpers import slow
 from vanishing.sweep import run_folder
 
+SMALLEST = (
+    *("--activations=tanh", "--depths=1", "--width=4", "--steps=1", "--record_every=1"),
+    *("--seeds=1", "--learning_rates=0.1", "--batch_size=4"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Config(launch.SweepOptions):
@@ -42,7 +47,10 @@ def _count():
 def test_execute_leaves_all_files_and_says_the_answer(tmp_path, capsys):
     execute(Config(out=str(tmp_path)))
     names = {path.name for path in tmp_path.iterdir() if path.name != ".lock"}
-    assert names == {"data.nc", "config.json", "verdict.txt", "figure.png", "figure.svg"}
+    data = {"data.nc", "data.sha256"}
+    assert names == data | {"config.json", "verdict.txt", "figure.png", "figure.svg"}
+    sums = ["sha256sum", "--check", "--status", "data.sha256"]
+    assert subprocess.run(sums, cwd=tmp_path).returncode == 0
     stdout = capsys.readouterr().out
     assert "sum 5" in stdout
     assert str(tmp_path / "figure.png") in stdout
@@ -105,14 +113,57 @@ def test_results_of_another_version_of_the_users_file_are_not_mixed_in(tmp_path)
         execute(config)
 
 
-def test_a_failed_measurement_leaves_no_results(tmp_path):
+def test_a_failed_measurement_leaves_no_folder(tmp_path):
     def fail(config, run):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError):
+        execute(Config(out=str(tmp_path / "new" / "run")), fail)
+    with pytest.raises(RuntimeError):
         execute(Config(out=str(tmp_path)), fail)
-    assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
-    execute(Config(out=str(tmp_path), depths=(2,)))  # a folder that holds nothing is anybody's
+    assert not list(tmp_path.iterdir())
+
+
+def test_damaged_data_are_named_and_measured_again(tmp_path, caplog):
+    for damage in (slice(100, 101), slice(50, None)):
+        execute(Config(out=str(tmp_path)))
+        whole = (tmp_path / "data.nc").read_bytes()
+        damaged = bytearray(whole)
+        damaged[damage] = b"" if damage.stop is None else bytes([damaged[100] ^ 1])
+        (tmp_path / "data.nc").write_bytes(damaged)
+        before = measure.calls
+        execute(Config(out=str(tmp_path)))
+        assert measure.calls == before + 1
+        assert f"{tmp_path / 'data.nc'} is damaged; it is computed again." in caplog.text
+        assert (tmp_path / "data.nc").read_bytes() == whole
+        caplog.clear()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"config": null}', "\x00"])
+def test_a_damaged_config_is_named_and_written_anew_and_the_data_are_kept(text, tmp_path, caplog):
+    execute(Config(out=str(tmp_path)))
+    whole = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config.json is damaged, and .*data.nc may be of anoth"):
+        execute(Config(out=str(tmp_path), depths=(7,)))
+    execute(Config(out=str(tmp_path)))
+    assert measure.calls == 1
+    assert f"{tmp_path / 'config.json'} is damaged; it is written anew." in caplog.text
+    assert (tmp_path / "config.json").read_text() == whole
+    (tmp_path / "config.json").write_text(text)
+    execute(Config(out=str(tmp_path), depths=(7,), overwrite=True))
+    assert measure.calls == 2
+
+
+def test_the_tilde_of_out_is_the_home_folder(tmp_path):
+    process = command("--out=~/run", *SMALLEST, cwd=tmp_path, home=tmp_path / "home")
+    assert process.returncode == 0, process.stderr
+    assert (tmp_path / "home" / "run" / "data.nc").exists()
+    assert not (tmp_path / "~").exists()
+    process = command("--out=~nobody-of-this-name/run", *SMALLEST, cwd=tmp_path)
+    assert process.returncode == 1
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("activation: out is '~nobody-of-this-name/run': ")
 
 
 def test_failed_cells_are_said_and_tried_again(tmp_path, capsys):
@@ -146,6 +197,8 @@ def test_failed_cells_are_said_and_tried_again(tmp_path, capsys):
         ("--momentum=1", "momentum is 1.0; it must be under 1"),
         ("stray", "unexpected argument 'stray'"),
         ("--out=taken", "out is taken, which is a file"),
+        ("--out=taken/run", "Not a directory"),
+        ("--learning_rates=1e-50", "learning_rates has 1e-50, which JAX holds as 0.0; sizes of"),
         *slow(
             ("--data_dir=/no/such --data=mnist", "data_dir /no/such is no folder"),
             ("--batch_size=5000", "batch_size is 5000, but there are 1437 examples"),
@@ -158,6 +211,44 @@ def test_a_bad_value_ends_in_one_clear_line(tmp_path, flag, fragment):
     assert process.returncode != 0
     assert len(process.stderr.strip().splitlines()) == 1, process.stderr
     assert fragment in process.stderr
+    assert "verbosity" not in process.stderr, "it is no line of code that is wrong"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"], "it leaves no folder behind"
+
+
+NETWORKS = """
+import sys
+def divide():
+    return 1 / 0
+def ends():
+    sys.exit()
+def late():
+    class Net:
+        def __call__(self, rngs):
+            raise KeyError("kernel")
+    return Net()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "reason", "line"),
+    [
+        (NETWORKS, "divide", "ZeroDivisionError: division by zero", 4),
+        (NETWORKS, "ends", "the program was ended by SystemExit", 6),
+        *slow((NETWORKS, "late", "KeyError: 'kernel'", 10)),
+        ("import no_such\n", "f", "ModuleNotFoundError: No module named 'no_such'", 1),
+        ("def f(:\n", "f", "SyntaxError: invalid syntax", 1),
+    ],
+)
+def test_an_error_in_the_users_network_is_one_line_with_theirs(text, name, reason, line, tmp_path):
+    file = tmp_path / "own_network.py"
+    file.write_text(text)
+    flags = (f"--network={file}:{name}", "--optimizers=sgd", f"--out={tmp_path / 'run'}")
+    process = command(*flags, experiment="optimizer")
+    assert process.returncode == 1
+    (message,) = process.stderr.splitlines()
+    assert message.startswith(f"optimizer: {reason}")
+    assert f"{file}:{line}; --verbosity=1 shows the traceback)" in message
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

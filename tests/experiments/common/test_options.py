@@ -11,7 +11,9 @@ class Config(Options):
     depths: tuple[int, ...] = option((2, 3), "Depths.", at_least=1)
     name: str = option("a", "Name.", choices=("a", "b"))
     rate: float = option(0.1, "Rate.", more_than=0)
+    rates: tuple[float, ...] = option((0.1,), "Rates.", more_than=0)
     out: str = option("", "Folder.", in_question=False)
+    patience: float = option(1.0, "Seconds.", in_question=False)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,10 @@ class Config(Options):
         ({"name": "c"}, "name has 'c'; it must be one of a, b."),
         ({"rate": 0.0}, "rate has 0.0; it must be over 0."),
         ({"rate": float("nan")}, "rate has nan; it must be a finite number."),
+        ({"rate": 1e-50}, "rate has 1e-50, which JAX holds as 0.0; sizes of float32 go from"),
+        ({"rate": 1e300}, "rate has 1e+300, which JAX holds as inf; sizes of float32 go"),
+        ({"depths": (2**40,)}, "depths has 1099511627776, which JAX holds as 0; integers of"),
+        ({"rates": (0.1, 0.1 + 1e-10)}, "rates has 0.1 and 0.1000000001, which are the same in fl"),
     ],
 )
 def test_a_config_refuses_what_its_options_do_not_allow(change, message):
@@ -30,7 +36,17 @@ def test_a_config_refuses_what_its_options_do_not_allow(change, message):
 
 
 def test_the_question_leaves_out_what_the_results_do_not_depend_on():
-    assert Config(out="/a").question() == {"depths": (2, 3), "name": "a", "rate": 0.1}
+    question = {"depths": (2, 3), "name": "a", "rate": 0.1, "rates": (0.1,)}
+    assert Config(out="/a", patience=1e-50).question() == question
+
+
+def test_numbers_are_checked_in_the_precision_of_the_config():
+    @dataclasses.dataclass(frozen=True)
+    class Precise(Config):
+        precision: str = option("float32", "Arithmetic.", choices=("float32", "float64"))
+
+    assert Precise(precision="float64", rate=1e-50).rate == 1e-50
+    assert_refuses(lambda: Precise(rate=1e-50), "rate has 1e-50, which JAX holds as 0.0")
 
 
 def test_a_new_default_keeps_the_help_and_the_limits():

@@ -97,6 +97,12 @@ def test_a_rate_at_which_a_seed_diverges_is_the_last_choice():
     assert float(training.best_learning_rate(losses([[nan, 1]], [[inf, 1]]))) == 0.1
 
 
+def test_powers_beyond_floating_point_are_written_out():
+    assert training.power(-400.0) == "1.0e-400"
+    assert training.power(np.log10(2.5e-3)) == "2.5e-03"
+    assert [training.power(x) for x in (-np.inf, np.inf, np.nan)] == ["0", "inf", "nan"]
+
+
 def test_the_derived_initializer_depends_on_the_activation():
     default = groups.InitializerOptions()
     orthogonal = groups.InitializerOptions(initializer="orthogonal")
