@@ -1,17 +1,76 @@
 """Checks of arguments that raise one-line `ValueError`s: name, value, what is allowed.
 
-A number is checked where it is known; an array, which may be traced, passes. nan is out of every
-range.
+A number is checked where it is known; of an array, which may be traced, the shape and the dtype
+are. nan is out of every range.
+
+`@checked` checks all arguments of a function by what is written there already: their types and
+shapes by its annotations, their ranges by their names, since one word has one meaning (`RANGES`).
 """
 
+import functools
+import inspect
 import operator
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar, get_type_hints, overload
 
 import jax
+import jaxtyping
 import numpy as np
 
+from vanishing import _annotations
 from vanishing._types import Scalar
+
+MOST = 2**31 - 1  # that JAX's integers hold, and so sizes and indices
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+class Range(NamedTuple):
+    """The numbers that an argument may be; all are finite where `high` is."""
+
+    low: float = -float("inf")
+    high: float = float("inf")
+    over: bool = False  # whether it is over `low`, not at it
+    under: bool = False  # whether it is under `high`, not at it
+
+    def holds(self, value: Any) -> bool:
+        """Whether a number is in the range; nan is in none."""
+        above = value > self.low if self.over else value >= self.low
+        return bool(above and (value < self.high if self.under else value <= self.high))
+
+    def __str__(self) -> str:
+        parts = []
+        if self.low > -float("inf"):
+            parts.append(f"{'over' if self.over else 'at least'} {self.low:g}")
+        if self.high != float("inf"):
+            parts.append(f"{'under' if self.under else 'at most'} {self.high:g}")
+        elif self.under:
+            parts.append("finite")
+        return " and ".join(parts) or "a number, not nan"
+
+
+FINITE = Range(under=True)
+AT_LEAST_0 = Range(0, under=True)
+POSITIVE = Range(0, over=True, under=True)
+FRACTION = Range(0, 1)
+COSINE = Range(-1, 1)
+ANY = Range()  # inf too
+
+# What numbers an argument of a name may be, wherever it occurs; any finite one if it is not here.
+RANGES: dict[str, Range] = {
+    **dict.fromkeys(("sigma_w", "sigma_b", "sigma_x", "sigma", "q", "stddev"), AT_LEAST_0),
+    **dict.fromkeys(("epsilon", "eps", "weight_decay", "learning_rate"), AT_LEAST_0),
+    **dict.fromkeys(("threshold", "clip_threshold", "max_norm", "sharpness"), POSITIVE),
+    **dict.fromkeys(("correlation", "gradient_correlation"), COSINE),
+    **dict.fromkeys(("momentum", "decay", "b1", "b2"), Range(0, 1, under=True)),
+    **dict.fromkeys(("depth", "width", "features", "outputs", "channels", "units"), Range(1)),
+    **dict.fromkeys(("blocks", "groups", "examples", "classes", "records", "chunks"), Range(1)),
+    **dict.fromkeys(("batch", "probes", "iterations", "record_every"), Range(1)),
+    **dict.fromkeys(("steps", "batch_size", "warmup_steps", "seed"), Range(0)),
+    "chrono": Range(2, over=True, under=True),
+    "longest": Range(2, over=True, under=True),
+    "rate": Range(0, 1, under=True),
+}
 
 
 def shape(name: str, array: jax.Array | np.ndarray, expected: Sequence[int]) -> None:
@@ -127,13 +186,17 @@ def instance(name: str, value: Any, kinds: type | tuple[type, ...], what: str) -
     Traceback (most recent call last):
     ValueError: trace is 'gradients'; it must be a Trace of `vanishing.probe`.
     """
-    if isinstance(value, kinds):
-        return
+    if not isinstance(value, kinds):
+        hint = _fitting(value, kinds)
+        raise ValueError(f"{name} is {described(value)}; it must be {what}{hint}.")
+
+
+def _fitting(value: Any, kinds: type | tuple[type, ...]) -> str:
+    """The field of a value that is of these types, as advice."""
     kind = type(value)
     fields = getattr(kind, "_fields", ()) or getattr(kind, "__dataclass_fields__", ())
     fitting = (field for field in fields if isinstance(getattr(value, field, None), kinds))
-    hints = (f": pass {kind.__name__.lower()}.{field}" for field in fitting)
-    raise ValueError(f"{name} is {described(value)}; it must be {what}{next(hints, '')}.")
+    return next((f": pass {kind.__name__.lower()}.{field}" for field in fitting), "")
 
 
 def function(name: str, value: Any, what: str, *, owner: str = "") -> None:
@@ -166,6 +229,8 @@ def described(value: Any) -> str:
         return f"the class {value.__name__}"
     if hasattr(value, "__name__"):
         return f"the function {value.__name__}"
+    if isinstance(value, jax.Array | np.ndarray) and np.ndim(value):
+        return f"{value.dtype}[{','.join(map(str, value.shape))}]"
     text = repr(value)
     is_short = len(text) <= 40 and "\n" not in text and not text.startswith("<")
     return text if is_short else f"a value of type {type(value).__name__}"
@@ -210,3 +275,72 @@ def _is_known(value: Any) -> bool:
 
 def _subject(name: str, value: Any, owner: str) -> str:
     return f"{owner} has {name} {value}" if owner else f"{name} is {value}"
+
+
+@overload
+def checked(function: Callable[_Given, _Result], /) -> Callable[_Given, _Result]: ...
+@overload
+def checked(
+    **ranges: Range | None,
+) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]: ...
+def checked(function=None, /, **ranges):
+    """A function that refuses arguments of another type, shape or range than it takes.
+
+    Types and shapes are those of its annotations, where axes of one name have one length. Numbers
+    of the type `int` are whole and at most `MOST` in size.
+
+    Args:
+      function: what to check.
+      **ranges: of arguments that may be other numbers than `RANGES` has by their name; None for
+        those that the function checks itself.
+
+    >>> @checked
+    ... def halved(width: int, sigma_w: float = 1.0):
+    ...     return width // 2
+    >>> halved(4)
+    2
+    >>> halved(4, sigma_w=float("nan"))
+    Traceback (most recent call last):
+    ValueError: halved has sigma_w nan; it must be at least 0 and finite.
+    """
+    if function is None:
+        return functools.partial(checked, **ranges)
+    signature = inspect.signature(function)
+
+    @functools.cache
+    def hints() -> dict[str, Any]:  # once all names that annotations use are defined
+        return get_type_hints(inspect.unwrap(function))
+
+    def owner() -> str:  # of a layer it is said, since a network is made of many
+        makes = getattr(hints().get("return"), "__name__", "")
+        return function.__name__ if makes == "Layer" else ""
+
+    @functools.wraps(function)
+    def refusing(*args, **kwargs):
+        given = signature.bind(*args, **kwargs).arguments
+        with jaxtyping.jaxtyped("context"):
+            for name, value in given.items():
+                allowed = ranges.get(name, RANGES.get(name, FINITE))
+                hint = hints().get(name, Any)
+                if allowed is not None and signature.parameters[name].kind not in _STARRED:
+                    _require(name, value, hint, allowed, owner())
+        return function(*args, **kwargs)
+
+    return refusing
+
+
+_STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _require(name: str, value: Any, hint: Any, allowed: Range, owner: str) -> None:
+    if not _annotations.fits(value, hint):
+        classes = tuple(k for k in _annotations.alternatives(hint) if isinstance(k, type))
+        what = _annotations.words(hint) + _fitting(value, classes)
+        raise ValueError(f"{_subject(name, described(value), owner)}; it must be {what}.")
+    if not _is_known(value):
+        return
+    kinds = _annotations.alternatives(hint)
+    if int in kinds and float not in kinds and not -MOST <= value <= MOST:
+        raise ValueError(f"{_subject(name, value, owner)}; it must be at most {MOST} in size.")
+    if not allowed.holds(value):
+        raise ValueError(f"{_subject(name, value, owner)}; it must be {allowed}.")

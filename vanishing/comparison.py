@@ -20,6 +20,7 @@ with needs("sweeps"):
     import xarray as xr
 
 
+@_arguments.checked(network=None)
 def measure(
     network: Layer,
     variables: Variables | tuple[PyTree, PyTree],
@@ -52,6 +53,7 @@ def measure(
     return probe(loss, summaries=("rms", "similarity"))(variables.params).trace
 
 
+@_arguments.checked(prediction=None, trace=None)
 def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
     """Prediction and measurement on one axis.
 
@@ -141,6 +143,7 @@ class Slope(NamedTuple):
         return "too few seeds" if off <= 2 * self.error else "DIFFERS"
 
 
+@_arguments.checked
 def slope(comparison: xr.Dataset, rows: str, skip: int = 0) -> Slope:
     """Fit straight lines through the log mean-square gradients, predicted and measured.
 

@@ -16,12 +16,14 @@ Outputs = Float[Array | np.ndarray, "*batch features"]  # of a network, such as 
 Loss = Callable[[Outputs, Labels], Float[Array, ""]]  # the mean over a batch
 
 
+@_arguments.checked
 def mean_squared_error(outputs: Outputs, targets: Outputs) -> Float[Array, ""]:
     """mean((outputs - targets)^2), over the examples and their features alike."""
     _arguments.shape("targets", targets, outputs.shape)
     return jnp.mean(jnp.square(outputs - targets))
 
 
+@_arguments.checked
 def quadratic(outputs: Outputs, targets: Outputs) -> Float[Array, ""]:
     """The textbooks' cost: mean over examples of 1/2 |outputs - targets|^2.
 
@@ -31,6 +33,7 @@ def quadratic(outputs: Outputs, targets: Outputs) -> Float[Array, ""]:
     return jnp.mean(jnp.sum(optax.losses.l2_loss(outputs, targets), axis=-1))
 
 
+@_arguments.checked
 def binary_cross_entropy(logits: Outputs, targets: Outputs) -> Float[Array, ""]:
     """Mean over examples of -sum_j t_j log sigmoid(z_j) + (1 - t_j) log sigmoid(-z_j), in nats.
 
@@ -43,6 +46,7 @@ def binary_cross_entropy(logits: Outputs, targets: Outputs) -> Float[Array, ""]:
     return jnp.mean(jnp.sum(optax.losses.sigmoid_binary_cross_entropy(logits, targets), axis=-1))
 
 
+@_arguments.checked
 def softmax_cross_entropy(logits: Outputs, labels: Labels) -> Float[Array, ""]:
     """Mean over examples of -log softmax(logits)[label], in nats; labels are integers.
 
@@ -53,6 +57,7 @@ def softmax_cross_entropy(logits: Outputs, labels: Labels) -> Float[Array, ""]:
     return jnp.mean(optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
+@_arguments.checked
 def of_labels(loss: Callable[[Outputs, Outputs], Float[Array, ""]]) -> Loss:
     """A loss of integer labels, from a loss whose target is their one-hot encoding."""
 
@@ -71,6 +76,7 @@ LOSSES: dict[str, Loss] = {  # all take integer labels
 }
 
 
+@_arguments.checked
 def accuracy(outputs: Outputs, labels: Labels) -> Float[Array, ""]:
     """Share of the labels, 0 to 1, whose output is the largest.
 
@@ -81,11 +87,13 @@ def accuracy(outputs: Outputs, labels: Labels) -> Float[Array, ""]:
     return jnp.mean(jnp.argmax(outputs, -1) == labels, dtype=outputs.dtype)
 
 
+@_arguments.checked
 def l1(params: PyTree) -> Float[Array, ""]:
     """sum |w| over the weights: the leaves named `kernel`, so never a bias."""
     return sum((jnp.sum(jnp.abs(kernel)) for kernel in _kernels(params)), jnp.zeros(()))
 
 
+@_arguments.checked
 def l2(params: PyTree) -> Float[Array, ""]:
     """1/2 sum w^2 over the weights (the leaves named `kernel`), whose gradient is w itself."""
     return sum(

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from vanishing import _arguments
+
 
 class Work(NamedTuple):
     """Arithmetic and memory traffic of a pass."""
@@ -18,6 +20,7 @@ class Work(NamedTuple):
         return Work(self.flops - other.flops, self.bytes - other.bytes)
 
 
+@_arguments.checked
 def forward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     """Work of the forward pass: `z = a W + b` and `a = f(z)` in every layer.
 
@@ -39,6 +42,7 @@ def forward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     return Work(flops, size * itemsize)
 
 
+@_arguments.checked
 def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     """Work of the backward pass: weight gradients, and the error backwards from layer 2 on.
 
@@ -68,6 +72,7 @@ def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     return Work(flops, size * itemsize)
 
 
+@_arguments.checked
 def xla_work(function: Callable, *args: Any) -> Work:
     """Work that XLA reports for a function compiled for the default device.
 

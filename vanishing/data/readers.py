@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vanishing import _arguments
+
 _CIFAR_SHAPE = (3, 32, 32)  # red, green and blue planes, row by row
 _CIFAR_RECORD = 1 + 3 * 32 * 32  # a label byte first
 
@@ -39,6 +41,7 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
 
 
+@_arguments.checked
 def read_idx(path: Path, axes: int) -> np.ndarray:
     """A uint8 array from an IDX file, compressed or not.
 
@@ -76,6 +79,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
+@_arguments.checked
 def read_cifar_binary(
     path: Path,
 ) -> tuple[UInt8[np.ndarray, "batch 32 32 3"], UInt8[np.ndarray, " batch"]]:
@@ -97,6 +101,7 @@ def read_cifar_binary(
     return _channels_last(records[:, 1:]), records[:, 0].copy()
 
 
+@_arguments.checked
 def read_cifar_pickle(
     path: Path,
 ) -> tuple[UInt8[np.ndarray, "batch 32 32 3"], UInt8[np.ndarray, " batch"]]:

@@ -24,6 +24,7 @@ class Sequences(NamedTuple):
     y: Float[Array, " examples"] | Int[Array, "examples ..."]
 
 
+@_arguments.checked
 def adding(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     """The adding problem: of many numbers, the sum of the two that are marked.
 
@@ -57,6 +58,7 @@ def adding(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     return Sequences(jnp.stack([values, marks], axis=-1), jnp.sum(values * marks, axis=1))
 
 
+@_arguments.checked
 def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
     """The copy task: ten symbols, to be repeated once a long stretch of blanks is over.
 
@@ -92,6 +94,7 @@ def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
     return Sequences(jax.nn.one_hot(inputs, SYMBOLS + 2), targets)
 
 
+@_arguments.checked
 def copy_memoryless(blanks: int) -> float:
     """The cross-entropy of `copy_memory`, in nats a step, of a guess at each of the ten symbols.
 
@@ -103,6 +106,7 @@ def copy_memoryless(blanks: int) -> float:
     return RECALLED * math.log(SYMBOLS) / (blanks + 2 * RECALLED)
 
 
+@_arguments.checked
 def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     """Temporal order: which of two symbols came at an early place, and which at a later one.
 
@@ -141,6 +145,7 @@ def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     return Sequences(jax.nn.one_hot(inputs, 6), 2 * symbols[:, 0] + symbols[:, 1])
 
 
+@_arguments.checked
 def by_pixel(
     images: Float[Array | np.ndarray, "examples height width channels"],
 ) -> Float[Array | np.ndarray, "examples pixels channels"]:

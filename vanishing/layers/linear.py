@@ -34,6 +34,7 @@ def require_initializers(owner: str, **given: Any) -> None:
         _arguments.function(name, value, what, owner=owner)
 
 
+@_arguments.checked
 def dense(
     features: int,
     kernel_init: Initializer = initializers.lecun_normal(),
@@ -98,6 +99,7 @@ def dense(
     return Layer(init, apply, propagate)
 
 
+@_arguments.checked
 def conv(
     features: int,
     kernel_size: Sequence[int],

@@ -75,6 +75,7 @@ class Recurrent(Structure):
         return end["h"] if outputs is None else jnp.moveaxis(outputs, 0, -2)
 
 
+@_arguments.checked
 def rnn(
     features: int,
     *,
@@ -139,6 +140,7 @@ def rnn(
     return _layer("rnn", RecurrentCell(init, join, step, ("h",), features), sequence)
 
 
+@_arguments.checked
 def lstm(
     features: int,
     *,
@@ -226,6 +228,7 @@ def lstm(
     return _layer("lstm", RecurrentCell(init, join, step, ("c", "h"), features), sequence)
 
 
+@_arguments.checked
 def gru(
     features: int,
     *,

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vanishing import _arguments
 from vanishing._types import PyTree, Scalar
 from vanishing.layers.base import (
     Applied,
@@ -26,6 +27,7 @@ from vanishing.meanfield import Gain, PredictedRow, Signal
 from vanishing.meanfield.signals import elementwise_gain, identity_gain, linear_gain, unknown
 
 
+@_arguments.checked
 def residual(
     branch: Layer,
     *,
@@ -181,6 +183,7 @@ def _times(scale: Scalar, x: Any) -> Any:
     return x if isinstance(scale, float) and scale == 1.0 else scale * x
 
 
+@_arguments.checked
 def highway(branch: Layer, gate: Layer, *, shortcut: Layer | None = None) -> Layer:
     """A gate between a branch and the input: `gate(x) * branch(x) + (1 - gate(x)) * x`.
 

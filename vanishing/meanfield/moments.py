@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.meanfield.quadrature import nodes, pair_nodes
 
@@ -44,6 +45,7 @@ def angle_of(q: Scalar, difference: Scalar) -> Float[Array, ""]:
     return jnp.where(inside, 2 * jnp.arcsin(jnp.sqrt(jnp.where(inside, fraction, 1.0))), 0.0)
 
 
+@_arguments.checked
 def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments:
     """The moments of any elementwise function.
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import DEPTH, Scalar
 
 
@@ -250,6 +251,7 @@ class Signal:
         )
 
 
+@_arguments.checked
 def signal(
     q: Scalar = 1.0,
     correlation: Scalar = 0.0,

@@ -27,6 +27,7 @@ class CriticalPoint(NamedTuple):
     q: Float[Array, ""]
 
 
+@_arguments.checked
 @functools.partial(jax.jit, static_argnames="activation")
 def critical_line(activation: Nonlinearity, q: Scalar) -> CriticalPoint:
     """The point of the critical line whose pre-activations have the variance q.
@@ -69,6 +70,7 @@ class Critical(NamedTuple):
     stable: bool  # whether variances near q stay near it
 
 
+@_arguments.checked
 def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, ...]:
     """All initial weight scales at which the gradient keeps its size, for a scale of the biases.
 

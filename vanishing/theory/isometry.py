@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers import Activation, facts_of
 from vanishing.layers.activations import Nonlinearity
@@ -24,6 +25,7 @@ class Spectrum(NamedTuple):
     largest: Float[Array, "..."]
 
 
+@_arguments.checked
 def predict_spectrum(
     activation: Nonlinearity,
     sigma_w: Scalar,
@@ -92,6 +94,7 @@ def _largest(
     return jnp.exp(log_edge(jax.lax.stop_gradient(lowest[-1])))
 
 
+@_arguments.checked
 def singular_values(
     function: Callable[[Float[Array, "..."]], Float[Array, "..."]], x: Float[Array, "..."]
 ) -> Float[Array, " value"]:
@@ -107,6 +110,7 @@ def singular_values(
     return jnp.linalg.svd(jacobian.reshape(-1, x.size), compute_uv=False)
 
 
+@_arguments.checked
 def spectrum(
     function: Callable[[Float[Array, "..."]], Float[Array, "..."]],
     x: Float[Array, "..."],

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers import facts_of
 from vanishing.layers.activations import Nonlinearity
@@ -34,6 +35,7 @@ def _require_scales(**scales: Scalar) -> None:
             raise ValueError(f"{name} is {scale}; a standard deviation must be at least 0.")
 
 
+@_arguments.checked
 @functools.partial(jax.jit, static_argnames="activation")
 def variance_map(
     activation: Nonlinearity, q: Scalar, sigma_w: Scalar, sigma_b: Scalar
@@ -60,6 +62,7 @@ def variance_slope(
     return jax.grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
 
 
+@_arguments.checked
 @functools.partial(jax.jit, static_argnames="activation")
 def covariance_map(
     activation: Nonlinearity, q: Scalar, correlation: Scalar, sigma_w: Scalar, sigma_b: Scalar
@@ -72,6 +75,7 @@ def covariance_map(
     return sigma_w**2 * (m.square - m.difference) + sigma_b**2
 
 
+@_arguments.checked
 def chi(
     activation: Nonlinearity, q: Scalar, sigma_w: Scalar, correlation: Scalar = 1.0
 ) -> Float[Array, ""]:
@@ -114,6 +118,7 @@ class FixedPoint(NamedTuple):
         return abs(self.slope) < 1
 
 
+@_arguments.checked
 def fixed_points(
     activation: Nonlinearity, sigma_w: float, sigma_b: float
 ) -> tuple[FixedPoint, ...]:
@@ -152,6 +157,7 @@ def _excess(activation, q, sigma_w, sigma_b):
     return variance_map(activation, q, sigma_w, sigma_b) - q
 
 
+@_arguments.checked
 def fixed_point(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> Float[Array, ""]:
     """q*: the variance of the pre-activations that a network comes to from a variance of 1.
 
@@ -211,6 +217,7 @@ def _fixed_point(activation, sigma_w, sigma_b):
     return jnp.where(stays, 1.0, jnp.where(has_root, root + step, otherwise)).astype(dtype)
 
 
+@_arguments.checked
 @functools.partial(jax.jit, static_argnames="activation")
 def correlation_fixed_point(
     activation: Nonlinearity, q: Scalar, sigma_w: Scalar
@@ -266,6 +273,7 @@ class CorrelationFixedPoint(NamedTuple):
         return abs(self.slope) < 1
 
 
+@_arguments.checked
 def correlation_fixed_points(
     activation: Nonlinearity, q: float, sigma_w: float
 ) -> tuple[CorrelationFixedPoint, ...]:
@@ -302,6 +310,7 @@ class DepthScales(NamedTuple):
     gradient: Float[Array, ""]  # of the mean-square gradient: 1 / |log chi_1|
 
 
+@_arguments.checked
 def depth_scales(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> DepthScales:
     """The depth scales of a wide network of dense layers, in layers.
 

@@ -138,6 +138,7 @@ class Prediction:
         return xr.Dataset(variables, coords)
 
 
+@_arguments.checked(network=None, x=None)
 def predict(
     network: Layer,
     x: Spec,
@@ -204,6 +205,7 @@ def predict(
     return profile(network, start, gradient_correlation)
 
 
+@_arguments.checked
 @functools.partial(jax.jit, static_argnums=0)
 def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -> Prediction:
     """The prediction for a given signal at the input; see `predict`.

@@ -15,6 +15,7 @@ from vanishing.meanfield.quadrature import nodes
 from vanishing.theory.maps import chi, fixed_point
 
 
+@_arguments.checked
 def rnn_chi(
     activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar = 0.0, sigma_x: Scalar = 0.0
 ) -> Float[Array, ""]:
@@ -46,6 +47,7 @@ class StepBound(NamedTuple):
     in_the_long_run: Float[Array, ""]  # the largest slope times the spectral radius
 
 
+@_arguments.checked
 def rnn_bound(activation: str, kernel: Float[Array | np.ndarray, "units units"]) -> StepBound:
     """Bounds on the factor by which one step of a plain RNN multiplies the gradient's norm.
 
@@ -69,6 +71,7 @@ def rnn_bound(activation: str, kernel: Float[Array | np.ndarray, "units units"])
     )
 
 
+@_arguments.checked
 def gate_gain(steps: Scalar, bias: Scalar = 1.0, sigma: Scalar = 0.0) -> Float[Array, ""]:
     """The fraction of the gradient left along a gated cell after some steps: E[gate]^steps.
 
@@ -91,6 +94,7 @@ def gate_gain(steps: Scalar, bias: Scalar = 1.0, sigma: Scalar = 0.0) -> Float[A
     return jnp.sum(rule.weight * jax.nn.sigmoid(bias + sigma * rule.z)) ** steps
 
 
+@_arguments.checked
 def chrono_gain(steps: Scalar, longest: Scalar) -> Float[Array, ""]:
     """The same with chrono initialisation: the mean over units of gate^steps.
 

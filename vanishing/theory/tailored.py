@@ -85,6 +85,7 @@ class Tailored:
         )
 
 
+@_arguments.checked(network=None, name=None)
 def tailor(
     name: str,
     network: Network,
@@ -153,6 +154,7 @@ def tailor(
         return _fit(name, _Targets(slope=1.0, curvature=local))
 
 
+@_arguments.checked(network=None)
 def maximal_slope(network: Network, x: Spec) -> Callable[[float], float]:
     """The largest slope at 1 of a subnetwork's correlation map, as a function of the local slope.
 
@@ -161,6 +163,7 @@ def maximal_slope(network: Network, x: Spec) -> Callable[[float], float]:
     return _largest(network, x, lambda slope: lambda value: slope * value, 1.0)
 
 
+@_arguments.checked(network=None)
 def maximal_curvature(network: Network, x: Spec) -> Callable[[float], float]:
     """The largest second derivative at 1 of a subnetwork's map, where all local slopes are 1.
 

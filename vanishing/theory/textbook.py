@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers import facts_of
 from vanishing.layers.activations import Nonlinearity
 from vanishing.theory.maps import chi, fixed_point
 
 
+@_arguments.checked
 def chain_factors(
     activation: Nonlinearity,
     weights: Float[Array, " depth"],
@@ -45,6 +47,7 @@ def chain_factors(
     return factors
 
 
+@_arguments.checked
 def learning_speed_ratio(
     activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar
 ) -> Float[Array, ""]:

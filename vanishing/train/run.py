@@ -32,6 +32,7 @@ class Run(NamedTuple):
     batches: Callable[[State, Data, int], Int[Array, "records record_every batch"]]
 
 
+@_arguments.checked(problem=None)
 def make_run(
     problem: Problem | Callable[[Any], Problem],
     *,
@@ -73,6 +74,7 @@ def make_run(
     )
 
 
+@_arguments.checked
 def task(run: Run, *, records: int, chunks: int = 20) -> parallel.Task:
     """A run as a task, whose points are settings with an integer `seed` among them.
 
@@ -97,6 +99,7 @@ def task(run: Run, *, records: int, chunks: int = 20) -> parallel.Task:
     return parallel.Task(init, advance, math.ceil((records + 1) / length))
 
 
+@_arguments.checked
 def fit(
     run: Run,
     settings: Mapping[str, Any],
