@@ -63,7 +63,8 @@ def _fits(value: Any, kind: Any) -> bool:
     if kind is bool:
         return isinstance(value, bool | np.bool_)
     if get_origin(kind) in (tuple, list, Sequence, Iterable):
-        listed = isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+        listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        listed |= isinstance(value, np.ndarray) and value.size > 0
         return listed and all(fits(v, _element(kind)) for v in value)
     if get_origin(kind) in (dict, Mapping):
         return isinstance(value, Mapping)

@@ -10,7 +10,8 @@ shapes by its annotations, their ranges by their names, since one word has one m
 import functools
 import inspect
 import operator
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, ParamSpec, TypeVar, get_type_hints, overload
 
 import jax
@@ -52,6 +53,7 @@ class Range(NamedTuple):
 FINITE = Range(under=True)
 AT_LEAST_0 = Range(0, under=True)
 POSITIVE = Range(0, over=True, under=True)
+COUNT = Range(1, under=True)  # and steps of time, which theory takes as any number
 FRACTION = Range(0, 1)
 COSINE = Range(-1, 1)
 ANY = Range()  # inf too
@@ -63,10 +65,11 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("threshold", "clip_threshold", "max_norm", "sharpness"), POSITIVE),
     **dict.fromkeys(("correlation", "gradient_correlation"), COSINE),
     **dict.fromkeys(("momentum", "decay", "b1", "b2"), Range(0, 1, under=True)),
-    **dict.fromkeys(("depth", "width", "features", "outputs", "channels", "units"), Range(1)),
-    **dict.fromkeys(("blocks", "groups", "examples", "classes", "records", "chunks"), Range(1)),
-    **dict.fromkeys(("batch", "probes", "iterations", "record_every"), Range(1)),
-    **dict.fromkeys(("steps", "batch_size", "warmup_steps", "seed"), Range(0)),
+    **dict.fromkeys(("depth", "width", "features", "outputs", "channels", "units"), COUNT),
+    **dict.fromkeys(("blocks", "groups", "examples", "classes", "records", "chunks"), COUNT),
+    **dict.fromkeys(("length", "blanks", "itemsize"), COUNT),
+    **dict.fromkeys(("batch", "probes", "iterations", "record_every"), COUNT),
+    **dict.fromkeys(("steps", "batch_size", "warmup_steps", "seed", "skip"), AT_LEAST_0),
     "chrono": Range(2, over=True, under=True),
     "longest": Range(2, over=True, under=True),
     "rate": Range(0, 1, under=True),
@@ -155,16 +158,18 @@ def whole(name: str, value: Any, least: int, *, owner: str = "", note: str = "")
 
 
 def wholes(name: str, values: Any, *, owner: str = "") -> tuple[int, ...]:
-    """A tuple of whole numbers, one for each axis.
+    """A tuple of whole numbers of at least 1, one for each axis.
 
     Raises:
-      ValueError: it is a single number, or one of it is no whole number.
+      ValueError: it is a single number, or one of it is no whole number of at least 1.
 
     >>> wholes("window", 2, owner="max_pool")
     Traceback (most recent call last):
     ValueError: max_pool has window 2; it must be a tuple of whole numbers, one for each axis.
     """
     if isinstance(values, Iterable) and all(isinstance(v, int | np.integer) for v in values):
+        for value in values:
+            at_least(name, value, 1, owner=owner)
         return tuple(values)
     subject = _subject(name, described(values), owner)
     raise ValueError(f"{subject}; it must be a tuple of whole numbers, one for each axis.")
@@ -259,6 +264,25 @@ def between(
         raise ValueError(f"{subject}; it must be at least {low} and under {high}.")
 
 
+def fits_in_memory(name: str, value: int, each: int, *, owner: str = "") -> None:
+    """Refuse a number of things that this machine cannot hold, before any of its memory is taken.
+
+    Args:
+      name: of the argument that counts them.
+      value: how many.
+      each: bytes of one.
+      owner: as for `at_least`.
+
+    Raises:
+      ValueError: with the memory that they take, and how many it holds.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if value * each > memory:
+        takes = f"they take {value * each / 1e9:.3g} GB"
+        subject = _subject(name, value, owner)
+        raise ValueError(f"{subject}; {takes}, so it must be at most {memory // each} here.")
+
+
 def positive(name: str, value: Scalar) -> None:
     """Refuse a number that is not over 0, or not finite.
 
@@ -283,7 +307,7 @@ def checked(function: Callable[_Given, _Result], /) -> Callable[_Given, _Result]
 def checked(
     **ranges: Range | None,
 ) -> Callable[[Callable[_Given, _Result]], Callable[_Given, _Result]]: ...
-def checked(function=None, /, **ranges):
+def checked(function: Any = None, /, **ranges: Range | None) -> Any:
     """A function that refuses arguments of another type, shape or range than it takes.
 
     Types and shapes are those of its annotations, where axes of one name have one length. Numbers
@@ -301,7 +325,7 @@ def checked(function=None, /, **ranges):
     2
     >>> halved(4, sigma_w=float("nan"))
     Traceback (most recent call last):
-    ValueError: halved has sigma_w nan; it must be at least 0 and finite.
+    ValueError: sigma_w is nan; it must be at least 0 and finite.
     """
     if function is None:
         return functools.partial(checked, **ranges)
@@ -323,7 +347,7 @@ def checked(function=None, /, **ranges):
                 allowed = ranges.get(name, RANGES.get(name, FINITE))
                 hint = hints().get(name, Any)
                 if allowed is not None and signature.parameters[name].kind not in _STARRED:
-                    _require(name, value, hint, allowed, owner())
+                    _require(name, value, hint, allowed, owner(), given)
         return function(*args, **kwargs)
 
     return refusing
@@ -332,15 +356,34 @@ def checked(function=None, /, **ranges):
 _STARRED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def _require(name: str, value: Any, hint: Any, allowed: Range, owner: str) -> None:
+def _require(
+    name: str, value: Any, hint: Any, allowed: Range, owner: str, given: Mapping[str, Any]
+) -> None:
     if not _annotations.fits(value, hint):
         classes = tuple(k for k in _annotations.alternatives(hint) if isinstance(k, type))
         what = _annotations.words(hint) + _fitting(value, classes)
+        with jaxtyping.jaxtyped("context"):
+            fits_alone = _annotations.fits(value, hint)
+        if fits_alone:  # so that an axis has another length than in an array before it
+            before = list(given)[: list(given).index(name)]
+            sizes = [f"{n} {described(given[n])}" for n in before if np.ndim(given[n])]
+            what += f" that the others have: {', '.join(sizes)}"
         raise ValueError(f"{_subject(name, described(value), owner)}; it must be {what}.")
     if not _is_known(value):
+        if isinstance(value, jax.Array | np.ndarray | jax.ShapeDtypeStruct):
+            _require_elements(name, value, hint, owner)
         return
-    kinds = _annotations.alternatives(hint)
-    if int in kinds and float not in kinds and not -MOST <= value <= MOST:
-        raise ValueError(f"{_subject(name, value, owner)}; it must be at most {MOST} in size.")
+    if isinstance(value, int) and not -MOST <= value <= MOST:
+        otherwise = " or a float" if float in _annotations.alternatives(hint) else ""
+        subject = _subject(name, value, owner)
+        raise ValueError(f"{subject}; it must be at most {MOST} in size{otherwise}.")
     if not allowed.holds(value):
         raise ValueError(f"{_subject(name, value, owner)}; it must be {allowed}.")
+
+
+def _require_elements(name: str, array: Any, hint: Any, owner: str) -> None:
+    """Refuse an array that holds nothing, whose mean is no number; elementwise it may."""
+    dims = {getattr(kind, "dim_str", "") for kind in _annotations.alternatives(hint)}
+    if 0 in array.shape and "..." not in dims:
+        subject = _subject(name, described(array), owner)
+        raise ValueError(f"{subject}; it must have elements.")

@@ -42,6 +42,9 @@ def measure(
       The trace, with the summaries "rms" and "similarity".
     """
     require_layer("network", network, NETWORK)
+    if not isinstance(variables, tuple) or len(variables) != 2:
+        what = "the pair (params, state) that the network's init returned"
+        raise ValueError(f"variables is {_arguments.described(variables)}; it must be {what}.")
     variables = Variables(*variables)
     loss_key, noise_key = jax.random.split(key)
     spec = output_spec(network, variables, x)

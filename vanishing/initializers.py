@@ -81,7 +81,7 @@ def normal(stddev: Scalar = 1e-2) -> ZeroMean:
     return ZeroMean(draw, lambda shape: stddev**2)
 
 
-@_arguments.checked
+@_arguments.checked(scale=_arguments.AT_LEAST_0)
 def symmetric_uniform(scale: Scalar) -> ZeroMean:
     """Uniform on [-scale, scale). (`jax.nn.initializers.uniform` draws from [0, scale) instead.)"""
 

@@ -70,7 +70,7 @@ def conv_bias_gradient(delta: Errors) -> Float[Array, " features"]:
     >>> print(conv_bias_gradient(jnp.ones((2, 3, 3, 1))))
     [18.]
     """
-    return delta.sum(axis=range(delta.ndim - 1))
+    return delta.sum(axis=tuple(range(delta.ndim - 1)))
 
 
 @_arguments.checked

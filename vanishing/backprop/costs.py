@@ -202,7 +202,9 @@ def l2_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @_arguments.checked
-def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Float[Array, "..."]:
+def dropout(
+    x: Float[Array, "*axes"], keep: Bool[Array, "*axes"], rate: float
+) -> Float[Array, "*axes"]:
     """`y = keep x / (1 - rate)`: kept numbers are scaled up, so that the mean stays.
 
     Args:
@@ -225,8 +227,8 @@ def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Fl
 
 @_arguments.checked
 def dropout_gradient(
-    delta: Float[Array, "..."], keep: Bool[Array, "..."], rate: float
-) -> Float[Array, "..."]:
+    delta: Float[Array, "*axes"], keep: Bool[Array, "*axes"], rate: float
+) -> Float[Array, "*axes"]:
     """`dC/dx = keep delta / (1 - rate)`: the layer is linear, so both passes have one form.
 
     Args:

@@ -169,10 +169,11 @@ def backward(
 
 
 def _require_names(params: Params, activation: Sequence[str]) -> None:
-    if isinstance(activation, str) or len(activation) != len(params) or not params:
+    names = isinstance(activation, Sequence) and not isinstance(activation, str)
+    if not names or len(activation) != len(params) or not params:
         raise ValueError(
-            f"activation is {activation!r}; it must be a list of {len(params)} names, one a layer, "
-            "of at least one."
+            f"activation is {_arguments.described(activation)}; it must be a list of "
+            f"{len(params)} names, one for each layer of params, of at least one."
         )
     for name in activation:
         slope_of(name)

@@ -35,6 +35,7 @@ def forward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     >>> forward_work(batch=1, widths=(3, 2)).flops  # 2 * 3 * 2 + 2 + 2
     16
     """
+    _arguments.whole("the number of widths", len(widths), 2)
     flops = size = 0
     for fan_in, fan_out in itertools.pairwise(widths):
         flops += 2 * batch * fan_in * fan_out + 2 * batch * fan_out
@@ -60,6 +61,7 @@ def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     >>> backward_work(batch=1, widths=(3, 2)).flops  # 2 * 3 * 2 + 3 * 2
     18
     """
+    _arguments.whole("the number of widths", len(widths), 2)
     flops = size = 0
     for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         products = 1 if layer == 0 else 2

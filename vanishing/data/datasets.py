@@ -168,9 +168,7 @@ def synthetic(
     Raises:
       ValueError: an argument is out of range.
     """
-    for name, value in [("examples", examples), ("features", features), ("classes", classes)]:
-        _arguments.whole(name, value, 1)
-    _arguments.at_least("q", q, 0)
+    _arguments.fits_in_memory("examples", examples, 8 * features + 8)  # of two splits
     generator = np.random.default_rng(seed)
 
     def split() -> Split:

@@ -50,6 +50,7 @@ def adding(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     [2. 2.] True
     """
     _arguments.whole("length", length, 2, note=": adding marks two places")
+    _arguments.fits_in_memory("examples", examples, 20 * length)  # numbers, two marks, both
     value_key, first_key, second_key = jax.random.split(key, 3)
     values = jax.random.uniform(value_key, (examples, length))
     first = jax.random.randint(first_key, (examples,), 0, length // 2)
@@ -83,6 +84,8 @@ def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
     ((2, 50, 10), (2, 50), True)
     """
     _arguments.whole("blanks", blanks, 1, note=": the last is the delimiter")
+    steps = blanks + 2 * RECALLED
+    _arguments.fits_in_memory("examples", examples, 4 * steps * (SYMBOLS + 4))
     symbols = jax.random.randint(key, (examples, RECALLED), 0, SYMBOLS)
 
     def blank(count: int) -> Int[Array, "..."]:
@@ -133,6 +136,7 @@ def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     ((3, 100, 6), [1.0, 1.0, 1.0], [2.0, 2.0, 2.0])
     """
     _arguments.whole("length", length, 10, note=": a tenth of it holds a symbol")
+    _arguments.fits_in_memory("examples", examples, 4 * 8 * length)
     keys = jax.random.split(key, 4)
     at = [
         jax.random.randint(own_key, (examples,), length * low // 10, length * (low + 1) // 10)

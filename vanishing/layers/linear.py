@@ -150,6 +150,7 @@ def conv(
             f"conv has a kernel of size {kernel_size} and strides {strides}; both take one number "
             "for each of 1 to 3 axes of places."
         )
+    _require_padding(padding, axes)
     convolve = functools.partial(_convolve, steps=steps, padding=padding)
 
     def init(key, x):
@@ -180,6 +181,16 @@ def conv(
         return _affine(signal, shape, kernel_init, bias_init, output.shape[1:])
 
     return Layer(init, apply, propagate)
+
+
+def _require_padding(padding: Any, axes: int) -> None:
+    pairs = () if isinstance(padding, str) else tuple(padding)
+    named = padding in ("SAME", "VALID", "CIRCULAR") if isinstance(padding, str) else False
+    if not named and not (len(pairs) == axes and all(len(pair) == 2 for pair in pairs)):
+        raise ValueError(
+            f'conv has padding {padding!r}; it must be "SAME", "VALID", "CIRCULAR" or (before, '
+            f"after) for each of {axes} axes."
+        )
 
 
 def _convolve(x, kernel, steps: tuple[int, ...], padding: str | Sequence[tuple[int, int]]):

@@ -14,7 +14,7 @@ from vanishing.meanfield import Signal
 from vanishing.meanfield.signals import Gain, elementwise_gain, linear_gain, unknown
 
 
-@_arguments.checked
+@_arguments.checked(momentum=_arguments.FRACTION)
 def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
     """Batch normalisation of each channel, the last axis, over all others.
 
@@ -44,8 +44,6 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
     >>> print(layer.apply(params, state, x, train=True).output.round(3).ravel())
     [-1.  1.]
     """
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"batch_norm has momentum {momentum}; it must be in [0, 1].")
     _arguments.at_least("epsilon", epsilon, 0, owner="batch_norm")
 
     def init(key, x):

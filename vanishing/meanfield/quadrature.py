@@ -56,6 +56,8 @@ def nodes(breaks: Sequence[float | Float[Array, ""]] = (0.0,)) -> Nodes:
 @_arguments.checked
 def gaussian_mean(f: Callable, breaks: Sequence[float] = (0.0,)) -> Float[Array, ""]:
     """E[f(z)] for z ~ N(0, 1), with the rule of `nodes`."""
+    if not len(breaks):
+        raise ValueError("breaks is empty; it must hold at least one point, such as 0.")
     rule = nodes(breaks)
     return jnp.sum(rule.weight * f(rule.z))
 

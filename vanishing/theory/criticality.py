@@ -27,7 +27,7 @@ class CriticalPoint(NamedTuple):
     q: Float[Array, ""]
 
 
-@_arguments.checked
+@_arguments.checked(q=_arguments.POSITIVE)
 @functools.partial(jax.jit, static_argnames="activation")
 def critical_line(activation: Nonlinearity, q: Scalar) -> CriticalPoint:
     """The point of the critical line whose pre-activations have the variance q.

@@ -106,6 +106,7 @@ def singular_values(
       function: of one input, without the batch axis.
       x: that input.
     """
+    _arguments.whole("the size of x", x.size, 1)
     jacobian = jax.jacrev(function)(x)
     return jnp.linalg.svd(jacobian.reshape(-1, x.size), compute_uv=False)
 
@@ -134,6 +135,7 @@ def spectrum(
 
     Reference: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
     """
+    _arguments.whole("the size of x", x.size, 1)
     _, forward = jax.linearize(function, x)
     backward = jax.linear_transpose(forward, x)
 

@@ -217,7 +217,7 @@ def _fixed_point(activation, sigma_w, sigma_b):
     return jnp.where(stays, 1.0, jnp.where(has_root, root + step, otherwise)).astype(dtype)
 
 
-@_arguments.checked
+@_arguments.checked(q=_arguments.POSITIVE)
 @functools.partial(jax.jit, static_argnames="activation")
 def correlation_fixed_point(
     activation: Nonlinearity, q: Scalar, sigma_w: Scalar
@@ -273,7 +273,7 @@ class CorrelationFixedPoint(NamedTuple):
         return abs(self.slope) < 1
 
 
-@_arguments.checked
+@_arguments.checked(q=_arguments.POSITIVE)
 def correlation_fixed_points(
     activation: Nonlinearity, q: float, sigma_w: float
 ) -> tuple[CorrelationFixedPoint, ...]:

@@ -85,7 +85,12 @@ class Tailored:
         )
 
 
-@_arguments.checked(network=None, name=None)
+@_arguments.checked(
+    network=None,
+    slope=_arguments.Range(1, over=True, under=True),
+    correlation=_arguments.Range(0, 1, over=True, under=True),
+    curvature=_arguments.POSITIVE,
+)
 def tailor(
     name: str,
     network: Network,
@@ -135,13 +140,6 @@ def tailor(
     if name in ("identity", "prelu"):
         raise ValueError(f"{name} cannot be tailored; take another activation, such as tanh.")
     _arguments.one_of("method", method, ("dks", "tat"))
-    if method == "dks":
-        _arguments.over("slope", slope, 1)
-    if method == "tat" and not (0 < correlation < 1 and curvature > 0):
-        raise ValueError(
-            f"correlation is {correlation} and curvature {curvature}; the first must be in (0, 1), "
-            "the second over 0."
-        )
     with jax.enable_x64(True):
         if method == "dks":
             local = _increasing(maximal_slope(network, x), slope, 1.0, slope, "slope")
