@@ -105,7 +105,9 @@ CALLS = {
         "fixed_point": {"activation": "tanh", **SCALES},
         "fixed_points": {"activation": "tanh", **SCALES},
         "gate_gain": {"steps": 10, "bias": 1.0, "sigma": 0.5},
+        "gru_gain": {"params": GRU, "steps": 3, "sigma_x": 1.0},
         "learning_speed_ratio": {"activation": "tanh", **SCALES},
+        "lstm_gain": {"params": LSTM, "steps": 3, "sigma_x": 1.0},
         "maximal_curvature": {"network": activated_network, "x": X},
         "maximal_slope": {"network": activated_network, "x": X},
         "predict": lambda: {

@@ -222,8 +222,8 @@ def test_nan_in_the_data_is_a_subject_here_and_comes_out_as_nan():
     for value in (
         theory.chi("tanh", q=nan, sigma_w=1.0),
         theory.chi("relu", q=1.0, sigma_w=nan),
-        theory.variance_map("tanh", nan, 1.0, 0.0),
-        theory.covariance_map("tanh", nan, 0.5, 1.0, 0.0),
+        theory.variance_map("tanh", q=nan, sigma_w=1.0, sigma_b=0.0),
+        theory.covariance_map("tanh", q=nan, correlation=0.5, sigma_w=1.0, sigma_b=0.0),
         theory.gate_gain(10, bias=nan),
     ):
         assert np.isnan(value)

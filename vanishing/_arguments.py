@@ -158,18 +158,16 @@ def whole(name: str, value: Any, least: int, *, owner: str = "", note: str = "")
 
 
 def wholes(name: str, values: Any, *, owner: str = "") -> tuple[int, ...]:
-    """A tuple of whole numbers of at least 1, one for each axis.
+    """A tuple of whole numbers, one for each axis.
 
     Raises:
-      ValueError: it is a single number, or one of it is no whole number of at least 1.
+      ValueError: it is a single number, or one of it is no whole number.
 
     >>> wholes("window", 2, owner="max_pool")
     Traceback (most recent call last):
     ValueError: max_pool has window 2; it must be a tuple of whole numbers, one for each axis.
     """
     if isinstance(values, Iterable) and all(isinstance(v, int | np.integer) for v in values):
-        for value in values:
-            at_least(name, value, 1, owner=owner)
         return tuple(values)
     subject = _subject(name, described(values), owner)
     raise ValueError(f"{subject}; it must be a tuple of whole numbers, one for each axis.")

@@ -171,7 +171,9 @@ def test_a_gain_that_no_float_could_hold_stays_a_number():
         1.0
     )
     assert prediction.log_gain[0] < -5_000  # float32 ends at e^-103
-    chi = theory.chi("sigmoid", theory.fixed_point("sigmoid", 1.0, 0.0), 1.0)
+    chi = theory.chi(
+        "sigmoid", q=theory.fixed_point("sigmoid", sigma_w=1.0, sigma_b=0.0), sigma_w=1.0
+    )
     slope = (prediction.log_gain[2] - prediction.log_gain[-5]) / (len(prediction) - 7)
     # two rows a layer; Glorot's sigma_w is 1 at equal widths
     assert float(2 * slope) == pytest.approx(float(jnp.log(chi)), rel=1e-3)

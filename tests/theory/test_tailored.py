@@ -122,15 +122,17 @@ def test_a_shallow_network_keeps_plain_relu():
 def test_dks_meets_its_four_conditions(x64, name):
     """Q(1) = 1, Q'(1) = 1, C(0) = 0, C'(1) = 1.5^(1/50), by the moments of the whole activation."""
     result = theory.tailor(name, functools.partial(plain, 50), X)
-    assert float(theory.variance_map(result.activation, 1.0, 1.0, 0.0)) == pytest.approx(
-        1, rel=1e-8
-    )
-    slope = jax.grad(lambda q: theory.variance_map(result.activation, q, 1.0, 0.0))(1.0)
+    assert float(
+        theory.variance_map(result.activation, q=1.0, sigma_w=1.0, sigma_b=0.0)
+    ) == pytest.approx(1, rel=1e-8)
+    slope = jax.grad(
+        lambda q: theory.variance_map(result.activation, q=q, sigma_w=1.0, sigma_b=0.0)
+    )(1.0)
     assert float(slope) == pytest.approx(1, rel=1e-6)
-    assert float(theory.covariance_map(result.activation, 1.0, 0.0, 1.0, 0.0)) == pytest.approx(
-        0, abs=1e-8
-    )
-    assert float(theory.chi(result.activation, 1.0, 1.0)) == pytest.approx(
+    assert float(
+        theory.covariance_map(result.activation, q=1.0, correlation=0.0, sigma_w=1.0, sigma_b=0.0)
+    ) == pytest.approx(0, abs=1e-8)
+    assert float(theory.chi(result.activation, q=1.0, sigma_w=1.0)) == pytest.approx(
         1.5 ** (1 / 50), rel=1e-7
     )
 

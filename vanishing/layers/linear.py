@@ -145,10 +145,10 @@ def conv(
     axes = len(kernel_size)
     steps = (strides,) * axes if isinstance(strides, int) else strides
     steps = _arguments.wholes("strides", steps, owner="conv")
-    if not 1 <= axes <= 3 or len(steps) != axes:
+    if not 1 <= axes <= 3 or len(steps) != axes or min(*kernel_size, *steps) < 1:
         raise ValueError(
             f"conv has a kernel of size {kernel_size} and strides {strides}; both take one number "
-            "for each of 1 to 3 axes of places."
+            "of at least 1 for each of 1 to 3 axes of places."
         )
     _require_padding(padding, axes)
     convolve = functools.partial(_convolve, steps=steps, padding=padding)

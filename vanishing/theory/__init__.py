@@ -1,5 +1,6 @@
 """Questions about a whole network at initialisation, answered before a weight is drawn."""
 
+from vanishing.theory.cells import gru_gain, lstm_gain
 from vanishing.theory.criticality import Critical, CriticalPoint, critical, critical_line
 from vanishing.theory.isometry import Spectrum, predict_spectrum, singular_values, spectrum
 from vanishing.theory.maps import (
@@ -42,7 +43,9 @@ __all__ = [
     "fixed_point",
     "fixed_points",
     "gate_gain",
+    "gru_gain",
     "learning_speed_ratio",
+    "lstm_gain",
     "maximal_curvature",
     "maximal_slope",
     "predict",

@@ -57,7 +57,7 @@ def predict_spectrum(
     1.00 8.00 23.09
     """
     facts = facts_of(activation)
-    q = jnp.clip(fixed_point(activation, sigma_w, sigma_b), 1e-9, 1e6)
+    q = jnp.clip(fixed_point(activation, sigma_w=sigma_w, sigma_b=sigma_b), 1e-9, 1e6)
     m = facts.moments(q, 0.0)
     of_weights = 0.0 if orthogonal else 1.0
     mean = (sigma_w**2 * m.slope_square) ** depth

@@ -61,4 +61,8 @@ def learning_speed_ratio(
     >>> print(f"{learning_speed_ratio('sigmoid', 1.0, 1.0):.2f}")
     4.88
     """
-    return 1 / jnp.sqrt(chi(activation, fixed_point(activation, sigma_w, sigma_b), sigma_w))
+    return 1 / jnp.sqrt(
+        chi(
+            activation, q=fixed_point(activation, sigma_w=sigma_w, sigma_b=sigma_b), sigma_w=sigma_w
+        )
+    )
