@@ -94,6 +94,14 @@ CELL = WEIGHTS | {"recurrent_init": initializers.orthogonal(), "sequence": False
 CALLS = {
     "theory": {
         "chain_factors": {"activation": "tanh", "weights": CHANNELS, "biases": CHANNELS, "x": 0.5},
+        "check_layer": {
+            "layer": NET,
+            "width": 8,
+            "q": 1.0,
+            "correlation": 0.5,
+            "networks": 2,
+            "key": KEY,
+        },
         "chi": {"activation": "tanh", "q": 1.0, "sigma_w": 1.3, "correlation": 0.5},
         "chrono_gain": {"steps": 10, "longest": 100.0},
         "correlation_fixed_point": {"activation": "tanh", "q": 1.0, "sigma_w": 1.3},
@@ -147,6 +155,18 @@ CALLS = {
     },
     "meanfield": {
         "by_quadrature": {"function": jnp.tanh, "kinks": (1.0,)},
+        "elementwise_gain": {
+            "square": 1.0,
+            "product": 0.5,
+            "weighted_square": 1.0,
+            "weighted_product": 0.5,
+            "log_variance": 0.1,
+        },
+        "linear_gain": lambda: {
+            "before": meanfield.signal(),
+            "square": 1.0,
+            "log_variance": 0.1,
+        },
         "gaussian_mean": {"f": jnp.square, "breaks": (0.0,)},
         "signal": {
             "q": 1.0,

@@ -53,7 +53,7 @@ class Range(NamedTuple):
 FINITE = Range(under=True)
 AT_LEAST_0 = Range(0, under=True)
 POSITIVE = Range(0, over=True, under=True)
-COUNT = Range(1, under=True)  # and steps of time, which theory takes as any number
+COUNT = Range(1, under=True)
 FRACTION = Range(0, 1)
 COSINE = Range(-1, 1)
 ANY = Range()  # inf too
@@ -68,7 +68,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("depth", "width", "features", "outputs", "channels", "units"), COUNT),
     **dict.fromkeys(("blocks", "groups", "examples", "classes", "records", "chunks"), COUNT),
     **dict.fromkeys(("length", "blanks", "itemsize"), COUNT),
-    **dict.fromkeys(("batch", "probes", "iterations", "record_every"), COUNT),
+    **dict.fromkeys(("batch", "probes", "iterations", "record_every", "networks"), COUNT),
     **dict.fromkeys(("steps", "batch_size", "warmup_steps", "seed", "skip"), AT_LEAST_0),
     "chrono": Range(2, over=True, under=True),
     "longest": Range(2, over=True, under=True),

@@ -376,3 +376,35 @@ def test_the_dataset_has_a_label_for_every_number(key):
     many = jax.jit(jax.vmap(lambda q: theory.predict(net, x, q=q)))(jnp.ones(2))
     dataset = many.to_xarray()
     assert dataset["q"].dims == ("batch_0", "row")
+
+
+def test_the_decorrelation_keeps_digits_that_the_correlation_has_lost():
+    """1 - c falls as 9 pi^2 / (2 l^2) in a ReLU network (Hayou et al. 2019, proposition 2)."""
+    depth = 10_000
+    net = networks.mlp(1, depth=depth, width=8)
+    prediction = theory.predict(net, jax.ShapeDtypeStruct((2, 8), jnp.float32))
+    assert prediction.decorrelation.dtype == jnp.float32
+    at = prediction.names.index(f"hidden[{depth - 2}].dense")
+    constant = float(prediction.decorrelation[at]) * depth**2
+    assert constant == pytest.approx(4.5 * np.pi**2, rel=0.01)
+    np.testing.assert_array_equal(prediction.correlation, 1 - prediction.decorrelation)
+
+
+def test_the_typical_network_is_the_median_that_stands_beside_the_root_mean_square(key):
+    net = networks.mlp(16, depth=30, width=16)
+    x = jax.random.normal(key, (1, 16))
+    prediction = theory.predict(net, x)
+
+    def drawn(key):
+        trace = comparison.measure(net, net.init(key, x), x, jax.random.fold_in(key, 1))
+        return trace.backward.rms[jnp.array([0, -1])]
+
+    first, last = jax.jit(jax.vmap(drawn))(jax.random.split(key, 400)).T
+    decades = np.median(np.log10(first / last))
+    spread = np.std(np.log10(first / last))
+    predicted = float(prediction.log_median[0]) / np.log(100)
+    assert decades == pytest.approx(predicted, abs=5 * 1.25 * spread / 400**0.5)
+    root = float(prediction.log_backward[0]) / np.log(100)
+    assert decades < root - 0.5
+    row = str(prediction).splitlines()[1].split()
+    assert row[-2] == f"{predicted:.2f}"

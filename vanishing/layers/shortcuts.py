@@ -140,6 +140,7 @@ def _propagate_sum(paths: _Paths, signal: Signal) -> Signal:
         q=a**2 + b**2 + 2 * means[0] * means[1],
         difference=a**2 * skip_end.decorrelation + b**2 * branch_end.decorrelation,
         mean=means[0] + means[1],
+        gain=None,  # of all paths, below
         log_unit=unit,
         gaussian=skip_end.gaussian and branch_end.gaussian,
         fresh=signal.walk.fresh or (skip_end.walk.fresh and branch_end.walk.fresh),
@@ -279,6 +280,7 @@ def _propagate_gated(parts: Mapping[str, Layer], signal: Signal) -> Signal:
         + shut_square * x.difference
         + t.difference * (h.covariance + x.covariance - 2 * h.mean * x.mean),
         mean=t.mean * h.mean + (1 - t.mean) * x.mean,
+        gain=None,  # of all parts, below
         shape=h.shape,
         gaussian=False,
         fresh=signal.walk.fresh or x.walk.fresh,

@@ -310,10 +310,29 @@ def _fit(name: str, targets: _Targets) -> Tailored:
         parameters = {k: float(v) for k, v in solve_output(solution).items()}
         scales = parameters.get("input_scale", 1.0) * parameters["output_scale"]
         if targets.value_at_0 is not None or scales < _UNSTABLE:
-            return Tailored(name, **parameters)
+            return _upright(name, parameters)
     raise ValueError(
         f"no scales and shifts of {name} meet the targets (local slope {targets.slope:.6g}); take "
         "another activation, such as tanh, or another target."
+    )
+
+
+def _upright(name: str, parameters: dict[str, float]) -> Tailored:
+    """Of a solution and its mirror image, the one with an input shift over 0, as published.
+
+    An f that is odd but for a constant, f(x) + f(-x) = 2 f(0), makes of -x with the shifts turned
+    round the same function with another sign, which meets the same targets.
+    """
+    solution = Tailored(name, **parameters)
+    base, x = _base(name, parameters.get("negative_slope")), jnp.array([0.0, 0.5, 1.0, 2.0])
+    f = np.asarray(base(x) + base(-x))
+    is_odd = np.allclose(f, f[0], rtol=0, atol=1e-12)
+    if not is_odd or solution.input_shift >= 0:
+        return solution
+    return dataclasses.replace(
+        solution,
+        input_shift=-solution.input_shift,
+        output_shift=-float(f[0]) - solution.output_shift,
     )
 
 
