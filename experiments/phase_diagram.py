@@ -131,8 +131,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 def _critical_line(activation: str) -> xr.Dataset:
     def critical(q):
         point = theory.critical_line(activation, q)
-        scales = (point.sigma_w, point.sigma_b)
-        return *scales, jax.grad(theory.variance_map, 1)(activation, q, *scales)
+        scales = {"sigma_w": point.sigma_w, "sigma_b": point.sigma_b}
+        slope = jax.grad(lambda q: theory.variance_map(activation, q=q, **scales))(q)
+        return *scales.values(), slope
 
     q = jnp.geomspace(1e-6, 1e4, 2000)
     sigma_w, sigma_b, slope = jax.jit(jax.vmap(critical))(q)

@@ -51,9 +51,9 @@ APART = {("data", "fetch"): "downloads"} | {
 ZERO = "biases bias correlation eps epsilon gain gate_bias initial mean q rate scale seed sigma"
 ZERO += " sigma_b sigma_w sigma_x skip steps stddev learning_rate momentum decay b1 b2 x value"
 ZERO += " batch_size reductions shortcut_scale branch_scale factor forget_bias"
-ZERO += " gradient_correlation"
+ZERO += " gradient_correlation square product weighted_square weighted_product log_variance"
 NEGATIVE = "bias correlation forget_bias gain gate_bias gradient_correlation initial mean scale"
-NEGATIVE += " shortcut_scale branch_scale value factor x"
+NEGATIVE += " shortcut_scale branch_scale value factor x product weighted_product"
 ANY_SHAPE = "x kernel weight"  # of functions that work element by element, or on any input
 LEGAL = {
     "zero": ZERO.split(),

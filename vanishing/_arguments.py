@@ -70,6 +70,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("length", "blanks", "itemsize"), COUNT),
     **dict.fromkeys(("batch", "probes", "iterations", "record_every", "networks"), COUNT),
     **dict.fromkeys(("steps", "batch_size", "warmup_steps", "seed", "skip"), AT_LEAST_0),
+    **dict.fromkeys(("square", "weighted_square", "log_variance"), AT_LEAST_0),
     "chrono": Range(2, over=True, under=True),
     "longest": Range(2, over=True, under=True),
     "rate": Range(0, 1, under=True),

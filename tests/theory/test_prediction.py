@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import assert_refuses, slow
-from vanishing import initializers, layers, networks, probe, theory
+from vanishing import comparison, initializers, layers, networks, probe, theory
 from vanishing.meanfield import signal
 from vanishing.meanfield.signals import Gain
 
@@ -403,7 +403,7 @@ def test_the_typical_network_is_the_median_that_stands_beside_the_root_mean_squa
     decades = np.median(np.log10(first / last))
     spread = np.std(np.log10(first / last))
     predicted = float(prediction.log_median[0]) / np.log(100)
-    assert decades == pytest.approx(predicted, abs=5 * 1.25 * spread / 400**0.5)
+    assert decades == pytest.approx(predicted, abs=float(5 * 1.25 * spread / 400**0.5))
     root = float(prediction.log_backward[0]) / np.log(100)
     assert decades < root - 0.5
     row = str(prediction).splitlines()[1].split()

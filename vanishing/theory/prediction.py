@@ -176,7 +176,10 @@ def predict(
     depend on the weights. Of one network of finite width, the logarithm of one input's squared
     gradient norm strays from its mean by about sqrt(log_variance), and that mean lies half a
     `log_variance` under `log_gain`; averaged over a batch of unlike inputs both are smaller. For
-    convolutions it is an upper end: it counts channels, not places.
+    convolutions it is an upper end: it counts channels, not places. Where the slopes depend on the
+    signal's size it is narrow, since it takes that size for the predicted one: of 400 networks of
+    depth 30 and width 64 the deviation was 1.06 times the stated one with ReLU, 1.17 with tanh, and
+    3.6 with GELU at He's scale, whose signal dies out.
 
     Args:
       network: a layer, every part of which has a `propagate`.
