@@ -51,9 +51,9 @@ class Config(groups.ActivationOptions, groups.DrawnOptions):
 
 def fixed_point(activation: str, sigma_w: Float[Array, ""], sigma_b: Float[Array, ""]):
     """q* and chi_1 at a pair of scales."""
-    q = theory.fixed_point(activation, sigma_w, sigma_b)
+    q = theory.fixed_point(activation, sigma_w=sigma_w, sigma_b=sigma_b)
     # where the variance grows without bound, the slopes are those of the largest variances
-    chi = theory.chi(activation, jnp.where(jnp.isfinite(q), q, 1e6), sigma_w)
+    chi = theory.chi(activation, q=jnp.where(jnp.isfinite(q), q, 1e6), sigma_w=sigma_w)
     return q, chi
 
 
@@ -70,7 +70,7 @@ def network_slopes(config: Config) -> sweep.Cell:
 
     def init(point, _):
         sigma_w, sigma_b = point["sigma_w"], point["sigma_b"]
-        q = theory.fixed_point(config.activation, sigma_w, sigma_b)
+        q = theory.fixed_point(config.activation, sigma_w=sigma_w, sigma_b=sigma_b)
         # inputs at which the first pre-activations have the variance q*
         size = jnp.clip((q - sigma_b**2) / sigma_w**2, 1e-6, 1e6)
         init_key, x_key, loss_key = jax.random.split(jax.random.key(point["seed"]), 3)
@@ -94,7 +94,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
     def on_the_map() -> sweep.Cell:
         return sweep.once(
-            lambda point, _: fixed_point(config.activation, point["sigma_w"], point["sigma_b"]),
+            lambda point, _: fixed_point(
+                config.activation, sigma_w=point["sigma_w"], sigma_b=point["sigma_b"]
+            ),
             lambda result: xr.Dataset(
                 {
                     "q": ("point", result[0], {"long_name": "fixed point of the variance"}),
@@ -129,8 +131,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 def _critical_line(activation: str) -> xr.Dataset:
     def critical(q):
         point = theory.critical_line(activation, q)
-        scales = (point.sigma_w, point.sigma_b)
-        return *scales, jax.grad(theory.variance_map, 1)(activation, q, *scales)
+        scales = {"sigma_w": point.sigma_w, "sigma_b": point.sigma_b}
+        slope = jax.grad(lambda q: theory.variance_map(activation, q=q, **scales))(q)
+        return *scales.values(), slope
 
     q = jnp.geomspace(1e-6, 1e4, 2000)
     sigma_w, sigma_b, slope = jax.jit(jax.vmap(critical))(q)

@@ -41,6 +41,7 @@ from vanishing.sweep.parallel import Task
 
 WATCHED = 64  # test examples whose gradients through time are recorded
 WITHIN = 0.04  # largest error of a right answer to adding (Hochreiter & Schmidhuber 1997)
+BOUNDED = ("chrono_lstm",)  # cells whose prediction is a bound: the norm lies above it
 STAYS, LEARNS = 0.9, 0.1  # test losses, over the memoryless one, at which a cell stays or learns
 
 
@@ -142,10 +143,12 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
         numeric=config.numeric_axes(),
     )
     dataset = run(grid, lambda cell: trained(config, target, cell, chrono), shared=target.examples)
-    power = float(jnp.mean(jnp.square(target.examples.x_train)))
-    lines = [predicted(cell, dataset.lag.values, power**0.5, chrono) for cell in config.cells]
+    x = target.examples.x_train
+    lags = dataset.lag.values
+    lines = [predicted(cell, lags, x, config.units, chrono) for cell in config.cells]
     return dataset.assign(
         predicted_log10_left=(("cell", "lag"), np.stack(lines)),
+        is_bound=("cell", [cell in BOUNDED for cell in config.cells]),
         memoryless=target.memoryless,
     ).assign_attrs(task=config.task)
 
@@ -204,18 +207,21 @@ def labelled(output: tuple[train.History, dict[str, np.ndarray]]) -> xr.Dataset:
     return dataset.assign_coords(lag=("lag", lags, {"long_name": "steps back", "units": "1"}))
 
 
-def predicted(cell: str, lags: np.ndarray, sigma_x: float, chrono: int) -> np.ndarray:
+def predicted(cell: str, lags: np.ndarray, x: jax.Array, units: int, chrono: int) -> np.ndarray:
     """log10 of the predicted norm of the gradient at initialisation; nan where theory has none.
 
-    For a gated cell it is the mean along the gates that keep the state, as if they read inputs
-    alone. The norm falls more slowly: paths through the other gates cancel in the mean only.
+    It takes inputs for new at every step; where a part of them stays, as the mean of the numbers to
+    add does, a gated cell keeps up to a tenth more a step. For the `BOUNDED` cells it is the mean
+    along the gates that keep the state, which the norm does not fall under.
     """
+    sigma_x = float(jnp.mean(jnp.square(x))) ** 0.5
     if cell in ("rnn", "orthogonal_rnn"):
         chi = jax.jit(lambda sigma_x: theory.rnn_chi("tanh", 1.0, sigma_x=sigma_x))(sigma_x)
         return lags * float(jnp.log10(chi)) / 2
     if cell in ("lstm", "gru"):
-        bias = {"lstm": 1.0, "gru": 0.0}[cell]
-        return lags * float(jnp.log10(theory.gate_gain(1, bias, sigma_x)))
+        gain = {"lstm": theory.lstm_gain, "gru": theory.gru_gain}[cell]
+        params, _ = networks.recurrent_layer(cell, units).init(jax.random.key(0), x[:1])
+        return gain(params, int(lags[-1]), sigma_x=sigma_x)[lags] / np.log(100)
     if cell == "chrono_lstm":
         gain = jax.jit(jax.vmap(lambda lag: theory.chrono_gain(lag, chrono)))(lags)
         return np.log10(np.asarray(gain, float))
@@ -321,13 +327,17 @@ def figure(dataset: xr.Dataset) -> Figure:
         diverged = bool((runs.outcome == train.Outcome.DIVERGED).any())
         label = f"{name}: {'diverged' if diverged else score}"
         figures.curve(loss, runs.loss, color=color[str(name)], lw=1, label=label)
-    gradient.set_ylim(gradient.get_ylim())  # the prediction for a GRU would flatten all else
+    gradient.set_ylim(gradient.get_ylim())  # a prediction that is off would flatten all else
     for name in dataset.cell.values:
         prediction = dataset.predicted_log10_left.sel(cell=name)
         first = best.log10_h.sel(cell=name, lag=1).isel(step=0).median("seed")
         line = first + prediction - prediction.sel(lag=1)
-        gradient.plot(line.lag, line, ":", color=color[str(name)], lw=1)
-    for style, label in (("-", "at initialisation"), ("--", "after training"), (":", "predicted")):
+        style = "-." if bool(dataset.is_bound.sel(cell=name)) else ":"
+        gradient.plot(line.lag, line, style, color=color[str(name)], lw=1)
+    styles = {"-": "at initialisation", "--": "after training", ":": "predicted"}
+    if dataset.is_bound.any():
+        styles["-."] = "a bound from below"
+    for style, label in styles.items():
         gradient.plot([], [], style, color="gray", label=label)
     figures.legend(gradient)
     gradient.set_xlabel("steps before the last")

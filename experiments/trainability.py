@@ -72,7 +72,9 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
     scale = jax.jit(  # one program, where its operations one by one would be hundreds
         jax.vmap(
             lambda sigma_w: (
-                theory.depth_scales(config.activation, sigma_w, config.sigma_b).correlation
+                theory.depth_scales(
+                    config.activation, sigma_w=sigma_w, sigma_b=config.sigma_b
+                ).correlation
             )
         )
     )

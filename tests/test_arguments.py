@@ -1,10 +1,14 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Float
 
 from tests.helpers import assert_refuses
-from vanishing import _arguments
+from vanishing import _arguments, data
+from vanishing._types import Scalar
 
 
 def test_a_bad_value_is_named_with_what_is_allowed():
@@ -56,32 +60,60 @@ def test_what_is_allowed_passes_and_so_does_what_is_traced():
     assert jax.jit(traced)(-1.0) == -1.0
 
 
-@pytest.mark.parametrize(
-    ("values", "fragment"),
-    [
-        (2**31, "seed has 2147483648, which JAX holds as -2147483648; integers of int32"),
-        ([1, -(2**40)], "seed has -1099511627776, which JAX holds as 0;"),
-        (1e-46, "seed has 1e-46, which JAX holds as 0.0; sizes of float32 go from 1.2e-38 to"),
-        ([1.0, -1e300], "seed has -1e+300, which JAX holds as -inf;"),
-        (
-            np.float16(6e-8),
-            "seed has 5.960464477539063e-08, which JAX holds as 0.0; sizes of float16",
-        ),
-        ("5", "seed has '5'; it must be numbers that JAX can hold."),
-        (2**200, "it must be numbers that JAX can hold."),
-        ([[1, 2], [3]], "seed has [[1, 2], [3]]; it must be numbers that JAX can hold."),
-    ],
-)
-def test_numbers_that_jax_would_change_are_refused(values, fragment):
-    assert_refuses(lambda: _arguments.held("seed", values), fragment)
+@_arguments.checked(gain=_arguments.FRACTION, anything=None)
+def example(
+    width: int,
+    sigma_w: Scalar = 1.0,
+    *,
+    gain: float = 0.5,
+    x: Float[Array, "batch n"] | None = None,
+    y: Float[Array, "batch n"] | None = None,
+    anything: int = 0,
+):
+    return width
 
 
-def test_numbers_that_jax_holds_come_back_as_it_holds_them():
-    assert _arguments.held("x", 0.1).dtype == np.float32
-    assert _arguments.held("x", [2**31 - 1]).dtype == np.int32
-    assert np.isnan(_arguments.held("x", np.nan))
-    assert _arguments.held("x", [np.inf, -np.inf, 0.0]).tolist() == [np.inf, -np.inf, 0.0]
-    assert _arguments.held("x", jnp.ones(2, jnp.bfloat16)).tolist() == [1.0, 1.0]
-    assert _arguments.held("x", True).dtype == bool
-    with jax.enable_x64(True):
-        assert _arguments.held("x", [2**40]).tolist() == [2**40]
+def test_a_checked_function_refuses_by_annotation_and_by_the_range_of_the_name():
+    ones = np.ones((2, 3), np.float32)
+    assert example(4, 2.0, gain=1, x=ones, y=jnp.ones((2, 3)), anything="text") == 4
+    assert example(width=np.int64(1)) == 1
+    for call, message in (
+        (lambda: example(0), "width is 0; it must be at least 1 and finite."),
+        (lambda: example(2.0), "width is 2.0; it must be a whole number."),
+        (lambda: example(True), "width is True; it must be a whole number."),
+        (lambda: example(2**31), "width is 2147483648; it must be at most 2147483647 in size."),
+        (lambda: example(1, np.float32("nan")), "sigma_w is nan; it must be at least 0 and fin"),
+        (lambda: example(1, 2**63), "it must be at most 2147483647 in size or a float."),
+        (lambda: example(1, -0.1), "sigma_w is -0.1; it must be at least 0 and finite."),
+        (lambda: example(1, gain=1.1), "gain is 1.1; it must be at least 0 and at most 1."),
+        (lambda: example(1, x=[1.0]), "x is [1.0]; it must be an array of floating-point"),
+        (lambda: example(1, x=ones[0]), "x is float32[3]; it must be an array of floating"),
+        (lambda: example(1, x=ones[:0]), "x is float32[0,3]; it must have elements."),
+        (lambda: example(1, x=ones, y=ones.T), "that the others have: x float32[2,3]."),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+    with pytest.raises(TypeError, match="width"):
+        example()
+
+
+def test_a_checked_function_takes_traced_numbers_and_keeps_its_name():
+    traced = jax.jit(lambda s: example(3, s, gain=s) * s)
+    assert traced(-1.0) == -3
+    assert example.__name__ == "example"
+
+
+def test_what_no_machine_holds_is_refused_before_it_is_made():
+    _arguments.fits_in_memory("examples", 1000, 8)
+    assert_refuses(
+        lambda: _arguments.fits_in_memory("examples", 10**12, 10**6),
+        "examples is 1000000000000",
+        "GB",
+    )
+    for make in (data.adding, data.copy_memory, data.temporal_order):
+        assert_refuses(
+            lambda make=make: make(jax.random.key(0), 10**9, 10**6), "examples is 1000000000"
+        )
+    assert_refuses(
+        lambda: data.synthetic(10**9, 10**6), "examples is 1000000000; they take 8e+06 GB"
+    )

@@ -20,7 +20,7 @@ MODULES = sorted(
     if path.name not in ("__init__.py", "__main__.py", "_types.py")
 )
 FLOORS = (  # from the ground up; a file imports from the floors below, or from its own package
-    "vanishing._types vanishing._extras vanishing._lazy vanishing._loading",
+    "vanishing._types vanishing._extras vanishing._lazy vanishing._loading vanishing._annotations",
     "vanishing._text vanishing._numerics vanishing._arguments vanishing.figures vanishing.facts",
     "vanishing.data vanishing.meanfield vanishing.initializers",
     "vanishing.probing vanishing.sweep vanishing.layers vanishing.losses",
@@ -29,7 +29,16 @@ FLOORS = (  # from the ground up; a file imports from the floors below, or from 
     "experiments.common",
     "experiments",
 )
-HELPERS = {"_types", "_extras", "_lazy", "_text", "_numerics", "_arguments", "figures"}
+HELPERS = {
+    "_types",
+    "_extras",
+    "_lazy",
+    "_text",
+    "_numerics",
+    "_arguments",
+    "_annotations",
+    "figures",
+}
 APART = ("probing", "sweep")  # the probe and the grid engine know nothing of networks
 
 

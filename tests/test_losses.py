@@ -65,9 +65,27 @@ def test_penalties_are_over_the_weights_only(key):
     assert not gradient["hidden"].layers["bias"].any()
 
 
-def test_a_network_without_weights_has_no_penalty():
-    assert float(losses.l1({"bias": jnp.ones(3)})) == 0
-    assert float(losses.l2(jnp.ones(3))) == 0
+def test_weights_are_told_by_their_axes_whatever_they_are_called():
+    w, other = jnp.full((2, 3), 2.0), jnp.ones((2, 2, 1, 4))
+    assert float(losses.l2({"w": w, "b": jnp.ones(3)})) == 12
+    assert float(losses.l1([{"embedding": w}, (other, jnp.ones(4))])) == 28
+    assert float(losses.l2(w)) == 12
+    scanned = {"layers": {"kernel": jnp.ones((5, 2, 3)), "bias": jnp.ones((5, 3))}}  # as by Linen
+    assert float(losses.l1(scanned)) == 30
+
+
+def test_parameters_without_weights_are_refused_and_no_parameters_cost_nothing():
+    assert float(losses.l1({})) == 0
+    for penalty in (losses.l1, losses.l2):
+        for params in ({"w": jnp.ones(3)}, jnp.ones(3), {"bias": jnp.ones((2, 3))}):
+            assert_refuses(lambda p=params, f=penalty: f(p), "params has 1 arrays, and none of")
+
+
+def test_nan_is_no_right_answer_at_any_label():
+    outputs = jnp.array([[jnp.nan, 0.0], [0.0, jnp.nan], [jnp.nan, jnp.nan], [0.0, 1.0]])
+    for labels in ([0, 1, 0, 1], [1, 0, 1, 1]):
+        assert float(losses.accuracy(outputs, jnp.array(labels))) == 0.25
+    assert float(losses.accuracy(jnp.array([[0.0, jnp.inf]]), jnp.array([1]))) == 1
 
 
 def test_accuracy_counts_the_largest_outputs_along_all_axes_but_the_last(x64):

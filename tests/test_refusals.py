@@ -77,12 +77,12 @@ def test_prediction_and_trace_in_the_other_order_are_refused_with_the_order(prob
             ["network is a value of type Dense", "`networks.from_flax(module)`"],
         ),
         (lambda: layers.serial(act="relu"), ["layer act is 'relu'; it must be a layer"]),
-        (lambda: layers.repeat(layers.dense, 3), ["block is the function dense"]),
-        (lambda: layers.checkpoint("dense"), ["layer is 'dense'"]),
-        (lambda: layers.residual(None), ["branch is None"]),
-        (lambda: layers.residual(NET, shortcut=1), ["shortcut is 1"]),
-        (lambda: layers.highway(NET, "sigmoid"), ["gate is 'sigmoid'"]),
-        (lambda: layers.weight_standardized("dense"), ["layer is 'dense'"]),
+        (lambda: layers.repeat(layers.dense, 3), ["repeat has block the function dense"]),
+        (lambda: layers.checkpoint("dense"), ["checkpoint has layer 'dense'"]),
+        (lambda: layers.residual(None), ["residual has branch None"]),
+        (lambda: layers.residual(NET, shortcut=1), ["residual has shortcut 1"]),
+        (lambda: layers.highway(NET, "sigmoid"), ["highway has gate 'sigmoid'"]),
+        (lambda: layers.weight_standardized("dense"), ["weight_standardized has layer 'dense'"]),
         (
             lambda: through_time.state_cotangents(loss, {}, X, jnp.sum),
             ["layer is the function loss"],
@@ -133,7 +133,7 @@ def weights_of(network, **options):
     ids=["mlp", "residual_mlp", "cnn", "resnet", "vanilla_cnn"],
 )
 def test_weights_by_name_are_refused_with_the_function_that_knows_names(make):
-    assert_refuses(make, "weights is 'he_normal'", "`initializers.by_name('he_normal')`")
+    assert_refuses(make, "weights 'he_normal'", "`initializers.by_name('he_normal')`")
 
 
 def test_an_initializer_by_name_is_refused_by_the_layer():

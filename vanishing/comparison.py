@@ -21,6 +21,7 @@ with needs("sweeps"):
     import xarray as xr
 
 
+@_arguments.checked(network=None)
 def measure(
     network: Layer,
     variables: Variables | tuple[PyTree, PyTree],
@@ -42,6 +43,9 @@ def measure(
       The trace, with the summaries "rms" and "similarity".
     """
     require_layer("network", network, NETWORK)
+    if not isinstance(variables, tuple) or len(variables) != 2:
+        what = "the pair (params, state) that the network's init returned"
+        raise ValueError(f"variables is {_arguments.described(variables)}; it must be {what}.")
     variables = Variables(*variables)
     loss_key, noise_key = jax.random.split(key)
     spec = output_spec(network, variables, x)
@@ -53,6 +57,7 @@ def measure(
     return probe(loss, summaries=("rms", "similarity"))(variables.params).trace
 
 
+@_arguments.checked(prediction=None, trace=None)
 def compare(prediction: Prediction, trace: Trace) -> xr.Dataset:
     """Prediction and measurement on one axis.
 
@@ -151,6 +156,7 @@ class Slope(NamedTuple):
         return "too few seeds" if off <= 2 * self.error else "DIFFERS"
 
 
+@_arguments.checked
 def slope(comparison: xr.Dataset, rows: str, skip: int = 0) -> Slope:
     """Fit straight lines through the log mean-square gradients, predicted and measured.
 

@@ -35,6 +35,7 @@ class ZeroMean:
         return self.draw(key, shape, dtype, out_sharding=out_sharding)
 
 
+@_arguments.checked
 def known(initializer: Initializer) -> ZeroMean:
     """The initialiser as one whose mean square is known.
 
@@ -59,6 +60,7 @@ def _name(initializer: Initializer) -> str:
 zeros = ZeroMean(jax_initializers.zeros, lambda shape: 0.0)  # all zeros, the usual bias
 
 
+@_arguments.checked
 def constant(value: Scalar) -> Initializer:
     """`jax.nn.initializers.constant`: every entry is the value, so that theory does not follow it.
 
@@ -68,6 +70,7 @@ def constant(value: Scalar) -> Initializer:
     return jax_initializers.constant(value)
 
 
+@_arguments.checked
 def normal(stddev: Scalar = 1e-2) -> ZeroMean:
     """`jax.nn.initializers.normal`: N(0, stddev^2), whatever the fan_in; `stddev` may be traced."""
 
@@ -78,6 +81,7 @@ def normal(stddev: Scalar = 1e-2) -> ZeroMean:
     return ZeroMean(draw, lambda shape: stddev**2)
 
 
+@_arguments.checked(scale=_arguments.AT_LEAST_0)
 def symmetric_uniform(scale: Scalar) -> ZeroMean:
     """Uniform on [-scale, scale). (`jax.nn.initializers.uniform` draws from [0, scale) instead.)"""
 
@@ -147,6 +151,7 @@ class Weights(NamedTuple):
     bias_init: Initializer = zeros
 
 
+@_arguments.checked
 def scaled(sigma_w: Scalar, sigma_b: Scalar = 0.0) -> Weights:
     """Gaussian weights, parametrised as in mean-field theory.
 
@@ -181,6 +186,7 @@ def textbook() -> Weights:
     return Weights(normal(1.0), normal(1.0))
 
 
+@_arguments.checked
 def rescaled(initializer: Initializer, factor: Scalar) -> Initializer:
     """The same initialiser with every entry multiplied by a number.
 
@@ -200,6 +206,7 @@ def rescaled(initializer: Initializer, factor: Scalar) -> Initializer:
     )
 
 
+@_arguments.checked
 def orthogonal(scale: Scalar = 1.0) -> ZeroMean:
     """`scale` times an orthogonal matrix, which keeps the length of every vector.
 
@@ -213,6 +220,7 @@ def orthogonal(scale: Scalar = 1.0) -> ZeroMean:
     return ZeroMean(jax_initializers.orthogonal(scale), mean_square, orthogonal=True)
 
 
+@_arguments.checked
 def delta_orthogonal(scale: Scalar = 1.0) -> ZeroMean:
     """`scale` times `jax.nn.initializers.delta_orthogonal`, for convolutions.
 
@@ -227,6 +235,7 @@ def delta_orthogonal(scale: Scalar = 1.0) -> ZeroMean:
     return ZeroMean(jax_initializers.delta_orthogonal(scale), mean_square, orthogonal=True)
 
 
+@_arguments.checked
 def identity(scale: Scalar = 1.0) -> Initializer:
     """`scale` times the identity, for the kernel of a recurrent layer; nothing is random.
 
@@ -281,6 +290,7 @@ INITIALIZERS: dict[str, Callable[[Scales], Weights]] = {
 }
 
 
+@_arguments.checked
 def by_name(name: str, scales: Scales = Scales()) -> Weights:
     """The initialisers of a name, for flags; biases start at zero but for "textbook" and "scaled".
 

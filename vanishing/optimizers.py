@@ -35,6 +35,7 @@ SCHEDULES = ("constant", "cosine", "warmup", "warmup_cosine")
 CLIPPINGS = ("none", "value", "global_norm", "layer_norm", "adaptive", "normalize")
 
 
+@_arguments.checked
 def by_name(
     name: str,
     learning_rate: Scalar,
@@ -77,6 +78,7 @@ def by_name(
     )
 
 
+@_arguments.checked
 def clip(clipping: str, threshold: Scalar) -> Transformation:
     """A limit on the gradient before the optimiser sees it.
 

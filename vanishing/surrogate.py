@@ -17,6 +17,7 @@ from vanishing.backprop import slope_of
 from vanishing.layers.activations import Activation
 
 
+@_arguments.checked
 def step(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """1 where x > 0 and 0 elsewhere, nan where x is; its derivative is 0.
 
@@ -26,11 +27,13 @@ def step(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.heaviside(x, 0.0).astype(x.dtype)
 
 
+@_arguments.checked
 def sign(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """1 where x > 0 and -1 elsewhere, at 0 too, so that it has two values; its derivative is 0."""
     return 2 * step(x) - 1
 
 
+@_arguments.checked
 def triangle(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """`max(0, 1 - |x|)`: a slope of 1 at the jump that falls to 0 on either side of it.
 
@@ -40,6 +43,7 @@ def triangle(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.maximum(0.0, 1 - jnp.abs(x))
 
 
+@_arguments.checked
 def with_slope(function: Elementwise, slope: Elementwise) -> Elementwise:
     """The function, with another derivative than its own.
 
@@ -77,6 +81,7 @@ def with_slope(function: Elementwise, slope: Elementwise) -> Elementwise:
     return lambda x: replaced(jnp.asarray(x))
 
 
+@_arguments.checked
 def straight_through(function: Elementwise) -> Elementwise:
     """The function, with the derivative of the identity: a cotangent passes as it is.
 
@@ -108,6 +113,7 @@ SURROGATES = {
 }
 
 
+@_arguments.checked
 def activation(function: str, surrogate: str, sharpness: float = 1.0) -> Activation:
     """A step activation whose gradient is a surrogate's.
 

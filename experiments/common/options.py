@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from vanishing import _arguments
+from vanishing import _held
 
 
 def option(
@@ -60,9 +60,9 @@ class Options:
             check(field, value)
             if field.metadata["in_question"] and _is_number(value):
                 with jax.enable_x64(double):
-                    held = _arguments.held(field.name, value)
+                    held = _held.held(field.name, value)
                 if isinstance(value, tuple):
-                    _arguments.distinct(field.name, value, held, f"in {held.dtype}")
+                    _held.distinct(field.name, value, held, f"in {held.dtype}")
 
     def question(self) -> dict[str, Any]:
         """The options that the results depend on, with their values."""

@@ -70,7 +70,7 @@ def test_clipping_leaves_zero_and_dtypes_alone():
 
 def test_numbers_out_of_their_range_are_refused():
     assert_refuses(lambda: backprop.clip_by_norm(-1.0), "max_norm is -1.0", "over 0")
-    assert_refuses(lambda: backprop.adam(0.1, b1=1.0), "b1 is 1.0", "under 1.0")
+    assert_refuses(lambda: backprop.adam(0.1, b1=1.0), "b1 is 1.0", "under 1")
     assert_refuses(lambda: backprop.momentum(0.1, -0.1), "decay is -0.1")
     assert_refuses(lambda: backprop.rmsprop(0.1, eps=0.0), "eps is 0.0")
     assert_refuses(lambda: backprop.adagrad(0.1, initial=-1.0), "initial is -1.0")

@@ -47,8 +47,10 @@ def test_the_depth_scale_is_that_of_the_published_theory(run):
     assert peak == pytest.approx(point.sigma_w, abs=step)
     # far below it the correlation's slope at c* = 1 is chi_1
     ordered = dataset.depth_scale.sel(sigma_w=0.9)
-    q = theory.fixed_point("tanh", 0.9, 0.05**0.5)
-    assert float(ordered) == pytest.approx(-1 / np.log(theory.chi("tanh", q, 0.9)), rel=1e-3)
+    q = theory.fixed_point("tanh", sigma_w=0.9, sigma_b=0.05**0.5)
+    assert float(ordered) == pytest.approx(
+        -1 / np.log(theory.chi("tanh", q=q, sigma_w=0.9)), rel=1e-3
+    )
 
 
 @pytest.mark.slow

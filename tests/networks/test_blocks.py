@@ -107,7 +107,7 @@ def test_a_norm_stands_where_the_kind_has_it(key):
     ("make", "message"),
     [
         (lambda: block_of("dense"), "kind is 'dense'; it must be one of plain, post_activation"),
-        (lambda: block_of("plain", blocks=0), "blocks is 0; it must be at least 1"),
+        (lambda: block_of("plain", blocks=0), "blocks 0; it must be at least 1"),
         (lambda: block_of("fixup", norm=layers.batch_norm()), "fixup replaces; leave it out"),
         (lambda: block_of("plain", shortcut=layers.dense(4)), "'plain' with a shortcut"),
     ],

@@ -60,7 +60,7 @@ def test_irnn_holds_what_it_has_seen(key):
     [
         ({"cell": "ltsm"}, ("cell is 'ltsm'", "rnn, irnn")),
         ({"cell": "chrono_lstm"}, ("chrono_lstm needs chrono",)),
-        ({"width": 0}, ("lstm has features 0",)),
+        ({"width": 0}, ("rnn has width 0",)),
     ],
     ids=["cell", "chrono", "width"],
 )

@@ -72,16 +72,16 @@ def test_small_biases_and_unstable_variances_are_told():
 def test_every_solution_is_critical_and_a_fixed_point():
     for name, sigma_b in (("tanh", 0.3), ("sigmoid", 0.5), ("silu", 0.1), ("erf", 0.2)):
         for point in theory.critical(name, sigma_b):
-            chi = theory.chi(name, point.q, point.sigma_w)
+            chi = theory.chi(name, q=point.q, sigma_w=point.sigma_w)
             assert float(chi) == pytest.approx(1, rel=1e-5)
-            next_q = theory.variance_map(name, point.q, point.sigma_w, sigma_b)
+            next_q = theory.variance_map(name, q=point.q, sigma_w=point.sigma_w, sigma_b=sigma_b)
             assert float(next_q) == pytest.approx(point.q, rel=1e-5)
 
 
 def test_no_bias_is_no_number_and_a_negative_one_is_refused():
     assert np.isnan(theory.critical_line("sigmoid", 10.0).sigma_b)
     # at q = 10 the critical sigma_w is 7.0, which alone makes a variance over 10
-    assert float(theory.variance_map("sigmoid", 10.0, 7.0, 0.0)) > 10
+    assert float(theory.variance_map("sigmoid", q=10.0, sigma_w=7.0, sigma_b=0.0)) > 10
     assert_refuses(lambda: theory.critical("tanh", -1.0), "sigma_b is -1.0")
     line = theory.critical_line("tanh", jnp.array(0.1))
     assert line.q == pytest.approx(0.1)

@@ -20,7 +20,7 @@ def drawn(name, sigma_w, sigma_b, orthogonal, key, width=WIDTH, depth=DEPTH):
         layers.dense(width, weights.kernel_init, bias_init), layers.activation(name)
     )
     net = layers.repeat(block, depth)
-    q = float(theory.fixed_point(name, sigma_w, sigma_b))
+    q = float(theory.fixed_point(name, sigma_w=sigma_w, sigma_b=sigma_b))
     if name == "identity":
         q = 1.0
     # the input's mean square at which the first pre-activations have the variance q*

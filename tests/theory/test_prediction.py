@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import assert_refuses, slow
-from vanishing import initializers, layers, networks, probe, theory
+from vanishing import comparison, initializers, layers, networks, probe, theory
 from vanishing.meanfield import signal
 from vanishing.meanfield.signals import Gain
 
@@ -171,7 +171,9 @@ def test_a_gain_that_no_float_could_hold_stays_a_number():
         1.0
     )
     assert prediction.log_gain[0] < -5_000  # float32 ends at e^-103
-    chi = theory.chi("sigmoid", theory.fixed_point("sigmoid", 1.0, 0.0), 1.0)
+    chi = theory.chi(
+        "sigmoid", q=theory.fixed_point("sigmoid", sigma_w=1.0, sigma_b=0.0), sigma_w=1.0
+    )
     slope = (prediction.log_gain[2] - prediction.log_gain[-5]) / (len(prediction) - 7)
     # two rows a layer; Glorot's sigma_w is 1 at equal widths
     assert float(2 * slope) == pytest.approx(float(jnp.log(chi)), rel=1e-3)
@@ -374,3 +376,35 @@ def test_the_dataset_has_a_label_for_every_number(key):
     many = jax.jit(jax.vmap(lambda q: theory.predict(net, x, q=q)))(jnp.ones(2))
     dataset = many.to_xarray()
     assert dataset["q"].dims == ("batch_0", "row")
+
+
+def test_the_decorrelation_keeps_digits_that_the_correlation_has_lost():
+    """1 - c falls as 9 pi^2 / (2 l^2) in a ReLU network (Hayou et al. 2019, proposition 2)."""
+    depth = 10_000
+    net = networks.mlp(1, depth=depth, width=8)
+    prediction = theory.predict(net, jax.ShapeDtypeStruct((2, 8), jnp.float32))
+    assert prediction.decorrelation.dtype == jnp.float32
+    at = prediction.names.index(f"hidden[{depth - 2}].dense")
+    constant = float(prediction.decorrelation[at]) * depth**2
+    assert constant == pytest.approx(4.5 * np.pi**2, rel=0.01)
+    np.testing.assert_array_equal(prediction.correlation, 1 - prediction.decorrelation)
+
+
+def test_the_typical_network_is_the_median_that_stands_beside_the_root_mean_square(key):
+    net = networks.mlp(16, depth=30, width=16)
+    x = jax.random.normal(key, (1, 16))
+    prediction = theory.predict(net, x)
+
+    def drawn(key):
+        trace = comparison.measure(net, net.init(key, x), x, jax.random.fold_in(key, 1))
+        return trace.backward.rms[jnp.array([0, -1])]
+
+    first, last = jax.jit(jax.vmap(drawn))(jax.random.split(key, 400)).T
+    decades = np.median(np.log10(first / last))
+    spread = np.std(np.log10(first / last))
+    predicted = float(prediction.log_median[0]) / np.log(100)
+    assert decades == pytest.approx(predicted, abs=float(5 * 1.25 * spread / 400**0.5))
+    root = float(prediction.log_backward[0]) / np.log(100)
+    assert decades < root - 0.5
+    row = str(prediction).splitlines()[1].split()
+    assert row[-2] == f"{predicted:.2f}"

@@ -11,6 +11,7 @@ import scipy.stats
 from tests.helpers import assert_refuses, slow
 from vanishing import layers, networks, theory
 from vanishing.initializers import by_name
+from vanishing.theory import tailored
 
 WIDTH = 16
 X = jax.ShapeDtypeStruct((8, WIDTH), jnp.float32)
@@ -122,15 +123,17 @@ def test_a_shallow_network_keeps_plain_relu():
 def test_dks_meets_its_four_conditions(x64, name):
     """Q(1) = 1, Q'(1) = 1, C(0) = 0, C'(1) = 1.5^(1/50), by the moments of the whole activation."""
     result = theory.tailor(name, functools.partial(plain, 50), X)
-    assert float(theory.variance_map(result.activation, 1.0, 1.0, 0.0)) == pytest.approx(
-        1, rel=1e-8
-    )
-    slope = jax.grad(lambda q: theory.variance_map(result.activation, q, 1.0, 0.0))(1.0)
+    assert float(
+        theory.variance_map(result.activation, q=1.0, sigma_w=1.0, sigma_b=0.0)
+    ) == pytest.approx(1, rel=1e-8)
+    slope = jax.grad(
+        lambda q: theory.variance_map(result.activation, q=q, sigma_w=1.0, sigma_b=0.0)
+    )(1.0)
     assert float(slope) == pytest.approx(1, rel=1e-6)
-    assert float(theory.covariance_map(result.activation, 1.0, 0.0, 1.0, 0.0)) == pytest.approx(
-        0, abs=1e-8
-    )
-    assert float(theory.chi(result.activation, 1.0, 1.0)) == pytest.approx(
+    assert float(
+        theory.covariance_map(result.activation, q=1.0, correlation=0.0, sigma_w=1.0, sigma_b=0.0)
+    ) == pytest.approx(0, abs=1e-8)
+    assert float(theory.chi(result.activation, q=1.0, sigma_w=1.0)) == pytest.approx(
         1.5 ** (1 / 50), rel=1e-7
     )
 
@@ -174,3 +177,24 @@ def test_a_wide_network_has_the_correlations_that_it_was_tailored_for(key):
 )
 def test_tailor_refuses(call, message):
     assert_refuses(call, message)
+
+
+@pytest.mark.parametrize("curvature", [0.3, *slow(0.1, 0.5, 1.0)])
+@pytest.mark.parametrize("name", ["tanh", *slow("erf", "sigmoid", "softsign")])
+def test_of_a_solution_and_its_mirror_image_the_one_of_a_positive_shift_is_taken(name, curvature):
+    """f(x) + f(-x) is constant: both meet the targets, and the search ends at either."""
+    network = functools.partial(plain, 10)
+    fitted = theory.tailor(name, network, X, method="tat", curvature=curvature)
+    assert fitted.input_shift > 0
+    offset = 2 * float(layers.ACTIVATIONS[name].function(0.0))
+    mirrored = {
+        "input_scale": fitted.input_scale,
+        "input_shift": -fitted.input_shift,
+        "output_scale": fitted.output_scale,
+        "output_shift": -fitted.output_shift - offset,
+    }
+    x = jnp.linspace(-3.0, 3.0, 7)
+    np.testing.assert_allclose(theory.Tailored(name, **mirrored)(x), -fitted(-x), atol=1e-4)
+    upright = tailored._upright(name, mirrored)
+    assert upright.input_shift == pytest.approx(fitted.input_shift)
+    assert upright.output_shift == pytest.approx(fitted.output_shift, rel=1e-5)

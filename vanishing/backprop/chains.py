@@ -34,6 +34,7 @@ class Chain(NamedTuple):
     log_gradients: Depth  # log |da_L/db_l|, also where the product of its factors underflows
 
 
+@_arguments.checked
 def chain(activation: str, weights: Depth, biases: Depth, x: Scalar) -> Chain:
     """The forward pass of a chain and its gradient, factor by factor.
 
@@ -102,6 +103,7 @@ class Window(NamedTuple):
         return self.high - self.low
 
 
+@_arguments.checked
 def window(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Window:
     """Where a sigmoid's factor reaches 1, in closed form.
 
@@ -126,6 +128,7 @@ def window(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Window:
     return Window(low=-bias / weight - half, high=-bias / weight + half)
 
 
+@_arguments.checked
 def window_by_bisection(weight: Float[Array, "..."], bias: Scalar = 0.0) -> Window:
     """The same window by bisection, which reads the sigmoid's slope and needs no inverse.
 

@@ -24,6 +24,7 @@ Errors = Float[Array, "batch *outputs features"]
 Kernel = Float[Array, "*kernel_size channels features"]
 
 
+@_arguments.checked
 def conv(
     x: Images,
     kernel: Kernel,
@@ -59,6 +60,7 @@ def conv(
     return z + jnp.broadcast_to(bias, z.shape)
 
 
+@_arguments.checked
 def conv_bias_gradient(delta: Errors) -> Float[Array, " features"]:
     """`dC/db = sum over examples n and places p of delta[n, p]`.
 
@@ -68,9 +70,10 @@ def conv_bias_gradient(delta: Errors) -> Float[Array, " features"]:
     >>> print(conv_bias_gradient(jnp.ones((2, 3, 3, 1))))
     [18.]
     """
-    return delta.sum(axis=range(delta.ndim - 1))
+    return delta.sum(axis=tuple(range(delta.ndim - 1)))
 
 
+@_arguments.checked
 def conv_kernel_gradient(
     x: Images,
     delta: Errors,
@@ -106,6 +109,7 @@ def conv_kernel_gradient(
     return gradient.reshape(*size, x.shape[-1], delta.shape[-1])
 
 
+@_arguments.checked
 def conv_input_gradient(
     delta: Errors,
     kernel: Kernel,

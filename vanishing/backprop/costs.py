@@ -17,6 +17,7 @@ Logits = Float[Array, "batch classes"]
 Labels = Int[Array, " batch"]
 
 
+@_arguments.checked
 def softmax(logits: Logits) -> Logits:
     """`e^(z_j) / sum_k e^(z_k)`, with the largest logit taken off so that nothing overflows.
 
@@ -35,6 +36,7 @@ def softmax(logits: Logits) -> Logits:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+@_arguments.checked
 def softmax_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
     """Mean over examples of `log(sum_k e^(z_k)) - z_label`, in nats.
 
@@ -53,6 +55,7 @@ def softmax_cross_entropy(logits: Logits, labels: Labels) -> Float[Array, ""]:
     return (jnp.log(jnp.exp(shifted).sum(axis=1)) - label_logits).mean()
 
 
+@_arguments.checked
 def softmax_cross_entropy_error(logits: Logits, labels: Labels) -> Logits:
     """`delta = (softmax(z) - one-hot label) / batch`.
 
@@ -77,6 +80,7 @@ def softmax_cross_entropy_error(logits: Logits, labels: Labels) -> Logits:
     return (softmax(logits) - _one_hot(labels, logits)) / len(logits)
 
 
+@_arguments.checked
 def binary_cross_entropy(logits: Logits, targets: Logits) -> Float[Array, ""]:
     """Mean over examples of `sum_j log(1 + e^(z_j)) - t_j z_j`, in nats.
 
@@ -95,6 +99,7 @@ def binary_cross_entropy(logits: Logits, targets: Logits) -> Float[Array, ""]:
     return (jax.nn.softplus(logits) - targets * logits).sum(axis=1).mean()
 
 
+@_arguments.checked
 def binary_cross_entropy_error(logits: Logits, targets: Logits) -> Logits:
     """`delta = (s(z) - t) / batch`: the cost's 1 / s'(z) and the sigmoid's s'(z) cancel.
 
@@ -117,6 +122,7 @@ def binary_cross_entropy_error(logits: Logits, targets: Logits) -> Logits:
     return (jax.nn.sigmoid(logits) - targets) / len(logits)
 
 
+@_arguments.checked
 def sigmoid_quadratic(logits: Logits, targets: Logits) -> Float[Array, ""]:
     """Mean over examples of `1/2 sum_j (s(z_j) - t_j)^2`.
 
@@ -133,6 +139,7 @@ def sigmoid_quadratic(logits: Logits, targets: Logits) -> Float[Array, ""]:
     return 0.5 * ((jax.nn.sigmoid(logits) - targets) ** 2).sum(axis=1).mean()
 
 
+@_arguments.checked
 def sigmoid_quadratic_error(logits: Logits, targets: Logits) -> Logits:
     """`delta = (s(z) - t) s'(z) / batch`, which vanishes where the sigmoid saturates.
 
@@ -158,6 +165,7 @@ def sigmoid_quadratic_error(logits: Logits, targets: Logits) -> Logits:
     return (jax.nn.sigmoid(logits) - targets) * sigmoid_slope(logits) / len(logits)
 
 
+@_arguments.checked
 def l1_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
     """The gradient of `sum |w|`: `sign(w)`, as strong for small weights as for large.
 
@@ -178,6 +186,7 @@ def l1_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.sign(kernel)
 
 
+@_arguments.checked
 def l2_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
     """The gradient of `1/2 sum w^2`: w itself.
 
@@ -192,7 +201,10 @@ def l2_gradient(kernel: Float[Array, "..."]) -> Float[Array, "..."]:
     return kernel
 
 
-def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Float[Array, "..."]:
+@_arguments.checked
+def dropout(
+    x: Float[Array, "*axes"], keep: Bool[Array, "*axes"], rate: float
+) -> Float[Array, "*axes"]:
     """`y = keep x / (1 - rate)`: kept numbers are scaled up, so that the mean stays.
 
     Args:
@@ -213,9 +225,10 @@ def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Fl
     return jnp.where(keep, x / (1 - rate), 0.0)
 
 
+@_arguments.checked
 def dropout_gradient(
-    delta: Float[Array, "..."], keep: Bool[Array, "..."], rate: float
-) -> Float[Array, "..."]:
+    delta: Float[Array, "*axes"], keep: Bool[Array, "*axes"], rate: float
+) -> Float[Array, "*axes"]:
     """`dC/dx = keep delta / (1 - rate)`: the layer is linear, so both passes have one form.
 
     Args:

@@ -21,6 +21,7 @@ from vanishing.layers import ACTIVATIONS
 Params = Sequence[dict[str, Array]]  # of each layer its `kernel` and `bias`, from first to last
 
 
+@_arguments.checked
 def output_error(
     cost_gradient: Float[Array, "batch fan_out"], slope: Float[Array, "batch fan_out"]
 ) -> Float[Array, "batch fan_out"]:
@@ -39,6 +40,7 @@ def output_error(
     return cost_gradient * slope
 
 
+@_arguments.checked
 def error_backwards(
     delta: Float[Array, "batch fan_out"],
     kernel: Float[Array, "fan_in fan_out"],
@@ -58,6 +60,7 @@ def error_backwards(
     return (delta @ kernel.T) * slope
 
 
+@_arguments.checked
 def bias_gradient(delta: Float[Array, "batch fan_out"]) -> Float[Array, " fan_out"]:
     """The gradient of the biases, `dC/db^l = sum over examples of delta^l`.
 
@@ -69,6 +72,7 @@ def bias_gradient(delta: Float[Array, "batch fan_out"]) -> Float[Array, " fan_ou
     return delta.sum(axis=0)
 
 
+@_arguments.checked
 def weight_gradient(
     activations: Float[Array, "batch fan_in"], delta: Float[Array, "batch fan_out"]
 ) -> Float[Array, "fan_in fan_out"]:
@@ -98,6 +102,7 @@ class Backward(NamedTuple):
     x: Float[Array, "batch fan_in"]  # dC/dx
 
 
+@_arguments.checked(activation=None)
 def forward(params: Params, x: Float[Array, "batch fan_in"], activation: Sequence[str]) -> Forward:
     """The forward pass, `z^l = a^(l-1) W^l + b^l` and `a^l = f(z^l)`, layer by layer.
 
@@ -121,6 +126,7 @@ def forward(params: Params, x: Float[Array, "batch fan_in"], activation: Sequenc
     return passed
 
 
+@_arguments.checked(activation=None)
 def backward(
     params: Params,
     passed: Forward,
@@ -163,10 +169,11 @@ def backward(
 
 
 def _require_names(params: Params, activation: Sequence[str]) -> None:
-    if isinstance(activation, str) or len(activation) != len(params) or not params:
+    names = isinstance(activation, Sequence) and not isinstance(activation, str)
+    if not names or len(activation) != len(params) or not params:
         raise ValueError(
-            f"activation is {activation!r}; it must be a list of {len(params)} names, one a layer, "
-            "of at least one."
+            f"activation is {_arguments.described(activation)}; it must be a list of "
+            f"{len(params)} names, one for each layer of params, of at least one."
         )
     for name in activation:
         slope_of(name)

@@ -28,6 +28,7 @@ class NormBackward(NamedTuple):
     bias: Channels  # dC/dbias
 
 
+@_arguments.checked
 def batch_norm(x: Batch, scale: Channels, bias: Channels, epsilon: float = 1e-5) -> Batch:
     """Normalisation by the batch's own mean and variance, as in training.
 
@@ -55,6 +56,7 @@ def batch_norm(x: Batch, scale: Channels, bias: Channels, epsilon: float = 1e-5)
     return (scale[None] * normalized + bias[None]).reshape(x.shape)
 
 
+@_arguments.checked
 def batch_norm_gradient(
     x: Batch, delta: Batch, scale: Channels, epsilon: float = 1e-5
 ) -> NormBackward:
@@ -102,6 +104,7 @@ def batch_norm_gradient(
     )
 
 
+@_arguments.checked
 def frozen_batch_norm_gradient(
     x: Batch,
     delta: Batch,

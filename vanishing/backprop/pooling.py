@@ -30,6 +30,7 @@ from vanishing.backprop.windows import (
 Pooled = Float[Array, "batch *outputs channels"]
 
 
+@_arguments.checked
 def max_pool(
     x: Images, size: Sequence[int], strides: Sequence[int], padding: Padding = "VALID"
 ) -> Pooled:
@@ -57,6 +58,7 @@ def max_pool(
     return windows(padded(x, size, strides, padding, -jnp.inf), size, strides).max(axis=-2)
 
 
+@_arguments.checked
 def max_pool_gradient(
     x: Images,
     delta: Pooled,
@@ -95,6 +97,7 @@ def max_pool_gradient(
     return overlap_add(winner * jnp.expand_dims(delta, -2), places, size, strides, padding)
 
 
+@_arguments.checked
 def avg_pool(
     x: Images, size: Sequence[int], strides: Sequence[int], padding: Padding = "VALID"
 ) -> Pooled:
@@ -119,6 +122,7 @@ def avg_pool(
     return windows(padded(x, size, strides, padding), size, strides).mean(axis=-2)
 
 
+@_arguments.checked
 def avg_pool_gradient(
     delta: Pooled,
     places: Sequence[int],

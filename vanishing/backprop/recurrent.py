@@ -36,6 +36,7 @@ class RecurrentBackward(NamedTuple):
     errors: dict[str, States]  # dC/dh_t, and of an LSTM dC/dc_t: all that comes back to a state
 
 
+@_arguments.checked
 def rnn(params: Params, x: Sequences, activation: str = "tanh") -> States:
     """The states of a plain recurrent network, `h_t = f(x_t W_i + h_(t-1) W_h + b)`.
 
@@ -55,6 +56,7 @@ def rnn(params: Params, x: Sequences, activation: str = "tanh") -> States:
     return _rnn_forward(params, x, activation)["h"]
 
 
+@_arguments.checked
 def rnn_gradient(
     params: Params, x: Sequences, output_errors: States, activation: str = "tanh"
 ) -> RecurrentBackward:
@@ -107,6 +109,7 @@ def rnn_gradient(
     return RecurrentBackward(gradients, result["z"] @ params["i"]["kernel"].T, {"h": result["e"]})
 
 
+@_arguments.checked
 def lstm(params: Params, x: Sequences) -> States:
     """The states of an LSTM; its equations stand at `lstm_gradient`.
 
@@ -123,6 +126,7 @@ def lstm(params: Params, x: Sequences) -> States:
     return _lstm_forward(params, x)["h"]
 
 
+@_arguments.checked
 def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> RecurrentBackward:
     """Backpropagation through time in an LSTM, whose memory is a sum and not a product of weights.
 
@@ -183,6 +187,7 @@ def lstm_gradient(params: Params, x: Sequences, output_errors: States) -> Recurr
     return RecurrentBackward(gradients, to_x, {"h": result["h"], "c": result["c"]})
 
 
+@_arguments.checked
 def gru(params: Params, x: Sequences) -> States:
     """The states of a GRU; its equations stand at `gru_gradient`.
 
@@ -199,6 +204,7 @@ def gru(params: Params, x: Sequences) -> States:
     return _gru_forward(params, x)["h"]
 
 
+@_arguments.checked
 def gru_gradient(params: Params, x: Sequences, output_errors: States) -> RecurrentBackward:
     """Backpropagation through time in a gated recurrent unit.
 

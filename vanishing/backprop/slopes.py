@@ -109,6 +109,7 @@ SLOPES: dict[str, Elementwise] = {  # by the names of `layers.ACTIVATIONS`; prel
 }
 
 
+@_arguments.checked
 def slope_of(activation: str) -> Elementwise:
     """The derivative of an activation, by its name.
 

@@ -22,6 +22,7 @@ class Rule(NamedTuple):
     update: Callable[..., tuple[PyTree, PyTree]]  # (gradients, state, params) -> step, state
 
 
+@_arguments.checked
 def momentum(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     """`v <- decay v + g`, step `-learning_rate v`: a ball that rolls on; `optax.sgd(momentum=)`.
 
@@ -49,6 +50,7 @@ def momentum(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     return Rule(_zeros, update)
 
 
+@_arguments.checked
 def nesterov(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     """`v <- decay v + g`, step `-learning_rate (decay v + g)`: the gradient where v leads.
 
@@ -75,6 +77,7 @@ def nesterov(learning_rate: Scalar, decay: Scalar = 0.9) -> Rule:
     return Rule(_zeros, update)
 
 
+@_arguments.checked
 def adagrad(learning_rate: Scalar, initial: Scalar = 0.1, eps: Scalar = 1e-7) -> Rule:
     """`s <- s + g^2`, step `-learning_rate g / sqrt(s + eps)`; s starts at `initial`.
 
@@ -104,6 +107,7 @@ def adagrad(learning_rate: Scalar, initial: Scalar = 0.1, eps: Scalar = 1e-7) ->
     return Rule(init, update)
 
 
+@_arguments.checked
 def rmsprop(learning_rate: Scalar, decay: Scalar = 0.9, eps: Scalar = 1e-8) -> Rule:
     """`s <- decay s + (1 - decay) g^2`, step `-learning_rate g / sqrt(s + eps)`.
 
@@ -138,6 +142,7 @@ class AdamState(NamedTuple):
     square: PyTree  # s, of their squares
 
 
+@_arguments.checked
 def adam(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8) -> Rule:
     """Averages of g and of g^2, their start at 0 corrected for; `optax.adam`.
 
@@ -184,6 +189,7 @@ def adam(learning_rate: Scalar, b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scala
     return Rule(init, update)
 
 
+@_arguments.checked
 def clip_by_norm(max_norm: Scalar) -> Rule:
     """`g <- g min(1, max_norm / |g|)`, |g| over all parameters: its direction stays.
 

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from vanishing import _arguments
+
 
 class Work(NamedTuple):
     """Arithmetic and memory traffic of a pass."""
@@ -18,6 +20,7 @@ class Work(NamedTuple):
         return Work(self.flops - other.flops, self.bytes - other.bytes)
 
 
+@_arguments.checked
 def forward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     """Work of the forward pass: `z = a W + b` and `a = f(z)` in every layer.
 
@@ -32,6 +35,7 @@ def forward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     >>> forward_work(batch=1, widths=(3, 2)).flops  # 2 * 3 * 2 + 2 + 2
     16
     """
+    _arguments.whole("the number of widths", len(widths), 2)
     flops = size = 0
     for fan_in, fan_out in itertools.pairwise(widths):
         flops += 2 * batch * fan_in * fan_out + 2 * batch * fan_out
@@ -39,6 +43,7 @@ def forward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     return Work(flops, size * itemsize)
 
 
+@_arguments.checked
 def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     """Work of the backward pass: weight gradients, and the error backwards from layer 2 on.
 
@@ -56,6 +61,7 @@ def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     >>> backward_work(batch=1, widths=(3, 2)).flops  # 2 * 3 * 2 + 3 * 2
     18
     """
+    _arguments.whole("the number of widths", len(widths), 2)
     flops = size = 0
     for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
         products = 1 if layer == 0 else 2
@@ -68,6 +74,7 @@ def backward_work(batch: int, widths: Sequence[int], itemsize: int = 4) -> Work:
     return Work(flops, size * itemsize)
 
 
+@_arguments.checked
 def xla_work(function: Callable, *args: Any) -> Work:
     """Work that XLA reports for a function compiled for the default device.
 

@@ -111,6 +111,7 @@ DATASETS: dict[str, Callable[[Path | None, bool], Dataset]] = {
 }
 
 
+@_arguments.checked
 def load(name: str, data_dir: str | Path | None = None, subset: bool = False) -> Dataset:
     """A data set by name.
 
@@ -137,6 +138,7 @@ def load(name: str, data_dir: str | Path | None = None, subset: bool = False) ->
     return DATASETS[name](Path(folder).expanduser() if folder else None, subset)
 
 
+@_arguments.checked
 def standardize(dataset: Dataset) -> Dataset:
     """Shift and scale all pixels so that the training pixels have mean 0 and variance 1.
 
@@ -150,6 +152,7 @@ def standardize(dataset: Dataset) -> Dataset:
     return dataset._replace(train=apply(dataset.train), test=apply(dataset.test))
 
 
+@_arguments.checked
 def synthetic(
     examples: int, features: int, classes: int = 10, q: float = 1.0, seed: int = 0
 ) -> Dataset:
@@ -165,9 +168,7 @@ def synthetic(
     Raises:
       ValueError: an argument is out of range.
     """
-    for name, value in [("examples", examples), ("features", features), ("classes", classes)]:
-        _arguments.whole(name, value, 1)
-    _arguments.at_least("q", q, 0)
+    _arguments.fits_in_memory("examples", examples, 8 * features + 8)  # of two splits
     generator = np.random.default_rng(seed)
 
     def split() -> Split:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from vanishing import _arguments
 from vanishing._extras import needs
 from vanishing.data.readers import DataError
 
@@ -32,6 +33,7 @@ _SOURCES = {
 }
 
 
+@_arguments.checked
 def fetch(name: str, base_url: str | None = None, cache: Path | None = None) -> Path:
     """The folder with a data set's published files, downloaded if it is not there yet.
 

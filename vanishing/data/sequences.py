@@ -24,6 +24,7 @@ class Sequences(NamedTuple):
     y: Float[Array, " examples"] | Int[Array, "examples ..."]
 
 
+@_arguments.checked
 def adding(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     """The adding problem: of many numbers, the sum of the two that are marked.
 
@@ -49,6 +50,7 @@ def adding(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     [2. 2.] True
     """
     _arguments.whole("length", length, 2, note=": adding marks two places")
+    _arguments.fits_in_memory("examples", examples, 20 * length)  # numbers, two marks, both
     value_key, first_key, second_key = jax.random.split(key, 3)
     values = jax.random.uniform(value_key, (examples, length))
     first = jax.random.randint(first_key, (examples,), 0, length // 2)
@@ -57,6 +59,7 @@ def adding(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     return Sequences(jnp.stack([values, marks], axis=-1), jnp.sum(values * marks, axis=1))
 
 
+@_arguments.checked
 def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
     """The copy task: ten symbols, to be repeated once a long stretch of blanks is over.
 
@@ -81,6 +84,8 @@ def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
     ((2, 50, 10), (2, 50), True)
     """
     _arguments.whole("blanks", blanks, 1, note=": the last is the delimiter")
+    steps = blanks + 2 * RECALLED
+    _arguments.fits_in_memory("examples", examples, 4 * steps * (SYMBOLS + 4))
     symbols = jax.random.randint(key, (examples, RECALLED), 0, SYMBOLS)
 
     def blank(count: int) -> Int[Array, "..."]:
@@ -92,6 +97,7 @@ def copy_memory(key: PRNGKeyArray, examples: int, blanks: int) -> Sequences:
     return Sequences(jax.nn.one_hot(inputs, SYMBOLS + 2), targets)
 
 
+@_arguments.checked
 def copy_memoryless(blanks: int) -> float:
     """The cross-entropy of `copy_memory`, in nats a step, of a guess at each of the ten symbols.
 
@@ -103,6 +109,7 @@ def copy_memoryless(blanks: int) -> float:
     return RECALLED * math.log(SYMBOLS) / (blanks + 2 * RECALLED)
 
 
+@_arguments.checked
 def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     """Temporal order: which of two symbols came at an early place, and which at a later one.
 
@@ -129,6 +136,7 @@ def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     ((3, 100, 6), [1.0, 1.0, 1.0], [2.0, 2.0, 2.0])
     """
     _arguments.whole("length", length, 10, note=": a tenth of it holds a symbol")
+    _arguments.fits_in_memory("examples", examples, 4 * 8 * length)
     keys = jax.random.split(key, 4)
     at = [
         jax.random.randint(own_key, (examples,), length * low // 10, length * (low + 1) // 10)
@@ -141,6 +149,7 @@ def temporal_order(key: PRNGKeyArray, examples: int, length: int) -> Sequences:
     return Sequences(jax.nn.one_hot(inputs, 6), 2 * symbols[:, 0] + symbols[:, 1])
 
 
+@_arguments.checked
 def by_pixel(
     images: Float[Array | np.ndarray, "examples height width channels"],
 ) -> Float[Array | np.ndarray, "examples pixels channels"]:

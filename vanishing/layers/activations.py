@@ -132,6 +132,7 @@ ACTIVATIONS = {
 }
 
 
+@_arguments.checked
 def activation(function: Nonlinearity, kinks: tuple[float, ...] = ()) -> Layer:
     """A nonlinearity, element by element.
 
@@ -163,6 +164,7 @@ def activation(function: Nonlinearity, kinks: tuple[float, ...] = ()) -> Layer:
     return stateless(facts.function, _propagate(facts.moments, facts.function))
 
 
+@_arguments.checked
 def facts_of(function: Nonlinearity) -> Activation:
     """The facts known of a nonlinearity; nan for a function that is not among `ACTIVATIONS`.
 

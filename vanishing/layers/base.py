@@ -132,6 +132,7 @@ def require_layer(name: str, value: Any, what: str = LAYER) -> None:
     _arguments.instance(name, value, Layer, what)
 
 
+@_arguments.checked
 def propagate(layer: Layer, signal: Signal) -> Signal:
     """The mean-field signal after a layer.
 
@@ -147,11 +148,13 @@ def propagate(layer: Layer, signal: Signal) -> Signal:
     return layer.propagate(signal)
 
 
+@_arguments.checked
 def output_spec(layer: Layer, variables: Variables, x: Spec) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a layer's output for inputs like `x`, without computing it."""
     return jax.eval_shape(layer.apply, *variables, x).output
 
 
+@_arguments.checked
 def stateless(function: Callable[[Any], Any], propagate: Propagate | None = None) -> Layer:
     """A layer without parameters: `function` applied to its input, and its mean-field form."""
 
@@ -166,6 +169,7 @@ def stateless(function: Callable[[Any], Any], propagate: Propagate | None = None
     return Layer(init, apply, propagate)
 
 
+@_arguments.checked
 def checkpoint(layer: Layer) -> Layer:
     """The same layer, whose activations are computed anew on the way back instead of kept.
 

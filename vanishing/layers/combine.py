@@ -109,6 +109,7 @@ def rows_within(before: Signal, after: Signal) -> tuple[PredictedRow, ...]:
     return (after.row(identity_gain(after.log_q)),)
 
 
+@_arguments.checked
 def repeat(block: Layer, depth: int, *, unroll: bool = False) -> Layer:
     """The same block `depth` times over, each time with parameters of its own.
 
@@ -256,6 +257,7 @@ class Stacked:
         return cls(*children)
 
 
+@_arguments.checked
 def depth_axes(path: KeyPath) -> int:
     """How many leading axes of the leaf at a tree path are depth: one for every `repeat`."""
     return sum(isinstance(key, DepthKey) for key in path)

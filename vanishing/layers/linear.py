@@ -34,6 +34,7 @@ def require_initializers(owner: str, **given: Any) -> None:
         _arguments.function(name, value, what, owner=owner)
 
 
+@_arguments.checked
 def dense(
     features: int,
     kernel_init: Initializer = initializers.lecun_normal(),
@@ -98,6 +99,7 @@ def dense(
     return Layer(init, apply, propagate)
 
 
+@_arguments.checked
 def conv(
     features: int,
     kernel_size: Sequence[int],
@@ -143,11 +145,12 @@ def conv(
     axes = len(kernel_size)
     steps = (strides,) * axes if isinstance(strides, int) else strides
     steps = _arguments.wholes("strides", steps, owner="conv")
-    if not 1 <= axes <= 3 or len(steps) != axes:
+    if not 1 <= axes <= 3 or len(steps) != axes or min(*kernel_size, *steps) < 1:
         raise ValueError(
             f"conv has a kernel of size {kernel_size} and strides {strides}; both take one number "
-            "for each of 1 to 3 axes of places."
+            "of at least 1 for each of 1 to 3 axes of places."
         )
+    _require_padding(padding, axes)
     convolve = functools.partial(_convolve, steps=steps, padding=padding)
 
     def init(key, x):
@@ -178,6 +181,16 @@ def conv(
         return _affine(signal, shape, kernel_init, bias_init, output.shape[1:])
 
     return Layer(init, apply, propagate)
+
+
+def _require_padding(padding: Any, axes: int) -> None:
+    pairs = () if isinstance(padding, str) else tuple(padding)
+    named = padding in ("SAME", "VALID", "CIRCULAR") if isinstance(padding, str) else False
+    if not named and not (len(pairs) == axes and all(len(pair) == 2 for pair in pairs)):
+        raise ValueError(
+            f'conv has padding {padding!r}; it must be "SAME", "VALID", "CIRCULAR" or (before, '
+            f"after) for each of {axes} axes."
+        )
 
 
 def _convolve(x, kernel, steps: tuple[int, ...], padding: str | Sequence[tuple[int, int]]):

@@ -14,6 +14,7 @@ from vanishing.meanfield import Signal
 from vanishing.meanfield.signals import Gain, elementwise_gain, linear_gain, unknown
 
 
+@_arguments.checked(momentum=_arguments.FRACTION)
 def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
     """Batch normalisation of each channel, the last axis, over all others.
 
@@ -43,8 +44,6 @@ def batch_norm(momentum: float = 0.99, epsilon: float = 1e-5) -> Layer:
     >>> print(layer.apply(params, state, x, train=True).output.round(3).ravel())
     [-1.  1.]
     """
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"batch_norm has momentum {momentum}; it must be in [0, 1].")
     _arguments.at_least("epsilon", epsilon, 0, owner="batch_norm")
 
     def init(key, x):
@@ -131,6 +130,7 @@ def _batch_norm_gain(before: Signal, epsilon: float) -> Gain:
     )
 
 
+@_arguments.checked
 def layer_norm(epsilon: float = 1e-6) -> Layer:
     """Layer normalisation: every input by itself, over its last axis.
 
@@ -167,6 +167,7 @@ def layer_norm(epsilon: float = 1e-6) -> Layer:
     return Layer(init, apply, lambda signal: _standardized(signal, epsilon))
 
 
+@_arguments.checked
 def rms_norm(epsilon: float = 1e-6) -> Layer:
     """Root-mean-square normalisation: every input over the root of its mean square.
 
@@ -208,6 +209,7 @@ def rms_norm(epsilon: float = 1e-6) -> Layer:
     return Layer(init, apply, propagate)
 
 
+@_arguments.checked
 def group_norm(groups: int, epsilon: float = 1e-6) -> Layer:
     """Group normalisation: every input by itself, over its places and the channels of a group.
 
@@ -302,6 +304,7 @@ def _normalised(params, x, mean, var, epsilon) -> jax.Array:
     return (x - mean) * jax.lax.rsqrt(var + epsilon) * scale + bias
 
 
+@_arguments.checked
 def dropout(rate: float) -> Layer:
     """Zeroes each number with this probability while training, and scales up the rest.
 

@@ -17,6 +17,7 @@ Images = Float[jax.Array | np.ndarray, "batch *places channels"]
 Padding = str | Sequence[tuple[int, int]]
 
 
+@_arguments.checked
 def max_pool(
     window: Sequence[int],
     *,
@@ -49,6 +50,7 @@ def max_pool(
     return _pool("max_pool", window, strides, padding, lambda x, *how: _reduce(x, jax.lax.max, how))
 
 
+@_arguments.checked
 def avg_pool(
     window: Sequence[int],
     *,

@@ -75,6 +75,7 @@ class Recurrent(Structure):
         return end["h"] if outputs is None else jnp.moveaxis(outputs, 0, -2)
 
 
+@_arguments.checked
 def rnn(
     features: int,
     *,
@@ -139,6 +140,7 @@ def rnn(
     return _layer("rnn", RecurrentCell(init, join, step, ("h",), features), sequence)
 
 
+@_arguments.checked
 def lstm(
     features: int,
     *,
@@ -155,10 +157,9 @@ def lstm(
     `?` is the letter. Parameters are spelt as those of Flax's `LSTMCell`: `ii`, `if`, `ig`, `io`
     with `kernel`, and `hi`, `hf`, `hg`, `ho` with `kernel` and `bias`.
 
-    It has no `propagate`: a network that holds it is not predicted row by row. The part of
-    the gradient along `c` that is left after some steps, in the mean over units, is about
-    `theory.gate_gain`, or with `chrono` and gates that stay near their biases `theory.chrono_gain`.
-    Its norm falls slower than that of equal gates: paths through `h` cancel in the mean only.
+    It has no `propagate`: a network that holds it is not predicted row by row. `theory.lstm_gain`
+    predicts the gradient that is left after some steps, `theory.gate_gain` bounds it from below;
+    with `chrono` and gates that stay near their biases `theory.chrono_gain` does.
 
     Args:
       features: width of `c` and of `h`; at least 1.
@@ -226,6 +227,7 @@ def lstm(
     return _layer("lstm", RecurrentCell(init, join, step, ("c", "h"), features), sequence)
 
 
+@_arguments.checked
 def gru(
     features: int,
     *,
@@ -242,10 +244,9 @@ def gru(
     those of Flax's `GRUCell`: `ir`, `iz`, `in` and `hn` with `kernel` and `bias`, `hr` and `hz`
     with `kernel`.
 
-    It has no `propagate`: a network that holds it is not predicted row by row. The part of
-    the gradient along `h` that is left after some steps, in the mean over units, is about
-    `theory.gate_gain` with the bias of `z`, or with `chrono` and gates that stay near their biases
-    `theory.chrono_gain`.
+    It has no `propagate`: a network that holds it is not predicted row by row. `theory.gru_gain`
+    predicts the gradient that is left after some steps; with `chrono` and gates that stay near
+    their biases `theory.chrono_gain` is a bound from below.
 
     Args:
       features: width of `h`; at least 1.

@@ -5,12 +5,14 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers.base import Applied, Layer, Variables
 from vanishing.meanfield import Signal
 from vanishing.meanfield.signals import linear_gain, unknown
 
 
+@_arguments.checked
 def multiplier(initial: Scalar = 1.0) -> Layer:
     """A learnt scalar that multiplies its input: the parameter `scale`, of shape ().
 
@@ -51,6 +53,7 @@ def multiplier(initial: Scalar = 1.0) -> Layer:
     return Layer(init, apply, propagate)
 
 
+@_arguments.checked
 def shift(initial: Scalar = 0.0) -> Layer:
     """A learnt scalar that is added to its input: the parameter `bias`, of shape ().
 

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from vanishing import _arguments
 from vanishing._types import PyTree, Scalar
 from vanishing.layers.base import (
     Applied,
@@ -26,6 +27,7 @@ from vanishing.meanfield import Gain, PredictedRow, Signal
 from vanishing.meanfield.signals import elementwise_gain, identity_gain, linear_gain, unknown
 
 
+@_arguments.checked
 def residual(
     branch: Layer,
     *,
@@ -138,6 +140,7 @@ def _propagate_sum(paths: _Paths, signal: Signal) -> Signal:
         q=a**2 + b**2 + 2 * means[0] * means[1],
         difference=a**2 * skip_end.decorrelation + b**2 * branch_end.decorrelation,
         mean=means[0] + means[1],
+        gain=None,  # of all paths, below
         log_unit=unit,
         gaussian=skip_end.gaussian and branch_end.gaussian,
         fresh=signal.walk.fresh or (skip_end.walk.fresh and branch_end.walk.fresh),
@@ -181,6 +184,7 @@ def _times(scale: Scalar, x: Any) -> Any:
     return x if isinstance(scale, float) and scale == 1.0 else scale * x
 
 
+@_arguments.checked
 def highway(branch: Layer, gate: Layer, *, shortcut: Layer | None = None) -> Layer:
     """A gate between a branch and the input: `gate(x) * branch(x) + (1 - gate(x)) * x`.
 
@@ -276,6 +280,7 @@ def _propagate_gated(parts: Mapping[str, Layer], signal: Signal) -> Signal:
         + shut_square * x.difference
         + t.difference * (h.covariance + x.covariance - 2 * h.mean * x.mean),
         mean=t.mean * h.mean + (1 - t.mean) * x.mean,
+        gain=None,  # of all parts, below
         shape=h.shape,
         gaussian=False,
         fresh=signal.walk.fresh or x.walk.fresh,

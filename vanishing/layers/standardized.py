@@ -16,6 +16,7 @@ from vanishing.meanfield.signals import linear_gain
 Leaf = jax.Array | np.ndarray
 
 
+@_arguments.checked
 def weight_standardized(layer: Layer, gain: float = 1.0, epsilon: float = 1e-4) -> Layer:
     """A linear layer that uses its kernel standardised over the inputs of each output unit.
 

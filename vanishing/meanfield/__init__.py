@@ -2,7 +2,15 @@
 
 from vanishing.meanfield.moments import GetMoments, Moments, by_quadrature
 from vanishing.meanfield.quadrature import gaussian_mean
-from vanishing.meanfield.signals import Gain, PredictedRow, Signal, Walk, signal
+from vanishing.meanfield.signals import (
+    Gain,
+    PredictedRow,
+    Signal,
+    Walk,
+    elementwise_gain,
+    linear_gain,
+    signal,
+)
 
 __all__ = [
     "Gain",
@@ -12,6 +20,8 @@ __all__ = [
     "Signal",
     "Walk",
     "by_quadrature",
+    "elementwise_gain",
     "gaussian_mean",
+    "linear_gain",
     "signal",
 ]

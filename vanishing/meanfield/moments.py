@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.meanfield.quadrature import nodes, pair_nodes
 
@@ -41,9 +42,11 @@ def angle_of(q: Scalar, difference: Scalar) -> Float[Array, ""]:
     """
     fraction = jnp.clip(_ratio(difference, 2 * q), 0.0, 1.0)
     inside = fraction > 0  # where the slope of the square root is infinite, the angle has none
-    return jnp.where(inside, 2 * jnp.arcsin(jnp.sqrt(jnp.where(inside, fraction, 1.0))), 0.0)
+    none = jnp.where(jnp.isnan(q) | jnp.isnan(difference), jnp.nan, 0.0)
+    return jnp.where(inside, 2 * jnp.arcsin(jnp.sqrt(jnp.where(inside, fraction, 1.0))), none)
 
 
+@_arguments.checked
 def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments:
     """The moments of any elementwise function.
 
@@ -59,9 +62,9 @@ def by_quadrature(function: Callable, kinks: Sequence[float] = ()) -> GetMoments
         bends = [jnp.sign(b) * _ratio(abs(b), sigma, _FAR) if b else 0.0 for b in breaks]
         line = nodes(bends)
         # at q = 0 a kink's slope is the mean of its two sides, as it is in the limit
-        near = jnp.where(q > 0, sigma, _NEAR)
+        near = jnp.where(q == 0, _NEAR, sigma)
         f, slope = _value_and_slope(function, near * line.z)
-        f = jnp.where(q > 0, f, function(jnp.zeros_like(f)))
+        f = jnp.where(q == 0, function(jnp.zeros_like(f)), f)
         u = sigma * line.z
         alone = Moments(
             mean=jnp.sum(line.weight * f),
@@ -116,11 +119,11 @@ class Leaky(NamedTuple):
             mean=2 * even * _root(q / (2 * jnp.pi)),
             square=square,
             difference=half_gap,
-            slope_square=jnp.full_like(angle, odd**2 + even**2),
+            slope_square=odd**2 + even**2 + 0 * angle,
             slope_product=odd**2 + even**2 * (1 - 2 * angle / jnp.pi),
             weighted_square=square,  # x f'(x) = f(x)
             weighted_product=square - half_gap,
-            slope_fourth=jnp.full_like(angle, (1 + self.slope**4) / 2),
+            slope_fourth=(1 + self.slope**4) / 2 + 0 * angle,
         )
 
 
@@ -177,9 +180,10 @@ def _value_and_slope(function: Callable, x: Array) -> tuple[Array, Array]:
 
 
 def _root(x: Scalar) -> Float[Array, ""]:
-    """The square root, whose gradient at 0 is 0 instead of infinite."""
+    """The square root, whose gradient at 0 is 0 instead of infinite; nan of a negative number."""
     positive = jnp.asarray(x) > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+    root = jnp.sqrt(jnp.where(positive, x, 1.0))
+    return jnp.where(positive, root, jnp.where(x == 0, 0.0, jnp.nan))
 
 
 def _ratio(x: Scalar, y: Scalar, otherwise: Scalar = 0.0) -> Float[Array, ""]:

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
+
 _FARTHEST = 14.0  # the standard normal density there is 1e-43
 
 
@@ -51,8 +53,11 @@ def nodes(breaks: Sequence[float | Float[Array, ""]] = (0.0,)) -> Nodes:
     return Nodes(z, weight * jnp.exp(-(z**2) / 2) / np.sqrt(2 * np.pi))
 
 
+@_arguments.checked
 def gaussian_mean(f: Callable, breaks: Sequence[float] = (0.0,)) -> Float[Array, ""]:
     """E[f(z)] for z ~ N(0, 1), with the rule of `nodes`."""
+    if not len(breaks):
+        raise ValueError("breaks is empty; it must hold at least one point, such as 0.")
     rule = nodes(breaks)
     return jnp.sum(rule.weight * f(rule.z))
 

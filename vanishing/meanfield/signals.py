@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import DEPTH, Scalar
 
 
@@ -191,7 +192,7 @@ class Signal:
         difference: Scalar,
         mean: Scalar,
         *,
-        gain: Gain | None = None,
+        gain: Gain | None,
         log_unit: Array | None = None,
         shape: tuple[int, ...] | None = None,
         gaussian: bool | None = None,
@@ -201,7 +202,10 @@ class Signal:
     ) -> "Signal":
         """The signal after a layer that makes these moments of a signal of mean square 1.
 
-        What is None stays as it was before the layer.
+        What is None stays as it was before the layer. The gain has no default, since what a layer
+        does to the gradient does not follow from these moments: `linear_gain` is that of a layer
+        whose slope does not depend on its input, `elementwise_gain` that of any other which treats
+        unit by unit.
 
         Args:
           q: mean square; likewise `difference` and `mean`.
@@ -250,6 +254,7 @@ class Signal:
         )
 
 
+@_arguments.checked
 def signal(
     q: Scalar = 1.0,
     correlation: Scalar = 0.0,
@@ -284,7 +289,7 @@ def signal(
         gaussian=gaussian,
         walk=Walk(batch=batch, train=train),
     )
-    return start.then(q, q * (1 - jnp.asarray(correlation, zero.dtype)), mean)
+    return start.then(q, q * (1 - jnp.asarray(correlation, zero.dtype)), mean, gain=None)
 
 
 def identity_gain(like: Array) -> Gain:
@@ -293,6 +298,7 @@ def identity_gain(like: Array) -> Gain:
     return Gain(jnp.eye(4, dtype=dtype), jnp.zeros((), dtype), jnp.zeros((), dtype))
 
 
+@_arguments.checked
 def elementwise_gain(
     square: Scalar,
     product: Scalar,
@@ -318,6 +324,7 @@ def elementwise_gain(
     return _scaled(matrix, zero, zero + log_variance)
 
 
+@_arguments.checked
 def linear_gain(before: Signal, square: Scalar, log_variance: Scalar = 0.0) -> Gain:
     """The gain of a layer whose cotangents do not depend on the value at its input."""
     square = jnp.asarray(square, before.log_q.dtype)

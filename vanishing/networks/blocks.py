@@ -13,6 +13,7 @@ MakeWeight = Callable[[Weights], Layer]
 _OPEN_ENDED = ("pre_activation", "scaled", "skipinit")  # blocks that end in weights
 
 
+@_arguments.checked
 def block(
     kind: str,
     weight: MakeWeight,

@@ -14,6 +14,7 @@ from vanishing.networks.blocks import block, chosen, ends
 STAGES = 3  # of a residual network; each has half the places and twice the channels of the last
 
 
+@_arguments.checked
 def cnn(
     outputs: int,
     *,
@@ -48,6 +49,7 @@ def cnn(
     )
 
 
+@_arguments.checked
 def resnet(
     outputs: int,
     *,
@@ -124,6 +126,7 @@ def resnet(
     )
 
 
+@_arguments.checked
 def plain_cnn(outputs: int, **options) -> Layer:
     """`resnet` without shortcuts; it takes the same options but `kind`."""
     return resnet(outputs, kind="plain", **options)
@@ -147,6 +150,7 @@ def subsample(channels: int, strides: int = 2) -> Layer:
 _SIGMA_W2, _SIGMA_B2 = 1.05, 2.01e-5
 
 
+@_arguments.checked
 def vanilla_cnn(
     outputs: int,
     *,

@@ -13,6 +13,7 @@ from flax.core import DenyList, meta, unfreeze
 from flax.errors import InvalidRngError
 from jaxtyping import PRNGKeyArray
 
+from vanishing import _arguments
 from vanishing._types import PyTree
 from vanishing.layers import Layer
 from vanishing.layers.base import Applied, Propagate, Variables
@@ -24,6 +25,7 @@ _AFTER_TRAINING = ("deterministic", "use_running_average", "eval_mode")
 _FALLBACK = "params"  # the stream that Linen draws from where one that is asked for is absent
 
 
+@_arguments.checked
 def from_flax(
     module: nn.Module | Callable[..., Any],
     *,

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.tree_util import DictKey, KeyPath, SequenceKey
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import DEPTH, PyTree
 from vanishing.layers import Layer
 from vanishing.layers.base import Variables, require_layer
@@ -17,6 +18,7 @@ from vanishing.layers.base import Variables, require_layer
 STATE = "batch_stats"  # the collection that holds a layer's state
 
 
+@_arguments.checked
 def to_linen(layer: Layer, name: str | None = None) -> nn.Module:
     """A Linen module that computes what a layer computes, for use by itself or within another.
 

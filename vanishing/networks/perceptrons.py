@@ -9,6 +9,7 @@ from vanishing.layers.activations import Nonlinearity
 from vanishing.networks.blocks import chosen
 
 
+@_arguments.checked
 def mlp(
     outputs: int,
     *,

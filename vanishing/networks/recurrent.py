@@ -47,6 +47,7 @@ CELLS: dict[str, _Factory] = {
 }
 
 
+@_arguments.checked
 def recurrent_layer(
     cell: str, features: int, chrono: Scalar | None = None, sequence: bool = False
 ) -> Layer:
@@ -64,6 +65,7 @@ def recurrent_layer(
     return CELLS[cell](features, chrono, sequence)
 
 
+@_arguments.checked
 def rnn(
     outputs: int,
     *,

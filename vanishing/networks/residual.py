@@ -7,6 +7,7 @@ from vanishing.layers.activations import Nonlinearity
 from vanishing.networks.blocks import block, chosen, ends
 
 
+@_arguments.checked
 def residual_mlp(
     outputs: int,
     *,

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vanishing import _arguments
+from vanishing import _arguments, _held
 from vanishing._extras import needs
 from vanishing._types import PyTree
 from vanishing.sweep.parallel import Task
@@ -65,10 +65,10 @@ class Grid:
         """The values of the numeric axes as JAX holds them."""
         axes = []
         for name, values in self.numeric.items():
-            axis = _arguments.held(f"axis {name}", values)
+            axis = _held.held(f"axis {name}", values)
             if axis.ndim != 1:
                 raise ValueError(f"axis {name} has shape {axis.shape}; it must be a sequence.")
-            _arguments.distinct(f"axis {name}", values, axis, f"in {axis.dtype}")
+            _held.distinct(f"axis {name}", values, axis, f"in {axis.dtype}")
             axes.append(axis)
         return axes
 
@@ -84,8 +84,8 @@ def _check_structural(name: str, values: Sequence) -> None:
     labels = np.array(list(values))
     if labels.dtype == object:
         raise ValueError(f"{name} has an integer beyond 64 bits; name it by a text.")
-    _arguments.distinct(name, values, np.array([str(value) for value in values]), "as text")
-    _arguments.distinct(name, values, labels, "as labels")
+    _held.distinct(name, values, np.array([str(value) for value in values]), "as text")
+    _held.distinct(name, values, labels, "as labels")
 
 
 class Cell(NamedTuple):

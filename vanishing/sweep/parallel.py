@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from vanishing import _arguments
+from vanishing import _held
 from vanishing._types import PyTree
 
 # Up to this size of the states that advance together, one vectorised program is faster on a core
@@ -140,7 +140,7 @@ def gather(
     >>> gather(square, {"x": np.arange(4)}, ()).tolist()
     [0, 1, 4, 9]
     """
-    points = jax.tree_util.tree_map_with_path(_held, points)
+    points = jax.tree_util.tree_map_with_path(_as_held, points)
     count = len(jax.tree.leaves(points)[0])
     compiled = build(task, points, shared)
     batches = []
@@ -155,10 +155,10 @@ def gather(
     return concatenate(batches, axis=0)
 
 
-def _held(path: tuple, leaf: Any) -> Any:
+def _as_held(path: tuple, leaf: Any) -> Any:
     """An array as JAX holds it, if that is what was given."""
     name = f"points{jax.tree_util.keystr(path)}"
-    return leaf if isinstance(leaf, jax.Array) else _arguments.held(name, leaf)
+    return leaf if isinstance(leaf, jax.Array) else _held.held(name, leaf)
 
 
 def concatenate(trees: Sequence[PyTree], axis: int) -> PyTree:

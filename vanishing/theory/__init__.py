@@ -1,5 +1,7 @@
 """Questions about a whole network at initialisation, answered before a weight is drawn."""
 
+from vanishing.theory.cells import gru_gain, lstm_gain
+from vanishing.theory.checks import CheckedLayer, check_layer
 from vanishing.theory.criticality import Critical, CriticalPoint, critical, critical_line
 from vanishing.theory.isometry import Spectrum, predict_spectrum, singular_values, spectrum
 from vanishing.theory.maps import (
@@ -21,6 +23,7 @@ from vanishing.theory.tailored import Tailored, maximal_curvature, maximal_slope
 from vanishing.theory.textbook import chain_factors, learning_speed_ratio
 
 __all__ = [
+    "CheckedLayer",
     "CorrelationFixedPoint",
     "Critical",
     "CriticalPoint",
@@ -31,6 +34,7 @@ __all__ = [
     "StepBound",
     "Tailored",
     "chain_factors",
+    "check_layer",
     "chi",
     "chrono_gain",
     "correlation_fixed_point",
@@ -42,7 +46,9 @@ __all__ = [
     "fixed_point",
     "fixed_points",
     "gate_gain",
+    "gru_gain",
     "learning_speed_ratio",
+    "lstm_gain",
     "maximal_curvature",
     "maximal_slope",
     "predict",

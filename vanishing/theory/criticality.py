@@ -27,6 +27,7 @@ class CriticalPoint(NamedTuple):
     q: Float[Array, ""]
 
 
+@_arguments.checked(q=_arguments.POSITIVE)
 @functools.partial(jax.jit, static_argnames="activation")
 def critical_line(activation: Nonlinearity, q: Scalar) -> CriticalPoint:
     """The point of the critical line whose pre-activations have the variance q.
@@ -69,6 +70,7 @@ class Critical(NamedTuple):
     stable: bool  # whether variances near q stay near it
 
 
+@_arguments.checked
 def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, ...]:
     """All initial weight scales at which the gradient keeps its size, for a scale of the biases.
 
@@ -99,10 +101,14 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
 
         def solution(q: float) -> Critical:
             near = max(q, 1e-14)  # at 0 itself quadrature has no slope
-            sigma_w = float(chi(activation, near, 1.0)) ** -0.5
-            steepness = abs(float(variance_slope(activation, near, sigma_w, sigma_b)))
+            sigma_w = float(chi(activation, q=near, sigma_w=1.0)) ** -0.5
+            steepness = abs(
+                float(variance_slope(activation, q=near, sigma_w=sigma_w, sigma_b=sigma_b))
+            )
             above = 1e-4 + 1.001 * q
-            grows = float(variance_map(activation, above, sigma_w, sigma_b)) > above * (1 + 1e-12)
+            grows = float(
+                variance_map(activation, q=above, sigma_w=sigma_w, sigma_b=sigma_b)
+            ) > above * (1 + 1e-12)
             # where the slope is 1 itself, what comes next decides
             stable = steepness < 1 - 1e-6 or (steepness < 1 + 1e-6 and not grows)
             return Critical(sigma_w, sigma_b, q, steepness, stable)
@@ -114,7 +120,11 @@ def critical(activation: Nonlinearity, sigma_b: float = 0.0) -> tuple[Critical, 
         else:
             gaps = fractions - sigma_b**2 / grid
             gaps = np.where(np.abs(gaps) < _ROUNDING, 0.0, gaps)
-            roots = [0.0] if sigma_b == 0 and variance_map(activation, 0.0, 1.0, 0.0) == 0 else []
+            roots = (
+                [0.0]
+                if sigma_b == 0 and variance_map(activation, q=0.0, sigma_w=1.0, sigma_b=0.0) == 0
+                else []
+            )
             roots += crossings(lambda q: float(fraction(q)) - sigma_b**2 / q, grid, gaps)
             solutions = tuple(solution(q) for q in roots)
     if not solutions:

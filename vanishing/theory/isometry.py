@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers import Activation, facts_of
 from vanishing.layers.activations import Nonlinearity
@@ -24,6 +25,7 @@ class Spectrum(NamedTuple):
     largest: Float[Array, "..."]
 
 
+@_arguments.checked
 def predict_spectrum(
     activation: Nonlinearity,
     sigma_w: Scalar,
@@ -55,7 +57,7 @@ def predict_spectrum(
     1.00 8.00 23.09
     """
     facts = facts_of(activation)
-    q = jnp.clip(fixed_point(activation, sigma_w, sigma_b), 1e-9, 1e6)
+    q = jnp.clip(fixed_point(activation, sigma_w=sigma_w, sigma_b=sigma_b), 1e-9, 1e6)
     m = facts.moments(q, 0.0)
     of_weights = 0.0 if orthogonal else 1.0
     mean = (sigma_w**2 * m.slope_square) ** depth
@@ -92,6 +94,7 @@ def _largest(
     return jnp.exp(log_edge(jax.lax.stop_gradient(lowest[-1])))
 
 
+@_arguments.checked
 def singular_values(
     function: Callable[[Float[Array, "..."]], Float[Array, "..."]], x: Float[Array, "..."]
 ) -> Float[Array, " value"]:
@@ -103,10 +106,12 @@ def singular_values(
       function: of one input, without the batch axis.
       x: that input.
     """
+    _arguments.whole("the size of x", x.size, 1)
     jacobian = jax.jacrev(function)(x)
     return jnp.linalg.svd(jacobian.reshape(-1, x.size), compute_uv=False)
 
 
+@_arguments.checked
 def spectrum(
     function: Callable[[Float[Array, "..."]], Float[Array, "..."]],
     x: Float[Array, "..."],
@@ -130,6 +135,7 @@ def spectrum(
 
     Reference: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1990.
     """
+    _arguments.whole("the size of x", x.size, 1)
     _, forward = jax.linearize(function, x)
     backward = jax.linear_transpose(forward, x)
 

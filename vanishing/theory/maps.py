@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers import facts_of
 from vanishing.layers.activations import Nonlinearity
@@ -34,15 +35,16 @@ def _require_scales(**scales: Scalar) -> None:
             raise ValueError(f"{name} is {scale}; a standard deviation must be at least 0.")
 
 
+@_arguments.checked
 @functools.partial(jax.jit, static_argnames="activation")
 def variance_map(
-    activation: Nonlinearity, q: Scalar, sigma_w: Scalar, sigma_b: Scalar
+    activation: Nonlinearity, *, q: Scalar, sigma_w: Scalar, sigma_b: Scalar
 ) -> Float[Array, ""]:
     """V(q) = sigma_w^2 E[f(sqrt(q) z)^2] + sigma_b^2, the pre-activations' variance a layer on.
 
     Reference: Poole et al., NeurIPS 2016, eq. 3.
 
-    >>> print(f"{variance_map('relu', 3.0, 2.0**0.5, 0.0):.4f}")
+    >>> print(f"{variance_map('relu', q=3.0, sigma_w=2.0**0.5, sigma_b=0.0):.4f}")
     3.0000
     """
     return sigma_w**2 * facts_of(activation).moments(q, 0.0).square + sigma_b**2
@@ -50,19 +52,20 @@ def variance_map(
 
 @functools.partial(jax.jit, static_argnames="activation")
 def variance_slope(
-    activation: Nonlinearity, q: Scalar, sigma_w: Scalar, sigma_b: Scalar
+    activation: Nonlinearity, *, q: Scalar, sigma_w: Scalar, sigma_b: Scalar
 ) -> Float[Array, ""]:
     """V'(q), the slope of the variance map.
 
-    >>> print(f"{variance_slope('relu', 3.0, 2.0**0.5, 0.0):.4f}")
+    >>> print(f"{variance_slope('relu', q=3.0, sigma_w=2.0**0.5, sigma_b=0.0):.4f}")
     1.0000
     """
-    return jax.grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
+    return jax.grad(lambda q: variance_map(activation, q=q, sigma_w=sigma_w, sigma_b=sigma_b))(q)
 
 
+@_arguments.checked
 @functools.partial(jax.jit, static_argnames="activation")
 def covariance_map(
-    activation: Nonlinearity, q: Scalar, correlation: Scalar, sigma_w: Scalar, sigma_b: Scalar
+    activation: Nonlinearity, *, q: Scalar, correlation: Scalar, sigma_w: Scalar, sigma_b: Scalar
 ) -> Float[Array, ""]:
     """The pre-activations' covariance a layer on, for two inputs of variance q.
 
@@ -72,8 +75,9 @@ def covariance_map(
     return sigma_w**2 * (m.square - m.difference) + sigma_b**2
 
 
+@_arguments.checked
 def chi(
-    activation: Nonlinearity, q: Scalar, sigma_w: Scalar, correlation: Scalar = 1.0
+    activation: Nonlinearity, *, q: Scalar, sigma_w: Scalar, correlation: Scalar = 1.0
 ) -> Float[Array, ""]:
     """sigma_w^2 E[f'(u) f'(v)]: the slope of the correlation map, at 1 the gradient's factor.
 
@@ -88,7 +92,7 @@ def chi(
 
     Reference: Schoenholz et al., ICLR 2017, eq. 5 and 14.
 
-    >>> print(f"{chi('relu', 1.0, 2.0**0.5):.4f}")
+    >>> print(f"{chi('relu', q=1.0, sigma_w=2.0**0.5):.4f}")
     1.0000
     """
     equal = isinstance(correlation, float) and correlation == 1
@@ -114,8 +118,9 @@ class FixedPoint(NamedTuple):
         return abs(self.slope) < 1
 
 
+@_arguments.checked
 def fixed_points(
-    activation: Nonlinearity, sigma_w: float, sigma_b: float
+    activation: Nonlinearity, *, sigma_w: float, sigma_b: float
 ) -> tuple[FixedPoint, ...]:
     """All variances of the pre-activations from 0 to 1e8 that a layer leaves as they are.
 
@@ -123,7 +128,7 @@ def fixed_points(
       In ascending order; empty where the variance grows for ever. A network whose variance map is
       the identity, such as critical ReLU, keeps every q: it returns q = 1 alone.
 
-    >>> for point in fixed_points("tanh", 1.3, 0.0):
+    >>> for point in fixed_points("tanh", sigma_w=1.3, sigma_b=0.0):
     ...     print(f"{point.q:.4f} {point.stable}")
     0.0000 False
     0.4090 True
@@ -134,8 +139,8 @@ def fixed_points(
 
         def point(q: float) -> FixedPoint:
             near = max(q, 1e-14)  # at 0 itself quadrature has no slope
-            slope = variance_slope(activation, near, sigma_w, sigma_b)
-            return FixedPoint(q, float(slope), float(chi(activation, near, sigma_w)))
+            slope = variance_slope(activation, q=near, sigma_w=sigma_w, sigma_b=sigma_b)
+            return FixedPoint(q, float(slope), float(chi(activation, q=near, sigma_w=sigma_w)))
 
         grid = np.exp(_LOG_Q)
         excesses = np.asarray(jax.vmap(excess)(jnp.asarray(grid)))
@@ -149,10 +154,11 @@ def fixed_points(
 
 @functools.partial(jax.jit, static_argnames="activation")
 def _excess(activation, q, sigma_w, sigma_b):
-    return variance_map(activation, q, sigma_w, sigma_b) - q
+    return variance_map(activation, q=q, sigma_w=sigma_w, sigma_b=sigma_b) - q
 
 
-def fixed_point(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> Float[Array, ""]:
+@_arguments.checked
+def fixed_point(activation: Nonlinearity, *, sigma_w: Scalar, sigma_b: Scalar) -> Float[Array, ""]:
     """q*: the variance of the pre-activations that a network comes to from a variance of 1.
 
     Runs under `jax.jit` and `jax.vmap`, and `jax.grad` differentiates it by the implicit function
@@ -166,7 +172,7 @@ def fixed_point(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> F
     Returns:
       q*; 0 where the signal dies out, inf where it grows past 1e8.
 
-    >>> print(f"{fixed_point('tanh', 1.3, 0.3):.4f}")
+    >>> print(f"{fixed_point('tanh', sigma_w=1.3, sigma_b=0.3):.4f}")
     0.6070
     """
     _require_scales(sigma_w=sigma_w, sigma_b=sigma_b)
@@ -193,7 +199,9 @@ def _fixed_point(activation, sigma_w, sigma_b):
     has_root = jnp.where(rises, jnp.any(ends_rise), jnp.any(ends_fall))
 
     def value_and_slope(q):
-        return jax.value_and_grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
+        return jax.value_and_grad(
+            lambda q: variance_map(activation, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
+        )(q)
 
     level = jnp.abs(1 - value_and_slope(jnp.ones((), dtype))[1]) < 1e-4
     stays = level & (jnp.abs(excess[start]) <= tolerance[start])  # the map is the identity
@@ -211,9 +219,10 @@ def _fixed_point(activation, sigma_w, sigma_b):
     return jnp.where(stays, 1.0, jnp.where(has_root, root + step, otherwise)).astype(dtype)
 
 
+@_arguments.checked(q=_arguments.POSITIVE)
 @functools.partial(jax.jit, static_argnames="activation")
 def correlation_fixed_point(
-    activation: Nonlinearity, q: Scalar, sigma_w: Scalar
+    activation: Nonlinearity, *, q: Scalar, sigma_w: Scalar
 ) -> Float[Array, ""]:
     """c*: the correlation that two inputs of variance q* come to.
 
@@ -226,8 +235,8 @@ def correlation_fixed_point(
 
     Reference: Poole et al., NeurIPS 2016, sec. 2.2; Schoenholz et al., ICLR 2017, eq. 6.
 
-    >>> q = fixed_point("tanh", 2.5, 0.3)
-    >>> print(f"{correlation_fixed_point('tanh', q, 2.5):.4f}")
+    >>> q = fixed_point("tanh", sigma_w=2.5, sigma_b=0.3)
+    >>> print(f"{correlation_fixed_point('tanh', q=q, sigma_w=2.5):.4f}")
     0.1221
     """
     moments = facts_of(activation).moments
@@ -249,9 +258,9 @@ def correlation_fixed_point(
     start = jax.lax.stop_gradient(jnp.exp((low + high) / 2))
     # one Newton step, which is the one that `jax.grad` sees: d start = dF / (1 - F')
     value = sigma_w**2 * moments(q, q * start).difference / q
-    slope = chi(activation, q, sigma_w, 1 - start)
+    slope = chi(activation, q=q, sigma_w=sigma_w, correlation=1 - start)
     decorrelation = start + (value - start) / jax.lax.stop_gradient(_away_from_0(1 - slope))
-    return jnp.where(chi(activation, q, sigma_w) <= 1, 1.0, 1 - decorrelation)
+    return jnp.where(chi(activation, q=q, sigma_w=sigma_w) <= 1, 1.0, 1 - decorrelation)
 
 
 class CorrelationFixedPoint(NamedTuple):
@@ -266,8 +275,9 @@ class CorrelationFixedPoint(NamedTuple):
         return abs(self.slope) < 1
 
 
+@_arguments.checked(q=_arguments.POSITIVE)
 def correlation_fixed_points(
-    activation: Nonlinearity, q: float, sigma_w: float
+    activation: Nonlinearity, *, q: float, sigma_w: float
 ) -> tuple[CorrelationFixedPoint, ...]:
     """The correlations that two inputs of variance q* keep: 1 always, and c* where 1 repels.
 
@@ -276,17 +286,20 @@ def correlation_fixed_points(
       q: a fixed point q* of the variance, over 0.
       sigma_w: weights have the variance sigma_w^2 / fan_in.
 
-    >>> q = fixed_points("tanh", 2.5, 0.3)[0].q
-    >>> for point in correlation_fixed_points("tanh", q, 2.5):
+    >>> q = fixed_points("tanh", sigma_w=2.5, sigma_b=0.3)[0].q
+    >>> for point in correlation_fixed_points("tanh", q=q, sigma_w=2.5):
     ...     print(f"{point.correlation:.3f} {point.slope:.3f} {point.stable}")
     0.122 0.822 True
     1.000 1.585 False
     """
     with jax.enable_x64(True):
-        c = float(correlation_fixed_point(activation, float(q), sigma_w))
+        c = float(correlation_fixed_point(activation, q=float(q), sigma_w=sigma_w))
         points = [c, 1.0] if c < 1 - 1e-9 else [1.0]
         return tuple(
-            CorrelationFixedPoint(c, float(chi(activation, float(q), sigma_w, c))) for c in points
+            CorrelationFixedPoint(
+                c, float(chi(activation, q=float(q), sigma_w=sigma_w, correlation=c))
+            )
+            for c in points
         )
 
 
@@ -302,7 +315,8 @@ class DepthScales(NamedTuple):
     gradient: Float[Array, ""]  # of the mean-square gradient: 1 / |log chi_1|
 
 
-def depth_scales(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> DepthScales:
+@_arguments.checked
+def depth_scales(activation: Nonlinearity, *, sigma_w: Scalar, sigma_b: Scalar) -> DepthScales:
     """The depth scales of a wide network of dense layers, in layers.
 
     Args:
@@ -312,7 +326,7 @@ def depth_scales(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> 
 
     Reference: Schoenholz et al., ICLR 2017, eq. 8, 9 and 15.
 
-    >>> scale = lambda sigma_w: depth_scales("tanh", sigma_w, 0.2).gradient
+    >>> scale = lambda sigma_w: depth_scales("tanh", sigma_w=sigma_w, sigma_b=0.2).gradient
     >>> print(f"{scale(1.0):.2f} {jax.grad(scale)(1.0):.1f}")
     4.01 20.5
     """
@@ -324,14 +338,16 @@ def depth_scales(activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar) -> 
 def _depth_scales(activation, sigma_w, sigma_b) -> DepthScales:
     q = _fixed_point(activation, sigma_w, sigma_b)
     q = jnp.clip(q, _LEAST, _MOST)
-    value, slope = jax.value_and_grad(lambda q: variance_map(activation, q, sigma_w, sigma_b))(q)
+    value, slope = jax.value_and_grad(
+        lambda q: variance_map(activation, q=q, sigma_w=sigma_w, sigma_b=sigma_b)
+    )(q)
     # where the variance dies or grows for ever, correlations follow what is left of the map
     relative_w = sigma_w * jnp.sqrt(q / value)
-    c = correlation_fixed_point(activation, q, relative_w)
+    c = correlation_fixed_point(activation, q=q, sigma_w=relative_w)
     return DepthScales(
         q=-1 / jnp.log(jnp.abs(slope)),
-        correlation=-1 / jnp.log(chi(activation, q, relative_w, c)),
-        gradient=1 / jnp.abs(jnp.log(chi(activation, q, sigma_w))),
+        correlation=-1 / jnp.log(chi(activation, q=q, sigma_w=relative_w, correlation=c)),
+        gradient=1 / jnp.abs(jnp.log(chi(activation, q=q, sigma_w=sigma_w))),
     )
 
 

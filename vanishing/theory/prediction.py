@@ -27,7 +27,7 @@ from vanishing.theory import names
     data_fields=[
         "q",
         "mean",
-        "correlation",
+        "decorrelation",
         "log_gain",
         "gradient_correlation",
         "log_variance",
@@ -41,13 +41,14 @@ class Prediction:
 
     A pytree whose names are static: it leaves a `jax.jit`, is stacked by `jax.vmap` and is
     differentiated by `jax.grad`. It prints as a table: the signal's mean, root mean square and
-    correlation of two inputs; the gradient in decades over that of the last row, and by how many
-    decades one input strays in a network of this width.
+    correlation of two inputs; the gradient in decades over that of the last row, root of the mean
+    square over networks; its median over networks of this width, which is what a single one looks
+    like; and by how many decades one input strays from that.
     """
 
     q: Float[Array, "... row"]  # mean square of the signal: E[h^2], of a unit
     mean: Float[Array, "... row"]  # E[h]
-    correlation: Float[Array, "... row"]  # cosine of the angle between the signals of two inputs
+    decorrelation: Float[Array, "... row"]  # 1 - correlation, precise where that is near 1
     log_gain: Float[Array, "... row"]  # log of E|dL/dh|^2, summed over units, over the output's
     gradient_correlation: Float[Array, "... row"]  # cosine of the angle between two gradients
     log_variance: Float[Array, "... row"]  # of log |dL/dh|^2 for one input, over networks drawn
@@ -56,6 +57,21 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @property
+    def correlation(self) -> Float[Array, "... row"]:
+        """Cosine of the angle between the signals of two inputs."""
+        return 1 - self.decorrelation
+
+    @property
+    def log_median(self) -> Float[Array, "... row"]:
+        """`log_backward` of the typical network: the median over networks of this width.
+
+        The logarithm is nearly normal, so that its median lies half its variance under the
+        logarithm of the mean. Reference: Hanin & Nica, Products of many large random matrices and
+        gradients in deep neural networks, Communications in Mathematical Physics 2020, theorem 1.
+        """
+        return self.log_backward - self.log_variance / 2
 
     @property
     def log_backward(self) -> Float[Array, "... row"]:
@@ -109,9 +125,10 @@ class Prediction:
         decades = [f"{x / np.log(100):.2f}" for x in column(self.log_backward)]
         spread = [f"{x**0.5 / np.log(100):.2f}" for x in column(self.log_variance)]
         correlation = [f"{x:.3f}" for x in column(self.correlation)]
-        header = ("row", "mean", "rms", "similar", "log10 dL/dh rms", "±")
+        medians = [f"{x / np.log(100):.2f}" for x in column(self.log_median)]
+        header = ("row", "mean", "rms", "similar", "log10 dL/dh rms", "median", "±")
         mean = map(_text.number, column(self.mean))
-        columns = (self.names, mean, rms, correlation, decades, spread)
+        columns = (self.names, mean, rms, correlation, decades, medians, spread)
         return header, list(zip(*columns, strict=True))
 
     def to_xarray(self):
@@ -127,17 +144,20 @@ class Prediction:
             "q",
             "mean",
             "correlation",
+            "decorrelation",
             "log_gain",
             "gradient_correlation",
             "log_factor",
             "log_variance",
             "log_backward",
+            "log_median",
         )
         variables = {name: ([*lead, "row"], np.asarray(getattr(self, name))) for name in fields}
         coords = {"row": list(self.names), "size": ("row", list(self.sizes))}
         return xr.Dataset(variables, coords)
 
 
+@_arguments.checked(network=None, x=None)
 def predict(
     network: Layer,
     x: Spec,
@@ -156,7 +176,10 @@ def predict(
     depend on the weights. Of one network of finite width, the logarithm of one input's squared
     gradient norm strays from its mean by about sqrt(log_variance), and that mean lies half a
     `log_variance` under `log_gain`; averaged over a batch of unlike inputs both are smaller. For
-    convolutions it is an upper end: it counts channels, not places.
+    convolutions it is an upper end: it counts channels, not places. Where the slopes depend on the
+    signal's size it is narrow, since it takes that size for the predicted one: of 400 networks of
+    depth 30 and width 64 the deviation was 1.06 times the stated one with ReLU, 1.17 with tanh, and
+    3.6 with GELU at He's scale, whose signal dies out.
 
     Args:
       network: a layer, every part of which has a `propagate`.
@@ -204,6 +227,7 @@ def predict(
     return profile(network, start, gradient_correlation)
 
 
+@_arguments.checked
 @functools.partial(jax.jit, static_argnums=0)
 def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -> Prediction:
     """The prediction for a given signal at the input; see `predict`.
@@ -223,7 +247,7 @@ def profile(network: Layer, start: Signal, gradient_correlation: Scalar = 0.0) -
     return Prediction(
         q=jnp.exp(collect(lambda row: row.log_q)),
         mean=collect(lambda row: jnp.exp(row.log_q / 2) * row.relative_mean),
-        correlation=1 - collect(lambda row: row.decorrelation),
+        decorrelation=collect(lambda row: row.decorrelation),
         log_gain=collect(lambda row: row.gain.log_of(gradient)),
         gradient_correlation=collect(lambda row: row.gain.correlation_of(gradient)),
         log_variance=collect(lambda row: row.gain.log_variance),

@@ -15,6 +15,7 @@ from vanishing.meanfield.quadrature import nodes
 from vanishing.theory.maps import chi, fixed_point
 
 
+@_arguments.checked
 def rnn_chi(
     activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar = 0.0, sigma_x: Scalar = 0.0
 ) -> Float[Array, ""]:
@@ -35,8 +36,10 @@ def rnn_chi(
     >>> print(f"{rnn_chi('tanh', 1.0, sigma_x=1.0):.3f}")
     0.399
     """
-    q = fixed_point(activation, sigma_w, jnp.sqrt(jnp.square(sigma_b) + jnp.square(sigma_x)))
-    return chi(activation, q, sigma_w)
+    q = fixed_point(
+        activation, sigma_w=sigma_w, sigma_b=jnp.sqrt(jnp.square(sigma_b) + jnp.square(sigma_x))
+    )
+    return chi(activation, q=q, sigma_w=sigma_w)
 
 
 class StepBound(NamedTuple):
@@ -46,6 +49,7 @@ class StepBound(NamedTuple):
     in_the_long_run: Float[Array, ""]  # the largest slope times the spectral radius
 
 
+@_arguments.checked
 def rnn_bound(activation: str, kernel: Float[Array | np.ndarray, "units units"]) -> StepBound:
     """Bounds on the factor by which one step of a plain RNN multiplies the gradient's norm.
 
@@ -69,8 +73,13 @@ def rnn_bound(activation: str, kernel: Float[Array | np.ndarray, "units units"])
     )
 
 
+@_arguments.checked
 def gate_gain(steps: Scalar, bias: Scalar = 1.0, sigma: Scalar = 0.0) -> Float[Array, ""]:
-    """The fraction of the gradient left along a gated cell after some steps: E[gate]^steps.
+    """A lower bound on the gradient that is left in a gated cell after some steps: E[gate]^steps.
+
+    It is the mean along the gates that keep the state. A norm falls more slowly, by E[gate^2]^(1/2)
+    a step along these gates and by less with the ways through the hidden state: the cells of Flax
+    and Keras keep 11 and 4 decades more of 100 steps. `lstm_gain` and `gru_gain` predict the norm.
 
     The gate is the forget gate of an LSTM, or 1 - update of a GRU (then take the update bias with
     the other sign): sigmoid(bias + sigma z), drawn anew at each step.
@@ -91,8 +100,9 @@ def gate_gain(steps: Scalar, bias: Scalar = 1.0, sigma: Scalar = 0.0) -> Float[A
     return jnp.sum(rule.weight * jax.nn.sigmoid(bias + sigma * rule.z)) ** steps
 
 
+@_arguments.checked
 def chrono_gain(steps: Scalar, longest: Scalar) -> Float[Array, ""]:
-    """The same with chrono initialisation: the mean over units of gate^steps.
+    """The same bound with chrono initialisation: the mean over units of gate^steps.
 
     Forget biases are log(u), u ~ U(1, longest - 1), so that a unit's gate is u / (1 + u) and its
     memory 1 + u steps: the fraction falls like a power of time up to `longest`, where that of

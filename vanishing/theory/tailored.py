@@ -85,6 +85,12 @@ class Tailored:
         )
 
 
+@_arguments.checked(
+    network=None,
+    slope=_arguments.Range(1, over=True, under=True),
+    correlation=_arguments.Range(0, 1, over=True, under=True),
+    curvature=_arguments.POSITIVE,
+)
 def tailor(
     name: str,
     network: Network,
@@ -134,13 +140,6 @@ def tailor(
     if name in ("identity", "prelu"):
         raise ValueError(f"{name} cannot be tailored; take another activation, such as tanh.")
     _arguments.one_of("method", method, ("dks", "tat"))
-    if method == "dks":
-        _arguments.over("slope", slope, 1)
-    if method == "tat" and not (0 < correlation < 1 and curvature > 0):
-        raise ValueError(
-            f"correlation is {correlation} and curvature {curvature}; the first must be in (0, 1), "
-            "the second over 0."
-        )
     with jax.enable_x64(True):
         if method == "dks":
             local = _increasing(maximal_slope(network, x), slope, 1.0, slope, "slope")
@@ -153,6 +152,7 @@ def tailor(
         return _fit(name, _Targets(slope=1.0, curvature=local))
 
 
+@_arguments.checked(network=None)
 def maximal_slope(network: Network, x: Spec) -> Callable[[float], float]:
     """The largest slope at 1 of a subnetwork's correlation map, as a function of the local slope.
 
@@ -161,6 +161,7 @@ def maximal_slope(network: Network, x: Spec) -> Callable[[float], float]:
     return _largest(network, x, lambda slope: lambda value: slope * value, 1.0)
 
 
+@_arguments.checked(network=None)
 def maximal_curvature(network: Network, x: Spec) -> Callable[[float], float]:
     """The largest second derivative at 1 of a subnetwork's map, where all local slopes are 1.
 
@@ -309,10 +310,29 @@ def _fit(name: str, targets: _Targets) -> Tailored:
         parameters = {k: float(v) for k, v in solve_output(solution).items()}
         scales = parameters.get("input_scale", 1.0) * parameters["output_scale"]
         if targets.value_at_0 is not None or scales < _UNSTABLE:
-            return Tailored(name, **parameters)
+            return _upright(name, parameters)
     raise ValueError(
         f"no scales and shifts of {name} meet the targets (local slope {targets.slope:.6g}); take "
         "another activation, such as tanh, or another target."
+    )
+
+
+def _upright(name: str, parameters: dict[str, float]) -> Tailored:
+    """Of a solution and its mirror image, the one with an input shift over 0, as published.
+
+    An f that is odd but for a constant, f(x) + f(-x) = 2 f(0), makes of -x with the shifts turned
+    round the same function with another sign, which meets the same targets.
+    """
+    solution = Tailored(name, **parameters)
+    base, x = _base(name, parameters.get("negative_slope")), jnp.array([0.0, 0.5, 1.0, 2.0])
+    f = np.asarray(base(x) + base(-x))
+    is_odd = np.allclose(f, f[0], rtol=0, atol=1e-12)
+    if not is_odd or solution.input_shift >= 0:
+        return solution
+    return dataclasses.replace(
+        solution,
+        input_shift=-solution.input_shift,
+        output_shift=-float(f[0]) - solution.output_shift,
     )
 
 

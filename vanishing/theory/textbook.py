@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from vanishing import _arguments
 from vanishing._types import Scalar
 from vanishing.layers import facts_of
 from vanishing.layers.activations import Nonlinearity
 from vanishing.theory.maps import chi, fixed_point
 
 
+@_arguments.checked
 def chain_factors(
     activation: Nonlinearity,
     weights: Float[Array, " depth"],
@@ -45,6 +47,7 @@ def chain_factors(
     return factors
 
 
+@_arguments.checked
 def learning_speed_ratio(
     activation: Nonlinearity, sigma_w: Scalar, sigma_b: Scalar
 ) -> Float[Array, ""]:
@@ -58,4 +61,8 @@ def learning_speed_ratio(
     >>> print(f"{learning_speed_ratio('sigmoid', 1.0, 1.0):.2f}")
     4.88
     """
-    return 1 / jnp.sqrt(chi(activation, fixed_point(activation, sigma_w, sigma_b), sigma_w))
+    return 1 / jnp.sqrt(
+        chi(
+            activation, q=fixed_point(activation, sigma_w=sigma_w, sigma_b=sigma_b), sigma_w=sigma_w
+        )
+    )

@@ -37,6 +37,7 @@ class Outcome(enum.IntEnum):
     DIVERGED = 1  # the loss became infinite or nan
 
 
+@_arguments.checked
 def outcome(history: History) -> np.ndarray:
     """The `Outcome` of each run of a `fit`, as an int8 array with one entry a run."""
     _arguments.instance("history", history, History, "a History of `train.fit`")

@@ -29,6 +29,7 @@ _PROFILES = {
 _LAYER = "1 is the layer next to the input, the last is the read-out; nan beyond a network's depth"
 
 
+@_arguments.checked
 def profiles(trace: Trace) -> dict[str, np.ndarray]:
     """The quantities of each layer (each matrix product) of a trace, in forward order.
 
@@ -65,6 +66,7 @@ def profiles(trace: Trace) -> dict[str, np.ndarray]:
     }
 
 
+@_arguments.checked
 def trunk(trace: Trace) -> dict[str, np.ndarray]:
     """The RMS of signal and cotangent at the ends of a network's blocks, in forward order.
 
@@ -86,6 +88,7 @@ def trunk(trace: Trace) -> dict[str, np.ndarray]:
     }
 
 
+@_arguments.checked
 def to_dataset(history: History) -> xr.Dataset:
     """A dataset of the runs of `train.fit`.
 

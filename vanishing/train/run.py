@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from vanishing import _arguments
+from vanishing import _arguments, _held
 from vanishing.sweep import parallel
 from vanishing.train import steps
 from vanishing.train.history import History
@@ -32,6 +32,7 @@ class Run(NamedTuple):
     batches: Callable[[State, Data, int], Int[Array, "records record_every batch"]]
 
 
+@_arguments.checked(problem=None)
 def make_run(
     problem: Problem | Callable[[Any], Problem],
     *,
@@ -73,6 +74,7 @@ def make_run(
     )
 
 
+@_arguments.checked
 def task(run: Run, *, records: int, chunks: int = 20) -> parallel.Task:
     """A run as a task, whose points are settings with an integer `seed` among them.
 
@@ -97,6 +99,7 @@ def task(run: Run, *, records: int, chunks: int = 20) -> parallel.Task:
     return parallel.Task(init, advance, math.ceil((records + 1) / length))
 
 
+@_arguments.checked
 def fit(
     run: Run,
     settings: Mapping[str, Any],
@@ -157,7 +160,7 @@ def _by_run(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as arrays whose first axis is the runs."""
     values = {"seed": 0, **settings}
     arrays = {
-        name: value if isinstance(value, jax.Array) else _arguments.held(f"settings.{name}", value)
+        name: value if isinstance(value, jax.Array) else _held.held(f"settings.{name}", value)
         for name, value in values.items()
     }
     counts = {name: len(array) for name, array in arrays.items() if array.ndim}
