@@ -22,7 +22,7 @@ MODULES = sorted(
 FLOORS = (  # from the ground up; a file imports from the floors below, or from its own package
     "vanishing._types vanishing._extras vanishing._lazy vanishing._loading vanishing._annotations",
     "vanishing._text vanishing._numerics vanishing._arguments vanishing.figures vanishing.facts",
-    "vanishing.data vanishing.meanfield vanishing.initializers",
+    "vanishing._held vanishing.data vanishing.meanfield vanishing.initializers",
     "vanishing.probing vanishing.sweep vanishing.layers vanishing.losses",
     "vanishing.networks vanishing.optimizers vanishing.theory vanishing.backprop",
     "vanishing.surrogate vanishing.diagnosis vanishing.comparison vanishing.train",
@@ -37,6 +37,7 @@ HELPERS = {
     "_numerics",
     "_arguments",
     "_annotations",
+    "_held",
     "figures",
 }
 APART = ("probing", "sweep")  # the probe and the grid engine know nothing of networks
