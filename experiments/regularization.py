@@ -98,6 +98,10 @@ def mlp(config: Config, classes: int, rate: float) -> layers.Layer:
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every way and strength, trained at every learning rate from every seed."""
     examples, classes = training.load(config)
+    if config.examples > (most := len(examples.x_train)):
+        raise ValueError(
+            f"examples is {config.examples}; {config.data} has {most} to train on; 0 takes all."
+        )
     if config.examples:
         first = slice(None, config.examples)
         few = {name: getattr(examples, name)[first] for name in ("x_train", "y_train")}

@@ -74,10 +74,19 @@ class ScaledInitializerOptions(InitializerOptions):
     sigma_w: float = option(1.0, "Std of `scaled` kernels times sqrt(fan_in).", at_least=0)
     sigma_b: float = option(0.0, "Std of `scaled` biases.", at_least=0)
 
+    def without_effect(self) -> dict[str, str]:
+        """The scales that the named initialiser does not read."""
+        unread = () if self.initializer == "scaled" else ("sigma_w", "sigma_b")
+        unread += () if self.initializer in _SCALED else ("init_scale",)
+        instead = f"initializer is {self.initializer}, which does not read it"
+        return super().without_effect() | dict.fromkeys(unread, instead)
+
     def scales(self) -> initializers.Scales:
         """The numbers that the named initialisers read."""
         return initializers.Scales(self.init_scale, self.sigma_w, self.sigma_b)
 
+
+_SCALED = ("constant", "normal", "uniform", "identity", "orthogonal")
 
 WEIGHTS = tuple(  # the options that initial weights are drawn by
     field.name
@@ -108,13 +117,12 @@ class NetworkOptions(OutputOptions):
         if not self.network:
             return
         locate(self.network, "network")
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        for name in self.own_network:
-            if getattr(self, name) != defaults[name]:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, but --network brings a network of its own; "
-                    "leave one of them out."
-                )
+
+    def without_effect(self) -> dict[str, str]:
+        """The options of the experiment's own network, where another is given."""
+        instead = "--network brings a network of its own"
+        names = self.own_network if self.network else ()
+        return super().without_effect() | dict.fromkeys(names, instead)
 
     def question(self) -> dict[str, Any]:
         """The part that the results depend on: the given network, or the experiment's options."""
@@ -140,6 +148,11 @@ class PenaltyOptions(OutputOptions):
     penalty: str = option("none", "Penalty over the kernels.", choices=tuple(PENALTIES))
     penalty_weight: float = option(1e-4, "Factor of the penalty.", at_least=0)
 
+    def without_effect(self) -> dict[str, str]:
+        """The weight of no penalty."""
+        unread = {"penalty_weight": "penalty is none"} if self.penalty == "none" else {}
+        return super().without_effect() | unread
+
 
 @dataclasses.dataclass(frozen=True)
 class ClippingOptions(OutputOptions):
@@ -147,6 +160,11 @@ class ClippingOptions(OutputOptions):
 
     clipping: str = option("none", "Limit on the gradient.", choices=optimizers.CLIPPINGS)
     clip_threshold: float = option(1.0, "Threshold of the limit.", more_than=0)
+
+    def without_effect(self) -> dict[str, str]:
+        """The threshold of no limit."""
+        unread = {"clip_threshold": "clipping is none"} if self.clipping == "none" else {}
+        return super().without_effect() | unread
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,12 +227,29 @@ class UpdateOptions(RunOptions):
         if self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}; it must be under 1.")
 
+    def without_effect(self) -> dict[str, str]:
+        """The warm-up of a schedule that has none."""
+        has_none = not self.schedule.startswith("warmup")
+        unread = {"warmup_steps": f"schedule is {self.schedule}"} if has_none else {}
+        return super().without_effect() | unread
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions(UpdateOptions):
     """The optimiser."""
 
     optimizer: str = option("momentum", "Optimiser.", choices=tuple(optimizers.OPTIMIZERS))
+
+    def without_effect(self) -> dict[str, str]:
+        """The numbers that the named optimiser does not read."""
+        readers = {
+            "momentum": ("momentum", "nesterov"),
+            "weight_decay": ("adamw", "lion"),
+            "batch_size": [name for name in optimizers.OPTIMIZERS if name != "gradient_descent"],
+        }
+        instead = f"optimizer is {self.optimizer}, which does not read it"
+        unread = (name for name, read_by in readers.items() if self.optimizer not in read_by)
+        return super().without_effect() | dict.fromkeys(unread, instead)
 
     def examples_per_step(self) -> int:
         """The batch size; 0, for all examples, with gradient descent, which is defined so."""

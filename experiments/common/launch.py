@@ -39,6 +39,17 @@ class OutputOptions(Options):
         False, "Start afresh where the folder holds results already.", in_question=False
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        for name, instead in self.without_effect().items():
+            if (value := getattr(self, name)) != defaults[name]:
+                raise ValueError(f"{name} is {value}, but {instead}; leave it out.")
+
+    def without_effect(self) -> dict[str, str]:
+        """The options that nothing reads, beside these others, and what is so instead."""
+        return {}
+
     def sources(self) -> dict[str, Path]:
         """The user's own files that the results depend on, by the option that names them."""
         return {}

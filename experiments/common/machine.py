@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,10 @@ import jax
 from experiments.common.options import Options, option
 from vanishing.sweep import parallel, run_folder
 from vanishing.sweep.run_folder import CodeVersion, Folder
+
+_ADDRESS = re.compile(
+    r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):\d{1,5}"
+)  # host:port, the host perhaps of IPv6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +92,15 @@ def _join(options: MachineOptions) -> None:
         )
     if not (any(named) or options.distributed):
         return
+    if options.coordinator and not _ADDRESS.fullmatch(options.coordinator):
+        raise ValueError(
+            f"coordinator is {options.coordinator!r}; it must be host:port, as 10.0.0.1:1234."
+        )
+    if options.coordinator and options.process_id >= options.num_processes:
+        raise ValueError(
+            f"process_id is {options.process_id}; of {options.num_processes} processes it must be "
+            f"at most {options.num_processes - 1}."
+        )
     try:
         if options.distributed:
             jax.distributed.initialize()

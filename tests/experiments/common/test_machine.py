@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.common import machine
 from tests.commands import Running, command
+from tests.helpers import assert_refuses
 from tests.victim import left_behind
 
 # Networks whose states outgrow a core's cache are advanced one by one, however many devices.
@@ -168,3 +170,17 @@ def test_networks_that_no_device_has_room_for_are_refused_with_their_size(tmp_pa
     assert re.search(
         r"one point needs 0\.\d+ GB of memory on a device that has 1e-06", process.stderr
     )
+
+
+@pytest.mark.parametrize(
+    ("address", "process", "message"),
+    [
+        ("localhost", 0, "coordinator is 'localhost'; it must be host:port, as 10.0.0.1:1234."),
+        ("http://localhost:1", 0, "coordinator is 'http://localhost:1'; it must be host:port"),
+        ("localhost:port", 0, "coordinator is 'localhost:port'; it must be host:port"),
+        ("[::1]:1234", 2, "process_id is 2; of 2 processes it must be at most 1."),
+    ],
+)
+def test_addresses_that_are_none_are_refused_before_anyone_waits(address, process, message):
+    options = machine.MachineOptions(coordinator=address, num_processes=2, process_id=process)
+    assert_refuses(lambda: machine._join(options), message)

@@ -201,7 +201,7 @@ def test_what_is_no_network_for_the_data_is_refused(name, fragments, file):
 @pytest.mark.parametrize("module", [clipping, optimizer, regularization])
 def test_options_of_the_own_network_are_refused_beside_a_given_one(module, file):
     config = module.Config(network=f"{file}:layer")
-    message = "depth is 7, but --network brings a network of its own; leave one of them out."
+    message = "depth is 7, but --network brings a network of its own; leave it out."
     assert_refuses(lambda: dataclasses.replace(config, depth=7), message)
     assert_refuses(lambda: module.Config(network="nowhere.py:make"), "network names nowhere.py, wh")
     assert not set(module.Config.own_network) & set(config.question())
