@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import assert_gradient, assert_refuses, slow
-from vanishing import initializers, layers
+from vanishing import initializers, layers, theory
 from vanishing.meanfield import signal
 
 
@@ -32,6 +32,29 @@ def test_dense_equals_flax_given_the_same_parameters(x64, key):
     x = jax.random.normal(key, (5, 4, 3))
     layer, flax = layers.dense(7, *initializers.scaled(1.3, 0.2)), nn.Dense(7, dtype=jnp.float64)
     assert_equals_flax(layer, flax, key, x, rtol=1e-12)
+
+
+def test_layers_without_bias_equal_those_of_flax(x64, key):
+    drawn = initializers.scaled(1.3, 0.2).kernel_init
+    x = jax.random.normal(key, (5, 6, 6, 3))
+    for layer, flax in (
+        (layers.dense(7, drawn, None), nn.Dense(7, use_bias=False, dtype=jnp.float64)),
+        (
+            layers.conv(7, (3, 3), kernel_init=drawn, bias_init=None),
+            nn.Conv(7, (3, 3), use_bias=False, dtype=jnp.float64),
+        ),
+    ):
+        assert_equals_flax(layer, flax, key, x, rtol=1e-12)
+
+
+def test_theory_takes_no_bias_for_one_of_0(key):
+    x = jax.random.normal(key, (4, 16))
+    drawn = initializers.he_normal()
+    with_zeros, without = (
+        theory.predict(layers.serial(layers.dense(8, drawn, bias)), x)
+        for bias in (initializers.zeros, None)
+    )
+    chex.assert_trees_all_equal(with_zeros.log_backward, without.log_backward)
 
 
 def test_dense_gradient_equals_finite_differences(x64, key):

@@ -19,6 +19,9 @@ from vanishing.meanfield.signals import linear_gain, unknown
 Initializer = jax.nn.initializers.Initializer
 
 
+_NO_BIAS = initializers.zeros  # in theory
+
+
 def require_initializers(owner: str, **given: Any) -> None:
     """Refuse what cannot draw weights, such as an initialiser's name.
 
@@ -38,7 +41,7 @@ def require_initializers(owner: str, **given: Any) -> None:
 def dense(
     features: int,
     kernel_init: Initializer = initializers.lecun_normal(),
-    bias_init: Initializer = initializers.zeros,
+    bias_init: Initializer | None = initializers.zeros,
 ) -> Layer:
     """The affine map of the last axis, `x @ kernel + bias`.
 
@@ -49,7 +52,7 @@ def dense(
       features: width of the output; at least 1.
       kernel_init: an initialiser of `jax.nn.initializers`' form, `(key, shape, dtype) -> array`.
         Theory follows those of `vanishing.initializers`, and any `initializers.ZeroMean`.
-      bias_init: the same for the bias.
+      bias_init: the same for the bias; None for none.
 
     Returns:
       A layer from (..., fan_in) to (..., features).
@@ -64,7 +67,7 @@ def dense(
     (8, 3)
     """
     _arguments.whole("features", features, 1, owner="dense")
-    require_initializers("dense", kernel_init=kernel_init, bias_init=bias_init)
+    require_initializers("dense", kernel_init=kernel_init, bias_init=bias_init or _NO_BIAS)
 
     def init(key, x):
         if len(x.shape) < 1 or not jnp.issubdtype(x.dtype, jnp.floating):
@@ -75,22 +78,22 @@ def dense(
         kernel_key, bias_key = jax.random.split(key)
         params = {
             "kernel": kernel_init(kernel_key, (x.shape[-1], features), x.dtype),
-            "bias": bias_init(bias_key, (features,), x.dtype),
         }
+        if bias_init is not None:
+            params["bias"] = bias_init(bias_key, (features,), x.dtype)
         return Variables(params=params, state={})
 
     def apply(
         params, state, x: Float[jax.Array | np.ndarray, "*batch fan_in"], key=None, train=False
     ):
         del key, train  # deterministic, and the same in training
-        kernel, bias = params["kernel"], params["bias"]
+        kernel = params["kernel"]
         if x.shape[-1] != kernel.shape[0]:
             raise ValueError(
                 f"dense was initialised for inputs of width {kernel.shape[0]}, but x has shape "
                 f"{x.shape}; initialise it with an input of the width that it will be given."
             )
-        pre_activation = x @ kernel
-        return Applied(pre_activation + jnp.broadcast_to(bias, pre_activation.shape), state)
+        return Applied(_shifted(x @ kernel, params), state)
 
     def propagate(signal: Signal) -> Signal:
         *places, fan_in = signal.shape
@@ -107,7 +110,7 @@ def conv(
     strides: int | Sequence[int] = 1,
     padding: str | Sequence[tuple[int, int]] = "SAME",
     kernel_init: Initializer = initializers.lecun_normal(),
-    bias_init: Initializer = initializers.zeros,
+    bias_init: Initializer | None = initializers.zeros,
 ) -> Layer:
     """A convolution over the axes between the batch and the channels.
 
@@ -124,7 +127,7 @@ def conv(
       strides: steps between places of the output, one for all axes or one for each.
       padding: "SAME", "VALID", "CIRCULAR" (the image as a torus), or (before, after) for each axis.
       kernel_init: an initialiser of `jax.nn.initializers`' form.
-      bias_init: the same for the bias.
+      bias_init: the same for the bias; None for none.
 
     Returns:
       A layer from (batch, *places, channels) to (batch, *places, features).
@@ -140,7 +143,7 @@ def conv(
     (4, 14, 14, 8)
     """
     _arguments.whole("features", features, 1, owner="conv")
-    require_initializers("conv", kernel_init=kernel_init, bias_init=bias_init)
+    require_initializers("conv", kernel_init=kernel_init, bias_init=bias_init or _NO_BIAS)
     kernel_size = _arguments.wholes("kernel_size", kernel_size, owner="conv")
     axes = len(kernel_size)
     steps = (strides,) * axes if isinstance(strides, int) else strides
@@ -162,15 +165,14 @@ def conv(
         kernel_key, bias_key = jax.random.split(key)
         params = {
             "kernel": kernel_init(kernel_key, (*kernel_size, x.shape[-1], features), x.dtype),
-            "bias": bias_init(bias_key, (features,), x.dtype),
         }
+        if bias_init is not None:
+            params["bias"] = bias_init(bias_key, (features,), x.dtype)
         return Variables(params=params, state={})
 
     def apply(params, state, x, key=None, train=False):
         del key, train  # deterministic, and the same in training
-        pre_activation = convolve(x, params["kernel"])
-        bias = jnp.broadcast_to(params["bias"], pre_activation.shape)
-        return Applied(pre_activation + bias, state)
+        return Applied(_shifted(convolve(x, params["kernel"]), params), state)
 
     def propagate(signal: Signal) -> Signal:
         if len(signal.shape) != axes + 1:
@@ -181,6 +183,11 @@ def conv(
         return _affine(signal, shape, kernel_init, bias_init, output.shape[1:])
 
     return Layer(init, apply, propagate)
+
+
+def _shifted(x, params):
+    """The sum of a signal and the bias of a layer, if it has one."""
+    return x + jnp.broadcast_to(params["bias"], x.shape) if "bias" in params else x
 
 
 def _require_padding(padding: Any, axes: int) -> None:
@@ -208,7 +215,7 @@ def _affine(
     signal: Signal,
     kernel_shape: tuple[int, ...],
     kernel_init: Initializer,
-    bias_init: Initializer,
+    bias_init: Initializer | None,
     shape: tuple[int, ...],
 ) -> Signal:
     """The signal after a sum over fan_in units with weights of their own.
@@ -218,7 +225,7 @@ def _affine(
     eq. 14 for the gradient.
     """
     try:
-        kernel, bias = initializers.known(kernel_init), initializers.known(bias_init)
+        kernel, bias = initializers.known(kernel_init), initializers.known(bias_init or _NO_BIAS)
     except ValueError as error:
         raise unknown(str(error), signal) from None
     sigma_w2 = math.prod(kernel_shape[:-1]) * kernel.mean_square(kernel_shape)
