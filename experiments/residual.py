@@ -70,6 +70,7 @@ def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Da
 
 def labelled(history: train.History) -> xr.Dataset:
     """The history as a dataset, with the signal and the error signal between the blocks."""
+    assert history.trace is not None  # experiments probe
     sizes = {
         name: (("point", "step", "place"), values, {"units": "1"})
         for name, values in train.trunk(history.trace).items()

@@ -159,7 +159,7 @@ def _problem(
 def labelled(history: train.History) -> xr.Dataset:
     """The history as a dataset, with a sentence on where each run's gradient was lost at first."""
     starts = [history.at(run, 0).trace for run in range(len(history.loss))]
-    sentences = np.array([start.budget().sentence() for start in starts], dtype=object)
+    sentences = np.array([s.budget().sentence() if s else "" for s in starts], dtype=object)
     return train.to_dataset(history).assign(explanation=("point", sentences))
 
 

@@ -60,7 +60,7 @@ def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path
         ("{}:wrong", "must return (loss_fn, params, args)"),
         ("{}:broken", "model.py:16; --verbosity=1 shows the traceback"),
         ("{}:shapes", "model.py:20; --verbosity=1 shows the traceback"),
-        ("{}:one", "args is Array([1., 1., 1.], dtype=float32); it must be a tuple, such as (x,)"),
+        ("{}:one", "args is float32[3]; it must be a tuple, such as (x,)"),
         ("nowhere.py:make_loss", "is no file"),
         ("nonsense", "path/to/file.py:function"),
     ],

@@ -11,9 +11,11 @@ from tests.helpers import assert_refuses
 from tests.train.setting import CLASSES, EXAMPLES, examples, problem
 from vanishing import initializers, layers, losses, networks, train
 
+_OPTIONS = ("batch_size", "precision", "summaries", "keep_params")
+
 
 def fit(records=4, record_every=5, rates=(0.05,), seeds=1, **more):
-    options = {key: more.pop(key) for key in ("batch_size", "precision") if key in more}
+    options = {key: more.pop(key) for key in _OPTIONS if key in more}
     run = train.make_run(
         more.pop("problem", problem), **{"batch_size": 10, **options}, record_every=record_every
     )
@@ -71,6 +73,22 @@ def test_a_run_equals_a_plain_loop_with_optax(x64):
             )
         updates, opt_state = update(grads, opt_state)
         params = optax.apply_updates(params, updates)
+
+
+def test_without_the_probe_the_run_is_the_same_and_parameters_can_be_kept(plain):
+    bare = fit(summaries=None, keep_params=True)
+    assert bare.trace is None
+    assert plain.params is None
+    np.testing.assert_array_equal(bare.loss, plain.loss)
+    np.testing.assert_array_equal(bare.test_accuracy, plain.test_accuracy)
+    squares = sum(np.sum(leaf.reshape(1, 5, -1) ** 2, -1) for leaf in jax.tree.leaves(bare.params))
+    np.testing.assert_allclose(squares, np.sum(plain.trace.params.weight**2, -1), rtol=1e-5)
+    dataset = train.to_dataset(bare)
+    assert "layer" not in dataset.sizes
+    np.testing.assert_array_equal(dataset.loss, bare.loss)
+    sizes = fit(summaries="size").trace
+    np.testing.assert_array_equal(sizes.backward.rms, plain.trace.backward.rms)
+    assert np.isnan(sizes.forward.mean).all()
 
 
 @pytest.mark.slow

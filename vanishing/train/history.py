@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from vanishing import _arguments
+from vanishing._types import PyTree
 from vanishing.probing import Trace
 
 
@@ -19,7 +20,8 @@ class History(NamedTuple):
     accuracy: Float[Array, "*record"]  # of the step's batch, 0 to 1
     test_loss: Float[Array, "*record"]
     test_accuracy: Float[Array, "*record"]
-    trace: Trace  # of the step's batch, with the record axis in front of the row axis
+    trace: Trace | None  # of the step's batch, the record axis in front; None if not probed
+    params: PyTree = None  # before the step, the record axis in front; None if not asked for
 
     def at(self, *index: int) -> "History":
         """The part at an index of the leading axes.

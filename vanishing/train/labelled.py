@@ -97,7 +97,8 @@ def to_dataset(history: History) -> xr.Dataset:
 
     Returns:
       A dataset with dimensions (point, step) and (point, step, layer), where the points are the
-      runs and layers count from 1; `spread` gives the runs axes of their own.
+      runs and layers count from 1; `spread` gives the runs axes of their own. Runs that were not
+      probed have no layers.
     """
 
     _arguments.instance("history", history, History, "a History of `train.fit`")
@@ -106,9 +107,9 @@ def to_dataset(history: History) -> xr.Dataset:
         dims = ("point", "step", "layer")[: value.ndim]
         return xr.Variable(dims, value, {"long_name": long_name, "units": unit})
 
-    of_layers = profiles(history.trace)
+    of_layers = {} if history.trace is None else profiles(history.trace)
     variables = {name: variable(getattr(history, name), *rest) for name, rest in _CURVES.items()}
-    variables |= {name: variable(of_layers[name], rest, "1") for name, rest in _PROFILES.items()}
+    variables |= {name: variable(of_layers[name], _PROFILES[name], "1") for name in of_layers}
     variables["outcome"] = xr.Variable(
         "point",
         outcome(history),
@@ -119,9 +120,8 @@ def to_dataset(history: History) -> xr.Dataset:
         },
     )
     step = xr.Variable("step", history.step[0], {"long_name": "training step", "units": "1"})
-    layer = xr.Variable(
-        "layer",
-        np.arange(1, of_layers["signal_rms"].shape[-1] + 1),
-        {"long_name": _LAYER, "units": "1"},
-    )
-    return xr.Dataset(variables, coords={"step": step, "layer": layer})
+    dataset = xr.Dataset(variables, coords={"step": step})
+    if not of_layers:
+        return dataset
+    numbers = np.arange(1, dataset.sizes["layer"] + 1)
+    return dataset.assign_coords(layer=("layer", numbers, {"long_name": _LAYER, "units": "1"}))

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -39,6 +39,8 @@ def make_run(
     batch_size: int,
     record_every: int = 1,
     precision: str = "float32",
+    summaries: Collection[str] | str | None = "usual",
+    keep_params: bool = False,
 ) -> Run:
     """A training run of a problem.
 
@@ -54,6 +56,9 @@ def make_run(
       record_every: steps from one record to the next; at least 1.
       precision: the arithmetic of the network: "float32", "float64" (needs `jax_enable_x64`), or
         "bfloat16", whose parameters, loss and summaries stay in float32.
+      summaries: what is measured at each layer, as `vanishing.probe` takes it; None for nothing,
+        which leaves `History.trace` None and is the faster the smaller the network is.
+      keep_params: whether each record keeps the parameters, in `History.params`.
 
     Raises:
       ValueError: a value is out of range; `init` refuses a batch larger than the data.
@@ -66,6 +71,8 @@ def make_run(
         batch_size=batch_size,
         record_every=record_every,
         precision=precision,
+        summaries=summaries,
+        keep_params=keep_params,
     )
     return Run(
         init=functools.partial(steps.init, recipe),

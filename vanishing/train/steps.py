@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -30,6 +30,8 @@ class Recipe:
     batch_size: int
     record_every: int = 1
     precision: str = "float32"
+    summaries: Collection[str] | str | None = "usual"
+    keep_params: bool = False
 
     def __post_init__(self):
         _arguments.whole("batch_size", self.batch_size, 0, note=" (0: all examples)")
@@ -137,19 +139,25 @@ def recorded_step(
     problem = recipe.problem(settings)
     x, y = data.x_train[batch], data.y_train[batch]
     loss = loss_of(recipe, problem, state, x, y, train=True)
-    probed = probe(loss, has_aux=True)(state.params)
-    score, layer_state = probed.aux
+    if recipe.summaries is None:
+        (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+        trace = None
+    else:
+        probed = probe(loss, has_aux=True, summaries=recipe.summaries)(state.params)
+        value, aux, grads, trace = probed.value, probed.aux, probed.grads, probed.trace
+    score, layer_state = aux
     on_test = loss_of(recipe, problem, state, data.x_test, data.y_test, train=False)
     test_loss, (test_score, _) = on_test(state.params)
     record = History(
         step=state.step,
-        loss=probed.value,
+        loss=value,
         accuracy=score,
         test_loss=test_loss,
         test_accuracy=test_score,
-        trace=probed.trace,
+        trace=trace,
+        params=state.params if recipe.keep_params else None,
     )
-    return _updated(problem, state, probed.grads, layer_state), record
+    return _updated(problem, state, grads, layer_state), record
 
 
 def advance(
