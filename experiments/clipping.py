@@ -98,7 +98,8 @@ def survivors(dataset: xr.Dataset) -> xr.DataArray:
 def verdict(dataset: xr.Dataset) -> str:
     """A table of the outcomes with each way of clipping, and the best of them."""
     best = at_best_threshold(dataset)
-    finite = xr.apply_ufunc("{:g}".format, survivors(best), vectorize=True)
+    rates = survivors(best)
+    finite = xr.apply_ufunc("{:g}".format, rates, vectorize=True).where(rates.notnull(), "none")
     notes = [
         f"threshold: of {dataset.sizes['clip_threshold']}, the one with the lowest training "
         "loss. finite up to: the largest",

@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers import assert_refuses
 from vanishing import initializers, layers, networks, probe, theory
-from vanishing.comparison import compare, measure, slope
+from vanishing.comparison import compare, measure, measure_drawn, slope
 
 SCALE = 0.8
 
@@ -18,12 +18,7 @@ def linear():
     weights = initializers.by_name("orthogonal", initializers.Scales(scale=SCALE))
     net = networks.mlp(16, depth=6, width=16, activation=lambda x: 1.0 * x, weights=weights)
     x = jax.random.normal(jax.random.key(1), (4, 16))
-
-    def trace(key):
-        return measure(net, net.init(key, x), x, key)
-
-    traces = jax.jit(jax.vmap(trace))(jax.random.split(jax.random.key(0), 3))
-    return compare(theory.predict(net, x), traces)
+    return compare(theory.predict(net, x), measure_drawn(net, x, jax.random.key(0), networks=3))
 
 
 def test_rows_join_and_agree_where_theory_is_exact(linear):
@@ -60,3 +55,12 @@ def test_networks_that_differ_are_refused(linear):
     trace = probe(lambda p: jnp.sum(net.apply(p, state, x).output))(params).trace
     prediction = theory.predict(networks.mlp(3, depth=1, width=3), x)
     assert_refuses(lambda: compare(prediction, trace), "they must be of the same network")
+
+
+def test_a_loss_and_summaries_may_be_given():
+    net = layers.serial(layers.dense(4))
+    x = jax.random.normal(jax.random.key(0), (8, 3))
+    variables = net.init(jax.random.key(1), x)
+    trace = measure(net, variables, x, jax.random.key(2), loss=jnp.sum, summaries="size")
+    np.testing.assert_array_equal(trace.backward.rms, 1.0)
+    assert np.isnan(trace.forward.similarity).all()

@@ -2,7 +2,8 @@
 
 import math
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,20 +28,26 @@ def measure(
     variables: Variables | tuple[PyTree, PyTree],
     x: Float[Array, "batch ..."],
     key: PRNGKeyArray,
+    *,
+    loss: Callable[[Array], Float[Array, ""]] | None = None,
+    summaries: Collection[str] | str = ("rms", "similarity"),
 ) -> Trace:
     """Trace of one network under a loss that theory covers.
 
-    The loss is a linear function of the output with random weights for every input, so that its
-    gradient knows nothing of the network. Runs under `jax.jit`, and under `jax.vmap` over networks.
+    Unless you give one, the loss is a linear function of the output with random weights for every
+    input, so that its gradient knows nothing of the network. Runs under `jax.jit`, and under
+    `jax.vmap` over networks.
 
     Args:
       network: a layer, read in training mode.
       variables: what its `init` drew, (params, state).
       x: a batch of inputs.
       key: of the loss's weights, and of layers that are random in training.
+      loss: of the network's output, in place of the random one.
+      summaries: what is measured at each row, as `vanishing.probe` takes it.
 
     Returns:
-      The trace, with the summaries "rms" and "similarity".
+      The trace.
     """
     require_layer("network", network, NETWORK)
     if not isinstance(variables, tuple) or len(variables) != 2:
@@ -50,11 +57,49 @@ def measure(
     loss_key, noise_key = jax.random.split(key)
     spec = output_spec(network, variables, x)
     weights = jax.random.normal(loss_key, spec.shape, spec.dtype)
+    of_output = loss if loss is not None else lambda output: jnp.sum(output * weights)
 
-    def loss(params):
-        return jnp.sum(network.apply(params, variables.state, x, noise_key, True).output * weights)
+    def of_params(params):
+        return of_output(network.apply(params, variables.state, x, noise_key, True).output)
 
-    return probe(loss, summaries=("rms", "similarity"))(variables.params).trace
+    return probe(of_params, summaries=summaries)(variables.params).trace
+
+
+@_arguments.checked(network=None)
+def measure_drawn(
+    network: Layer,
+    x: Float[Array, "batch ..."],
+    key: PRNGKeyArray,
+    networks: int = 32,
+    **options: Any,
+) -> Trace:
+    """Traces of several networks that are drawn anew, each as by `measure`.
+
+    Args:
+      network: a layer.
+      x: a batch of inputs, the same for all.
+      key: of the weights and of the losses.
+      networks: how many.
+      **options: of `measure`.
+
+    Returns:
+      A stack of traces, with an axis of networks in front; `compare` takes it.
+
+    >>> from vanishing import layers, theory
+    >>> network = layers.serial(layers.dense(64), layers.dense(8))
+    >>> x = jnp.ones((2, 32))
+    >>> traces = measure_drawn(network, x, jax.random.key(0), networks=200)
+    >>> compared = compare(theory.predict(network, x), traces)
+    >>> f"{float(compared.q_measured.mean('batch_0')[-1]):.1f}"  # kernels of LeCun: 1 of ones
+    '1.0'
+    """
+
+    def one(key):
+        init_key, measure_key = jax.random.split(key)
+        return measure(network, network.init(init_key, x), x, measure_key, **options)
+
+    require_layer("network", network, NETWORK)
+    return jax.jit(jax.vmap(one))(jax.random.split(key, networks))
 
 
 @_arguments.checked(prediction=None, trace=None)

@@ -1,8 +1,11 @@
 import json
+import types
 
+import jax.numpy as jnp
 import pytest
 
 from tests.commands import Running
+from vanishing.diagnosis import command, diagnose
 
 MODEL = """
 import jax, jax.numpy as jnp
@@ -41,9 +44,10 @@ def run(*flags):
     return Running("vanishing", "diagnose", *flags).ended()
 
 
-def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path):
+def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path, monkeypatch):
     picture = tmp_path / "trace.png"
-    process = run(f"--model={model}:make_loss", "--annotate", "--check=3", f"--plot={picture}")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    process = run(f"--model={model}:make_loss", "--annotate", "--check=3", "--plot=~/trace.png")
     assert process.returncode == 1, process.stderr
     assert "decades lost between" in process.stdout
     assert "were lost in sigmoid at model.py:6" in process.stdout
@@ -93,3 +97,15 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_model_is_looked_
     process = run("--model=nowhere.py:make_loss", "--plot=trace.foo")
     assert process.returncode == 2
     assert "plot is 'trace.foo'; it must end in one of" in process.stderr
+
+
+def test_a_picture_that_cannot_be_written_does_not_cost_the_report(monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    diagnosed, w = diagnose(lambda w: jnp.mean(jnp.tanh(jnp.eye(4) @ w))), jnp.eye(4)
+    options = types.SimpleNamespace(every_row=False, annotate=False, check=0)
+    text = command.report(diagnosed, diagnosed(w), (w,), options, "trace.png")
+    assert "Columns:" in text
+    assert text.endswith("No picture: trace.png cannot be written: No space left on device")

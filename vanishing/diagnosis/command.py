@@ -13,7 +13,7 @@ model could not be diagnosed.
 from absl import flags
 
 from vanishing import _arguments
-from vanishing._loading import load_function
+from vanishing._loading import from_home, load_function
 from vanishing.diagnosis.findings import Diagnosis
 from vanishing.diagnosis.transform import Diagnose, diagnose
 from vanishing.probing import LEVELS
@@ -45,10 +45,11 @@ def run(options: flags.FlagValues) -> tuple[str, int]:
     beside = [name for name in ("annotate", "check", "every_row", "plot") if options[name].value]
     if options.json and beside:
         raise ValueError(f"--json prints no report; leave --{beside[0]} out.")
-    if options.plot:
+    picture = str(from_home(options.plot, "plot")) if options.plot else ""
+    if picture:
         from vanishing.figures.rows import require_picture
 
-        require_picture("plot", options.plot)
+        require_picture("plot", picture)
     result = load_function(options.model, "model")()
     if not (isinstance(result, tuple) and len(result) == 3):
         raise ValueError(f"{options.model} must return (loss_fn, params, args).")
@@ -59,13 +60,20 @@ def run(options: flags.FlagValues) -> tuple[str, int]:
     code = 1 if diagnosis.findings else 0 if diagnosis.rows else 2
     if options.json:
         return diagnosis.to_json(indent=2), code
-    return report(diagnosed, diagnosis, (params, *args), options), code
+    return report(diagnosed, diagnosis, (params, *args), options, picture), code
 
 
 def report(
-    diagnosed: Diagnose, diagnosis: Diagnosis, args: tuple, options: flags.FlagValues
+    diagnosed: Diagnose,
+    diagnosis: Diagnosis,
+    args: tuple,
+    options: flags.FlagValues,
+    picture: str = "",
 ) -> str:
-    """The trace, the budget and the diagnosis, and what the options ask for beside."""
+    """The trace, the budget and the diagnosis, and what the options ask for beside.
+
+    A picture that cannot be written, as on a full disk, does not cost the report.
+    """
     trace = diagnosis.trace
     assert trace is not None  # a diagnosis of a loss has one
     columns = f"Columns:\n{trace.legend()}"
@@ -74,7 +82,10 @@ def report(
         parts.append(trace.annotate())
     if options.check:
         parts.append(str(diagnosed.probe.check(*args, rows=options.check)))
-    if options.plot:
-        trace.plot().savefig(options.plot, dpi=150)
-        parts.append(f"Picture: {options.plot}")
+    if picture:
+        try:
+            trace.plot().savefig(picture, dpi=150)
+            parts.append(f"Picture: {picture}")
+        except OSError as error:
+            parts.append(f"No picture: {picture} cannot be written: {error.strerror or error}")
     return "\n\n".join(parts)
