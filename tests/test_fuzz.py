@@ -36,10 +36,8 @@ PACKAGES = list(CALLS)
 
 # Packages whose functions are not spoiled here, and why.
 ELSEWHERE = {
-    "diagnosis": "takes what probe takes",
     "facts": "look-ups of names; an unknown one is None by contract",
     "figures": "drawings of labelled data",
-    "probing": "takes what jax.value_and_grad takes, and returns what that does: test_parity",
     "sweep": "grids and folders: tests/sweep",
 }
 # Functions that cannot be called here.
@@ -67,6 +65,18 @@ ALLOWED = {
     ("to_linen", "name", "text"): "any text names a module",
     ("conv_bias_gradient", "delta", "shape"): "images with three axes of places",
     ("depth_axes", "path", "empty"): "a path of no steps",
+    ("assert_healthy", "allow", "empty"): "no kinds",
+    ("probe", "summaries", "empty"): "no summaries",
+} | {
+    (name, argument, value): reason
+    for name in ("probe", "diagnose")
+    for argument, value, reason in (
+        ("argnums", "negative", "the last argument, as JAX counts"),
+        ("argnums", "zero", "the first argument"),
+        ("argnums", "2**63", "it is known at the call how many there are; then it is refused"),
+        ("argnums", "empty", "no argument, as JAX takes it"),
+        ("where", "text", "any text is a pattern of names"),
+    )
 }
 # By other names in the message: what a name is the name of.
 NAMES = {"name": ("optimizer", "initializer", "data", "activation"), "output_activation": ("act",)}

@@ -104,8 +104,10 @@ def one_of(name: str, value: Any, allowed: Iterable[str], otherwise: str = "") -
     ValueError: level is 'sites'; it must be one of layers, ops.
     """
     names = tuple(allowed)
-    if value not in names:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(names)}{otherwise}.")
+    if not (isinstance(value, str) and value in names):
+        raise ValueError(
+            f"{name} is {described(value)}; it must be one of {', '.join(names)}{otherwise}."
+        )
 
 
 def at_least(

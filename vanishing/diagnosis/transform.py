@@ -250,7 +250,10 @@ def assert_healthy(
     >>> assert_healthy(lambda w: jnp.mean(jnp.tanh(x @ w) ** 2))(jnp.eye(8))
     Diagnosis(no findings)
     """
-    allowed = (allow,) if isinstance(allow, str) else tuple(allow)
+    allowed = (allow,) if isinstance(allow, str) else allow
+    if not isinstance(allowed, Collection):
+        given = _arguments.described(allow)
+        raise ValueError(f"allow is {given}; it must be a tuple of kinds of finding.")
     for kind in allowed:
         _arguments.one_of("allow", kind, tuple(REMEDIES))
     if isinstance(loss, Trace):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vanishing import _arguments
 from vanishing.probing import (
     arguments,
     dependence,
@@ -230,6 +231,7 @@ def word_of(function: Callable) -> str:
     >>> word_of(jax.nn.gelu)
     'gelu'
     """
+    _arguments.function("function", function, "an elementwise function, as jnp.tanh is one")
     w = np.ones((2, 2), np.float32)
     plan = make_plan(lambda w, x: jnp.mean(function(x @ w) @ w), (w, w), {})
     _, *between, _ = (s.site.op for s in plan.selected)

@@ -1,10 +1,12 @@
 """The probe: a transformation, like `jax.grad`, that measures every layer's signal and gradient."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, SupportsIndex
 
 import jax
+import numpy as np
 from jax.core import Tracer
 
 from vanishing import _arguments
@@ -81,6 +83,9 @@ def probe(
     ['dot_general', 'sigmoid', 'dot_general']
     """
     _arguments.function("loss", loss, "a function of the parameters: probe(loss)(params)")
+    _require_argnums(argnums)
+    for name, flag in (("has_aux", has_aux), ("params", params)):
+        _arguments.instance(name, flag, (bool, np.bool_), "True or False")
     _arguments.one_of("level", level, LEVELS)
     if not isinstance(where, str):
         _arguments.function("where", where, "a function of a site, or a pattern of names as text")
@@ -89,6 +94,9 @@ def probe(
             raise ValueError(f"summaries is a single name; give a tuple: ({summaries!r},).")
         _arguments.one_of("summaries", summaries, tuple(PRESETS))
         summaries = PRESETS[summaries]
+    elif not (isinstance(summaries, Collection) and all(isinstance(s, str) for s in summaries)):
+        given = _arguments.described(summaries)
+        raise ValueError(f"summaries is {given}; it must be a tuple of names, or a word for some.")
     if unknown := sorted(set(summaries) - set(SUMMARIES)):
         raise ValueError(f"summaries has {unknown[0]!r}; it may hold {', '.join(SUMMARIES)}.")
     return Probe(
@@ -100,6 +108,20 @@ def probe(
         summaries=tuple(summaries),
         params=params,
     )
+
+
+def _require_argnums(argnums: Any) -> None:
+    """Refuse what is no position of an argument, as JAX does when it makes the transformation."""
+    try:
+        try:
+            operator.index(argnums)
+        except TypeError:
+            [operator.index(each) for each in argnums]
+    except TypeError:
+        given = _arguments.described(argnums)
+        raise TypeError(
+            f"argnums is {given}; it must be a whole number or a tuple of them."
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)

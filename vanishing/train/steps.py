@@ -37,6 +37,8 @@ class Recipe:
         _arguments.whole("batch_size", self.batch_size, 0, note=" (0: all examples)")
         _arguments.whole("record_every", self.record_every, 1)
         _arguments.one_of("precision", self.precision, DTYPES)
+        if self.summaries is not None:
+            probe(math.prod, summaries=self.summaries)  # which refuses what it cannot measure
         if self.dtype != jax.dtypes.canonicalize_dtype(self.dtype):
             raise ValueError("precision is 'float64', but jax_enable_x64 is off; turn it on first.")
 
