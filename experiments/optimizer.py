@@ -50,6 +50,11 @@ class Config(
         groups.RunOptions, "learning_rates", (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
     )
 
+    def without_effect(self) -> dict[str, str]:
+        """The numbers that none of the optimisers reads."""
+        instead = f"optimizers has only {', '.join(self.optimizers)}, which do not read it"
+        return super().without_effect() | dict.fromkeys(groups.unread_by(self.optimizers), instead)
+
 
 def measure(config: Config, run: Callable[..., xr.Dataset] = sweep.run) -> xr.Dataset:
     """Every optimiser on every network, at every learning rate from every seed."""

@@ -234,6 +234,16 @@ class UpdateOptions(RunOptions):
         return super().without_effect() | unread
 
 
+def unread_by(names: Sequence[str]) -> list[str]:
+    """The options that none of these optimisers reads."""
+    readers = {
+        "momentum": {"momentum", "nesterov"},
+        "weight_decay": {"adamw", "lion"},
+        "batch_size": set(optimizers.OPTIMIZERS) - {"gradient_descent"},
+    }
+    return [option for option, read_by in readers.items() if not read_by & set(names)]
+
+
 @dataclasses.dataclass(frozen=True)
 class OptimizerOptions(UpdateOptions):
     """The optimiser."""
@@ -242,14 +252,8 @@ class OptimizerOptions(UpdateOptions):
 
     def without_effect(self) -> dict[str, str]:
         """The numbers that the named optimiser does not read."""
-        readers = {
-            "momentum": ("momentum", "nesterov"),
-            "weight_decay": ("adamw", "lion"),
-            "batch_size": [name for name in optimizers.OPTIMIZERS if name != "gradient_descent"],
-        }
         instead = f"optimizer is {self.optimizer}, which does not read it"
-        unread = (name for name, read_by in readers.items() if self.optimizer not in read_by)
-        return super().without_effect() | dict.fromkeys(unread, instead)
+        return super().without_effect() | dict.fromkeys(unread_by([self.optimizer]), instead)
 
     def examples_per_step(self) -> int:
         """The batch size; 0, for all examples, with gradient descent, which is defined so."""

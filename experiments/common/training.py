@@ -22,6 +22,15 @@ from vanishing._loading import load_function
 Settings = Mapping[str, Any]  # a value for each numeric axis of the sweep
 
 
+@dataclasses.dataclass(frozen=True)
+class _Completed(TrainingOptions):
+    """The options of one network, of which it may leave some to those that it is compared with."""
+
+    def without_effect(self) -> dict[str, str]:
+        """Nothing is refused: whether an option is read at all was asked of the experiment."""
+        return {}
+
+
 def complete(config: RunOptions, **compared: Any) -> TrainingOptions:
     """The training options of a configuration together with those that it compares.
 
@@ -34,7 +43,7 @@ def complete(config: RunOptions, **compared: Any) -> TrainingOptions:
     """
     names = {field.name for field in dataclasses.fields(TrainingOptions)}
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    return TrainingOptions(**{n: v for n, v in values.items() if n in names}, **compared)
+    return _Completed(**{n: v for n, v in values.items() if n in names}, **compared)
 
 
 def initializer_name(config: InitializerOptions, activation: str) -> str:

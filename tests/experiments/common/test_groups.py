@@ -1,6 +1,7 @@
 import pytest
 
-from experiments.common import groups
+from experiments import optimizer
+from experiments.common import groups, training
 from tests.helpers import assert_refuses
 
 
@@ -50,3 +51,13 @@ def test_a_scale_is_taken_with_the_initialiser_that_reads_it_alone(initializer, 
         lambda: groups.ScaledInitializerOptions(initializer="he_normal", **{read: 2.0}),
         f"{read} is 2.0, but initializer is he_normal, which does not read it; leave it out.",
     )
+
+
+def test_an_option_is_read_if_one_of_those_compared_reads_it():
+    assert optimizer.Config(optimizers=("sgd", "adamw"), weight_decay=0.1).weight_decay == 0.1
+    assert_refuses(
+        lambda: optimizer.Config(optimizers=("sgd", "adam"), weight_decay=0.1),
+        "weight_decay is 0.1, but optimizers has only sgd, adam, which do not read it; leave it",
+    )
+    config = optimizer.Config(momentum=0.5)
+    assert training.complete(config, optimizer="adam").momentum == 0.5  # which adam leaves
