@@ -1,6 +1,7 @@
 """Tailored activations against the parameters that the published implementation computes."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -179,8 +180,14 @@ def test_tailor_refuses(call, message):
     assert_refuses(call, message)
 
 
-@pytest.mark.parametrize("curvature", [0.3, *slow(0.1, 0.5, 1.0)])
-@pytest.mark.parametrize("name", ["tanh", *slow("erf", "sigmoid", "softsign")])
+@pytest.mark.parametrize(
+    ("name", "curvature"),
+    [
+        ("tanh", 0.3),
+        *slow(*itertools.product(("tanh", "erf", "softsign"), (0.1, 0.5, 1.0))),
+        *slow(("sigmoid", 0.1)),  # of larger curvatures it has no solution
+    ],
+)
 def test_of_a_solution_and_its_mirror_image_the_one_of_a_positive_shift_is_taken(name, curvature):
     """f(x) + f(-x) is constant: both meet the targets, and the search ends at either."""
     network = functools.partial(plain, 10)

@@ -76,7 +76,8 @@ def lstm_gain(
     """The log mean-square gradient with respect to an LSTM's state, t steps before the last.
 
     The loss reads the last h. Within 3 % a step of what the cells of Flax, Haiku, Keras, Equinox
-    and PyTorch keep over 100 steps with 128 units.
+    and PyTorch keep over 100 steps with 128 units. A forget bias of 3 with inputs of size 0.3 gives
+    9 % a step too much: the state then depends on itself more than on the inputs.
 
     Args:
       params: as those of `layers.lstm` and of Flax's `LSTMCell`: `ii`, `if`, `ig`, `io`, `hi`,

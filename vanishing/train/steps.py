@@ -148,8 +148,10 @@ def recorded_step(
         probed = probe(loss, has_aux=True, summaries=recipe.summaries)(state.params)
         value, aux, grads, trace = probed.value, probed.aux, probed.grads, probed.trace
     score, layer_state = aux
-    on_test = loss_of(recipe, problem, state, data.x_test, data.y_test, train=False)
-    test_loss, (test_score, _) = on_test(state.params)
+    test_loss = test_score = jnp.full((), jnp.nan, recipe.param_dtype)
+    if len(data.x_test):
+        on_test = loss_of(recipe, problem, state, data.x_test, data.y_test, train=False)
+        test_loss, (test_score, _) = on_test(state.params)
     record = History(
         step=state.step,
         loss=value,
