@@ -18,7 +18,8 @@ SOFTMAX, SIGMOID = jax.nn.softmax, jax.nn.sigmoid
 
 
 def places_of(loss, params=W, x=X):
-    return twice.softmax_of_probabilities(make_plan(loss, (params, x), {}).program)
+    found = twice.softmax_of_probabilities(make_plan(loss, (params, x), {}).program)
+    return tuple(f"{each.op} at {each.at}" if each.at else each.op for each in found)
 
 
 def line_of(function, after=0):
@@ -167,3 +168,12 @@ def test_it_is_found_in_a_module_of_nnx():
     with jax.numpy_rank_promotion("allow"):
         places = places_of(loss, Classifier())
     assert places == (f"softmax at {line_of(Classifier.__call__, 1)}",)
+
+
+def test_the_line_of_the_second_softmax_is_known_too():
+    def loss(w, x):
+        p = SOFTMAX(x @ w)
+        return jnp.mean(optax.softmax_cross_entropy(p, TARGETS))
+
+    (found,) = twice.softmax_of_probabilities(make_plan(loss, (W, X), {}).program)
+    assert (found.at, found.again_at) == (line_of(loss, 1), line_of(loss, 2))

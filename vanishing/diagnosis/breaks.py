@@ -1,6 +1,7 @@
 """Rules for parameters without a gradient."""
 
 import math
+import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
@@ -308,9 +309,10 @@ def symmetric(trace: Trace, known: Known) -> Iterator[Finding]:
 
 def twice(trace: Trace, known: Known) -> Iterator[Finding]:
     """A softmax of what is a softmax, or a sigmoid, already."""
-    for place in known.softmax_twice:
-        op, _, line = place.partition(" at ")
+    for op, line, again in known.softmax_twice:
         rows = (i for i, site in enumerate(trace.sites) if op in site.op and site.at == line)
         where = next((trace.names[row] for row in rows), "the loss")
-        says = f"what this {op} returns is the input of another softmax, as if it were logits"
+        says = f"what this {op} returns is the input of another softmax"
+        says += f" at {os.path.basename(again)}" if again else ""
+        says += ", as if it were logits"
         yield finding("double_softmax", where, True, says, cause="softmax_twice", at=line)

@@ -28,6 +28,7 @@ from vanishing.probing.plan import Plan
 from vanishing.probing.silent import Silent
 from vanishing.probing.skips import ScaledSkip
 from vanishing.probing.targets import Unreached
+from vanishing.probing.twice import Twice
 
 SMALL = 1e-3
 """Norm of a parameter's gradient over the largest, under which it is asked whether terms cancel:
@@ -74,7 +75,7 @@ class Known(NamedTuple):
     births: tuple[Birth, ...] = ()  # of the inf and nan that reach the loss or a gradient
     arguments: tuple[Argument, ...] = ()
     leaves: tuple[Leaf, ...] = ()  # in the order of the layout's
-    softmax_twice: tuple[str, ...] = ()  # places
+    softmax_twice: tuple[Twice, ...] = ()
     no_input: tuple[int, ...] = ()  # leaves that only meet zeros that are made of data
     silent: tuple[Silent, ...] = ()  # leaves whose gradient is and stays 0
     cancelled: tuple[Cancelled, ...] = ()  # gradients of which nothing but rounding is left

@@ -1,6 +1,7 @@
 """Where a softmax is taken of what is a softmax, or a sigmoid, already."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from vanishing.probing import jaxpr, reach, sites
 from vanishing.probing.dependence import VIEWS
@@ -22,8 +23,16 @@ _OF_LOGITS = ("softmax", "logsumexp", "logaddexp", "log_sigmoid", "softplus")  #
 _STEPS = 12  # operations between the two
 
 
-def softmax_of_probabilities(program: Program) -> tuple[str, ...]:
-    """ "op at file:line" of each softmax or sigmoid whose result another exponential takes in.
+class Twice(NamedTuple):
+    """A softmax or sigmoid whose result another exponential takes in."""
+
+    op: str
+    at: str  # "file:line" of the user's own code, or ""
+    again_at: str  # that of the other
+
+
+def softmax_of_probabilities(program: Program) -> tuple[Twice, ...]:
+    """Each softmax or sigmoid whose result another exponential takes in, as if it were logits.
 
     Args:
       program: of a loss; each frame is looked at by itself.
@@ -32,13 +41,13 @@ def softmax_of_probabilities(program: Program) -> tuple[str, ...]:
     return tuple(dict.fromkeys(places))
 
 
-def _in_frame(frame: Frame) -> Iterator[str]:
+def _in_frame(frame: Frame) -> Iterator[Twice]:
     users, makers = reach.users(frame), reach.makers(frame)
     for node in frame.nodes:
         name = _probabilities(node, makers)
-        if name and _meets_exponential(node.outputs[0], users):
-            line = sites.line_of(node.seen_from)
-            yield f"{name} at {line}" if line else name
+        again = _met_exponential(node.outputs[0], users) if name else None
+        if again:
+            yield Twice(name, *(sites.line_of(each.seen_from) for each in (node, again)))
 
 
 def _probabilities(node: Node, makers: dict[ValueId, Node]) -> str:
@@ -57,21 +66,21 @@ def _probabilities(node: Node, makers: dict[ValueId, Node]) -> str:
     return "softmax" if total.inputs[0] in top.outputs else ""
 
 
-def _meets_exponential(value: ValueId, users: dict[ValueId, list[Node]]) -> bool:
-    """Does a value go, unchanged but for a shift, into a softmax or the logarithm of one?"""
+def _met_exponential(value: ValueId, users: dict[ValueId, list[Node]]) -> Node | None:
+    """The softmax, or the logarithm of one, that a value goes into unchanged but for a shift."""
     todo, seen = [(value, 0)], {value}
     while todo:
         at, steps = todo.pop()
         for node in users.get(at, []):
             if any(name in node.primitive for name in _OF_LOGITS):
-                return True
+                return node
             if node.primitive == "exp":
-                return _is_normalised(node, users)
+                return node if _is_normalised(node, users) else None
             if node.primitive in _BEFORE and steps < _STEPS:
                 new = set(node.outputs) - seen
                 seen |= new
                 todo += [(output, steps + 1) for output in new]
-    return False
+    return None
 
 
 def _is_normalised(node: Node, users: dict[ValueId, list[Node]]) -> bool:
