@@ -261,3 +261,15 @@ def test_parameters_that_a_sum_of_gradients_spoils_have_its_own_remedy():
     call = diagnose(loss, optimizer=optimizer)
     (told,) = call(jnp.full((4, 4), jnp.nan), X, opt_state=state).findings
     assert told.remedies == (remedies.SKIP, remedies.CHECK_STEP)
+
+
+def test_a_loss_that_is_divided_by_a_count_beyond_float16_has_no_gradient_for_that():
+    def loss(w, x):
+        errors = jnp.square(jnp.tile(x, (9000, 1)) @ w).astype(jnp.float16)
+        count = jnp.sum(jnp.ones_like(errors, jnp.float16))  # 288,000, and float16 ends at 65504
+        return jnp.float32(jnp.sum(errors / 1000) / count)
+
+    assert not jax.grad(loss)(W, X / 30).any()
+    (told,) = diagnose(loss)(W, X / 30).findings
+    assert (told.kind, told.cause) == ("precision", "overflow")
+    assert "every gradient is 0, divided by inf" in told.says

@@ -121,7 +121,9 @@ def known_of(
         silent=tried(silent.silent, plan, jax.tree.leaves(probed.grads)),
         linear=tried(linear.pairs, plan),
         unreached=tried(targets.unreached, plan, names),
-        divided_by=tried(births.divided_by, plan) if _has_zeros(probed) else (),
+        divided_by=tried(births.divided_by, plan)
+        if _has_zeros(probed) or not gradient.any()
+        else (),
         cancelled=tried(cancelling.cancelled, plan) if small.any() else (),
         step=step,
     )

@@ -115,9 +115,12 @@ def _birth(trace: Trace, birth: Birth, row: int | None) -> Finding:
 def divided_by_inf(trace: Trace, births: Sequence[Birth]) -> Iterator[Finding]:
     """What is 0 since it was divided by a number beyond the largest of its dtype."""
     empty = np.flatnonzero(np.asarray(trace.forward.rms) == 0)
-    for birth in births[:_MOST] if len(empty) else ():
+    learns = np.any(trace.params.gradient)
+    for birth in births[:_MOST] if len(empty) or not learns else ():
         kind, cause, why, fixes = _why(birth, _is_over_time(trace, birth))
-        where, says = trace.names[empty[0]], f"it is 0 for every example, divided by inf: {why}"
+        where = trace.names[empty[0]] if len(empty) else "the loss"
+        what = "it is 0 for every example" if len(empty) else "every gradient is 0"
+        says = f"{what}, divided by inf: {why}"
         yield finding(kind, where, True, says, remedies=fixes, cause=cause, at=birth.at)
 
 
