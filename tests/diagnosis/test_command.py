@@ -40,14 +40,14 @@ def model(tmp_path):
     return path
 
 
-def run(*flags):
-    return Running("vanishing", "diagnose", *flags).ended()
+def run(*flags, **options):
+    return Running("vanishing", "diagnose", *flags, **options).ended()
 
 
-def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path, monkeypatch):
+def test_a_model_of_the_user_is_measured_explained_and_diagnosed(model, tmp_path):
     picture = tmp_path / "trace.png"
-    monkeypatch.setenv("HOME", str(tmp_path))
-    process = run(f"--model={model}:make_loss", "--annotate", "--check=3", "--plot=~/trace.png")
+    flags = (f"--model={model}:make_loss", "--annotate", "--check=3", "--plot=~/trace.png")
+    process = run(*flags, home=tmp_path)
     assert process.returncode == 1, process.stderr
     assert "decades lost between" in process.stdout
     assert "were lost in sigmoid at model.py:6" in process.stdout
