@@ -241,3 +241,14 @@ def test_products_that_come_under_float16_are_told_though_what_follows_is_not_ti
     assert told.remedies[0] == remedies.LOSS_SCALE
     scaled = jax.grad(loss)(small, 3.0)
     assert jnp.abs(scaled["a"]).max() > 0
+
+
+def test_a_softmax_over_one_unit_is_found_behind_the_clip_of_its_probabilities():
+    def loss(p):
+        q = jnp.clip(jax.nn.softmax(jnp.tanh(X @ p["a"]) @ p["b"][:, :1])[:, 0], 1e-7, 1 - 1e-7)
+        y = jnp.arange(8) % 2
+        return -jnp.mean(y * jnp.log(q) + (1 - y) * jnp.log(1 - q))
+
+    (told,) = diagnose(loss)({"a": A, "b": B}).findings
+    assert (told.kind, told.cause, told.where) == ("dead_gradient", "one_unit", "b/softmax")
+    assert told.remedies == (remedies.TWO_UNITS,)

@@ -105,6 +105,7 @@ def cut(
             continue
         if place.where not in site_of and set(place.parameters) <= set(labels):
             continue
+        place = place._replace(where=_softmax_of_one(trace, place.where) or place.where)
         site = trace.sites[site_of[place.where]] if place.where in site_of else None
         many = bool(place.where) or len(place.parameters) > len(trace.layout.param_names) / 2
         kind, cause, says, fixes = _why_cut(trace, place, site)
@@ -119,6 +120,18 @@ def cut(
             gradient_on_the_way_back=0.0,
             parameters=place.parameters,
         )
+
+
+def _softmax_of_one(trace: Trace, where: str) -> str:
+    """The softmax over one unit that a row, such as a clip of probabilities, takes in; or ""."""
+    if where not in trace.names:
+        return ""
+    for row in trace.layout.instances[trace.names.index(where)].parents:
+        around = (row, *trace.layout.instances[row].parents)
+        is_single = any(trace.sites[each].shape[-1:] == (1,) for each in around)
+        if is_single and "softmax" in trace.sites[row].op:
+            return trace.names[row]
+    return ""
 
 
 def _why_cut(

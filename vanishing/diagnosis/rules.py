@@ -90,7 +90,7 @@ def _of_finite(trace: Trace, known: Known, budget: Budget) -> list[Finding]:
         causes += list(tokens(trace, rounded)) or cancelled
     sizes = list(cut_skips(trace, known)) or list(lost_or_gained(trace, budget, known))
     sizes = sizes or list(over_time(trace))
-    if any(f.cause == "underflow" for f in stops):  # what is 0 by its dtype has no size
+    if any(f.cause in ("underflow", "one_unit") for f in stops):  # what is 0 by that has no size
         sizes = []
     if any(f.where.endswith("attention") for f in examples):  # so do queries and keys lose theirs
         sizes = [f for f in sizes if f.kind != "exploding"]
