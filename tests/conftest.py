@@ -2,6 +2,7 @@ import gc
 import os
 
 import jax
+import jaxtyping
 import pytest
 
 # The tests compile much and run little. Without LLVM's dear passes, and with the kernels of XLA's
@@ -51,3 +52,11 @@ def key():
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def as_users_call_it():
+    """The tests' own checks of types are off."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -31,6 +30,8 @@ ODD = {
     "shape": np.ones((3, 1, 2, 1, 2), np.float32),
     "empty": np.zeros(0, np.float32),
 }
+pytestmark = pytest.mark.usefixtures("as_users_call_it")
+
 SECONDS = 20  # in which an odd call must end
 PACKAGES = list(CALLS)
 
@@ -97,14 +98,6 @@ class Ended(NamedTuple):
     @property
     def is_legal(self):
         return self.how == "returned" and self.argument in LEGAL.get(self.value, ())
-
-
-@pytest.fixture(autouse=True)
-def _as_users_call_it():
-    """The tests' own checks of types are off."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def functions(package):

@@ -3,7 +3,6 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import optax
 import pytest
@@ -13,16 +12,10 @@ from tests.helpers import assert_refuses
 from vanishing import comparison, initializers, layers, losses, networks, theory, train
 from vanishing.layers import through_time
 
+pytestmark = pytest.mark.usefixtures("as_users_call_it")
+
 X = jnp.ones((2, 4))
 NET = layers.dense(3)
-
-
-@pytest.fixture(autouse=True)
-def _as_users_call_it():
-    """The tests' own checks of types are off."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def loss(params):

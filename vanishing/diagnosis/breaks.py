@@ -127,9 +127,7 @@ def _softmax_of_one(trace: Trace, where: str) -> str:
     if where not in trace.names:
         return ""
     for row in trace.layout.instances[trace.names.index(where)].parents:
-        around = (row, *trace.layout.instances[row].parents)
-        is_single = any(trace.sites[each].shape[-1:] == (1,) for each in around)
-        if is_single and "softmax" in trace.sites[row].op:
+        if "softmax" in trace.sites[row].op and zeros.is_single(trace, row):
             return trace.names[row]
     return ""
 
@@ -150,9 +148,8 @@ def _why_cut(
         fix = remedies.SCALE if place.where else remedies.UNSTOP
         return "dead_gradient", "", says, (fix, remedies.SLOPE)
     row = trace.names.index(place.where)
-    shapes = [trace.sites[parent].shape for parent in trace.layout.instances[row].parents]
     before = "the gradient before it is exactly 0: "
-    is_single = any(shape[-1:] == (1,) for shape in (site.shape, *shapes))
+    is_single = zeros.is_single(trace, row)
     if site.kind == SiteKind.NORMALIZATION:
         says = (
             "a single number less its mean is 0"
@@ -212,8 +209,9 @@ def cancelling(trace: Trace, known: Known, explained: Collection[str]) -> Iterat
     gradients = np.asarray(trace.params.gradient)
     names = np.array(trace.layout.param_names)
     leaf_of = np.array(trace.layout.param_leaves, int)
+    may_cancel = negligible(trace)
     for sum_ in known.cancelled:
-        small = np.isin(leaf_of, sum_.leaves) & negligible(trace)
+        small = np.isin(leaf_of, sum_.leaves) & may_cancel
         # Of a bias alone, as that of a critic, the loss is no function: both terms shift by it.
         small &= ~np.array([_is_bias(trace.layout.leaves[leaf]) for leaf in leaf_of], bool)
         left = [str(name) for name in names[small] if name not in explained]

@@ -25,7 +25,7 @@ def norms(trace: Trace) -> Iterator[Finding]:
     off = np.full(len(trace), np.nan)
     for row in map(int, np.flatnonzero(is_norm)):
         expected, before = _expected(trace, row), _before(trace, row)
-        if sizes[row] == 0 and _is_single(trace, row):
+        if sizes[row] == 0 and zeros.is_single(trace, row):
             off[row] = math.inf
         elif expected > 0 and before > 0 and np.isfinite([sizes[row], before]).all():
             ratio = float(sizes[row]) / expected
@@ -60,7 +60,7 @@ def _gains_of_zero(trace: Trace, rows: Iterable[int]) -> Iterator[Finding]:
 
 def _finding(trace: Trace, row: int, size: float, before: float) -> Finding:
     expected = _expected(trace, row)
-    if size == 0 and _is_single(trace, row):
+    if size == 0 and zeros.is_single(trace, row):
         says = "a single number less its mean is 0, whatever it is"
         return finding("norm", trace.names[row], True, says, cause="one_unit", rms=size)
     says = f"what it returns has a size of {number(size)}, where {number(expected)} is due; what "
@@ -75,12 +75,6 @@ def _finding(trace: Trace, row: int, size: float, before: float) -> Finding:
             evidence["epsilon"] = measured
     name = trace.names[row]
     return finding("norm", name, True, says, remedies=(fix,), cause=cause, **evidence)
-
-
-def _is_single(trace: Trace, row: int) -> bool:
-    """Is it taken over an axis of one number, which may be squeezed afterwards?"""
-    rows = [row, *trace.layout.instances[row].parents]
-    return any(trace.sites[each].shape[-1:] == (1,) for each in rows)
 
 
 def _epsilon(trace: Trace, row: int, left: float) -> float:

@@ -232,6 +232,12 @@ def rounding(trace: Trace) -> set[int]:
     return hidden
 
 
+def is_single(trace: Trace, row: int) -> bool:
+    """Is a row taken over an axis of one number, which may be squeezed afterwards?"""
+    rows = (row, *trace.layout.instances[row].parents)
+    return any(trace.sites[each].shape[-1:] == (1,) for each in rows)
+
+
 def measured(trace: Trace) -> np.ndarray:
     """Which rows have numbers."""
     return np.any(~np.isnan(np.stack([*trace.forward, *trace.backward])), axis=0)

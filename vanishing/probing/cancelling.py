@@ -38,7 +38,7 @@ def cancelled(plan: Plan) -> tuple[Cancelled, ...]:
     """
     program = backward(plan)
     frame = program.frame
-    makers = {value: node for node in frame.nodes for value in node.outputs}
+    makers = reach.makers(frame)
     sums = [node for node in frame.nodes if _is_sum(node) and not _is_factor(node, makers)]
     if not sums:
         return ()
